@@ -1,0 +1,51 @@
+# One environment in .venv; every target sets up what it needs.
+PYTHON ?= python3
+TORCH ?= torch==2.13.0
+BENCH ?=
+VENV := .venv
+BIN := $(VENV)/bin
+ENGINE := $(wildcard csrc/*/*) CMakeLists.txt setup.py pyproject.toml
+
+.PHONY: install demo test bench lint wheel-check clean
+
+install: $(VENV)/.installed
+
+demo: $(VENV)/.installed
+	$(BIN)/fastsmc demo
+
+test: $(VENV)/.installed
+	$(BIN)/pytest
+
+bench: $(VENV)/.bench
+	$(BIN)/python -m bench $(BENCH)
+
+lint: $(VENV)/.installed
+	$(BIN)/ruff check
+	$(BIN)/ruff format --check
+	$(BIN)/clang-format --dry-run -Werror $(wildcard csrc/*/*.h csrc/*/*.cpp)
+
+# the wheel, built from the source archive, must work where there is nothing but numpy
+wheel-check: $(VENV)/.torch
+	$(BIN)/pip install -q build
+	rm -rf dist build/wheel
+	$(BIN)/python -m build
+	$(PYTHON) -m venv build/wheel
+	build/wheel/bin/pip install -q numpy
+	build/wheel/bin/pip install -q --no-deps dist/*.whl
+	cd build && wheel/bin/python -c "import fastsmc as fs, numpy as np; print(fs.systematic(np.arange(4.0), 0.5))"
+
+clean:
+	rm -rf $(VENV) build dist *.egg-info fastsmc/*.so .pytest_cache .ruff_cache .hypothesis
+
+$(VENV)/.torch:
+	$(PYTHON) -m venv $(VENV)
+	$(BIN)/pip install '$(TORCH)'
+	touch $@
+
+$(VENV)/.installed: $(VENV)/.torch $(ENGINE)
+	$(BIN)/pip install -e '.[demo,test,lint]'
+	touch $@
+
+$(VENV)/.bench: pyproject.toml | $(VENV)/.installed
+	$(BIN)/pip install -e '.[bench]'
+	touch $@

@@ -1,0 +1,1 @@
+"""Microbenchmarks against peers measured in the same run; see harness.py."""

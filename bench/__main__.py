@@ -1,0 +1,18 @@
+"""``python -m bench [--quick] [--only NAME]``: run the benchmarks and write bench/results/*.csv."""
+
+import argparse
+
+from bench import mlp_gradient, resampling
+from bench.harness import QUICK, Effort
+
+BENCHES = {"resampling": resampling.run, "mlp_gradient": mlp_gradient.run}
+
+parser = argparse.ArgumentParser(
+    "bench", description="Microbenchmarks against peers, measured in the same run."
+)
+parser.add_argument("--quick", action="store_true", help="smaller sizes, fewer repeats, nothing written")
+parser.add_argument("--only", choices=BENCHES, help="run one of them")
+args = parser.parse_args()
+for name, run in BENCHES.items():
+    if args.only in (None, name):
+        run(QUICK if args.quick else Effort(), args.quick)

@@ -1,0 +1,157 @@
+"""Log-likelihood and gradient of all particles over one batch, against jax.vmap, torch.func, plain torch."""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+import numpy as np
+
+import fastsmc as fs
+from bench.harness import OURS, Bench, Effort
+
+
+class Case(NamedTuple):
+    """Widths of the network, and sizes."""
+
+    widths: tuple[int, ...]
+    particles: int
+    batch: int
+    likelihood: str = "categorical"
+
+    def __str__(self) -> str:
+        return f"{'-'.join(map(str, self.widths))} P={self.particles} B={self.batch} {self.likelihood}"
+
+    @property
+    def layers(self) -> list[tuple[int, int]]:
+        """Inputs and outputs of every layer."""
+        return list(zip(self.widths, self.widths[1:], strict=False))
+
+    @property
+    def bounds(self) -> np.ndarray:
+        """Where each weight and each bias ends in a particle."""
+        return np.cumsum([size for i, o in self.layers for size in (i * o, o)])
+
+
+CASES = (
+    Case((64, 32, 10), 64, 1437),
+    Case((13, 50, 1), 64, 506, "gaussian"),
+    Case((784, 100, 10), 8, 64),
+    Case((784, 100, 10), 64, 64),
+    Case((784, 100, 10), 8, 600),
+    Case((784, 100, 10), 64, 600),
+    Case((784, 64, 64, 10), 64, 512),
+)
+
+
+def run(effort: Effort, quick: bool) -> None:
+    """Measure all shapes."""
+    bench = Bench("mlp_gradient", effort)
+    for case in CASES[: 3 if quick else None]:
+        rng = np.random.default_rng(0)
+        x = rng.normal(size=(case.batch, case.widths[0])).astype(np.float32)
+        categorical = case.likelihood == "categorical"
+        y = rng.integers(0, case.widths[-1], case.batch) if categorical else rng.normal(size=case.batch)
+        y = y.astype(np.int64 if categorical else np.float32)
+        net = fs.MLP(case.widths)
+        scales = fs.Normal("fan_in").scales(net)
+        theta = (rng.normal(size=(case.particles, net.num_params)) * scales).astype(np.float32)
+        bench.case(str(case), providers(case, theta, x, y), agree)
+    if not quick:
+        bench.write()
+
+
+def providers(case: Case, theta: np.ndarray, x: np.ndarray, y: np.ndarray) -> dict:
+    """Every way to the same pair (log-likelihood [P], gradient [P, d])."""
+    return {
+        OURS: lambda: with_fastsmc(case, theta, x, y),
+        "jax.vmap (jit)": lambda: with_jax(case, theta, x, y),
+        "torch.func.vmap": lambda: with_torch_func(case, theta, x, y),
+        "torch baddbmm + autograd": lambda: with_torch_by_hand(case, theta, x, y),
+    }
+
+
+def with_fastsmc(case, theta, x, y):
+    post = fs.Posterior(fs.MLP(case.widths), likelihood=case.likelihood)
+    return lambda: post.log_likelihood_and_grad(theta, x, y)
+
+
+def with_jax(case, theta, x, y):
+    import jax
+    import jax.numpy as jnp
+
+    def log_likelihood(particle, x, y):
+        parts = jnp.split(particle, case.bounds[:-1])
+        h = x
+        for k, (i, o) in enumerate(case.layers):
+            h = (jax.nn.relu(h) if k else h) @ parts[2 * k].reshape(o, i).T + parts[2 * k + 1]
+        if case.likelihood == "gaussian":
+            return jnp.sum(-0.5 * (y - h[:, 0]) ** 2 - 0.5 * jnp.log(2 * jnp.pi))
+        return jnp.sum(jnp.take_along_axis(jax.nn.log_softmax(h), y[:, None], axis=1))
+
+    call = jax.jit(jax.vmap(jax.value_and_grad(log_likelihood), in_axes=(0, None, None)))
+    theta, x, y = map(jnp.asarray, (theta, x, y))
+    return lambda: jax.block_until_ready(call(theta, x, y))
+
+
+def with_torch_func(case, theta, x, y):
+    import torch
+    from torch.nn import functional
+
+    def log_likelihood(particle, x, y):
+        parts = torch.tensor_split(particle, case.bounds[:-1].tolist())
+        h = x
+        for k, (i, o) in enumerate(case.layers):
+            h = functional.linear(torch.relu(h) if k else h, parts[2 * k].view(o, i), parts[2 * k + 1])
+        return _torch_log_likelihood(h, y, case)
+
+    call = torch.func.vmap(torch.func.grad_and_value(log_likelihood), in_dims=(0, None, None))
+    theta, x, y = map(torch.from_numpy, (theta, x, y))
+
+    def run():
+        grad, value = call(theta, x, y)
+        return value, grad
+
+    return run
+
+
+def with_torch_by_hand(case, theta, x, y):
+    """One tensor per layer for all particles; the first layer, whose input is shared, as one product."""
+    import torch
+
+    P = len(theta)
+    x, y = torch.from_numpy(x), torch.from_numpy(y)
+    parts = []
+    for part, size in zip(
+        np.split(theta, case.bounds[:-1], axis=1),
+        [size for i, o in case.layers for size in ((o, i), (o,))],
+        strict=True,
+    ):
+        parts.append(torch.from_numpy(part.copy()).view(P, *size).requires_grad_())
+
+    def call():
+        i, o = case.layers[0]
+        h = (x @ parts[0].view(P * o, i).T).view(-1, P, o).transpose(0, 1) + parts[1][:, None]
+        for weight, bias in zip(parts[2::2], parts[3::2], strict=True):
+            h = torch.baddbmm(bias[:, None], torch.relu(h), weight.transpose(1, 2))
+        value = _torch_log_likelihood(h, y.expand(P, -1), case)
+        return value.detach(), torch.autograd.grad(value.sum(), parts)
+
+    return call
+
+
+def _torch_log_likelihood(h, y, case):
+    import torch
+
+    if case.likelihood == "gaussian":
+        return torch.sum(-0.5 * (y - h[..., 0]) ** 2 - 0.5 * np.log(2 * np.pi), dim=-1)
+    return torch.log_softmax(h, -1).gather(-1, y[..., None]).sum(dim=(-2, -1))
+
+
+def agree(ours, other) -> None:
+    """Both parts agree to the precision of float32, measured against their largest entry."""
+    value, grad = other
+    if isinstance(grad, tuple):
+        grad = np.concatenate([np.asarray(part).reshape(len(part), -1) for part in grad], axis=1)
+    for mine, theirs in zip(ours, (value, grad), strict=True):
+        mine, theirs = np.asarray(mine, np.float64), np.asarray(theirs, np.float64)
+        np.testing.assert_allclose(theirs, mine, rtol=1e-3, atol=1e-4 * np.abs(mine).max())

@@ -1,0 +1,21 @@
+// The table of one instruction-set level; included once by each level_*.cpp.
+#pragma once
+
+#define FASTSMC_STRINGIFY_(x) #x
+#define FASTSMC_STRINGIFY(x) FASTSMC_STRINGIFY_(x)
+
+#include "cpu/kernels.h"
+#include "cpu/mlp_kernel.h"
+#include "cpu/update_kernel.h"
+#include "cpu/weight_kernel.h"
+
+namespace fastsmc::cpu::FASTSMC_LEVEL {
+
+static const Kernels table = {
+    FASTSMC_STRINGIFY(FASTSMC_LEVEL),
+    mlp_kernels,
+    update_kernels,
+    weight_kernels,
+};
+
+}  // namespace fastsmc::cpu::FASTSMC_LEVEL

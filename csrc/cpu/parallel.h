@@ -1,0 +1,21 @@
+// Loops over independent pieces of work, on all threads where the work is worth waking them.
+#pragma once
+
+#include <cstdint>
+
+namespace fastsmc::cpu {
+
+// Below this many elements an op runs on the calling thread, without entering a parallel region at all.
+constexpr int64_t kParallelFrom = 1 << 15;
+
+template <class Work>
+void for_each(int64_t count, bool parallel, const Work& work) {
+  if (!parallel || count < 2) {
+    for (int64_t i = 0; i < count; ++i) work(i);
+    return;
+  }
+#pragma omp parallel for schedule(static)
+  for (int64_t i = 0; i < count; ++i) work(i);
+}
+
+}  // namespace fastsmc::cpu

@@ -1,0 +1,116 @@
+// Vectors of one instruction-set level, as GCC/Clang vector types: one source for all levels.
+//
+// Included only by level_*.cpp, which define FASTSMC_LEVEL (a namespace of its own, so that no function
+// compiled for one level is ever linked into another) and FASTSMC_VECTOR_BYTES. Nothing here may instantiate
+// a library template.
+#pragma once
+
+#include <cstdint>
+#include <cstring>
+#if defined(__AVX2__)
+#include <immintrin.h>
+#endif
+
+namespace fastsmc::cpu::FASTSMC_LEVEL {
+
+constexpr int kVectorBytes = FASTSMC_VECTOR_BYTES;
+constexpr int kLanes = kVectorBytes / 4;    // float32
+constexpr int kLanes64 = kVectorBytes / 8;  // float64
+
+typedef float vfloat __attribute__((vector_size(FASTSMC_VECTOR_BYTES)));
+typedef int32_t vint __attribute__((vector_size(FASTSMC_VECTOR_BYTES)));
+typedef uint32_t vuint __attribute__((vector_size(FASTSMC_VECTOR_BYTES)));
+typedef double vdouble __attribute__((vector_size(FASTSMC_VECTOR_BYTES)));
+typedef int64_t vlong __attribute__((vector_size(FASTSMC_VECTOR_BYTES)));
+typedef uint64_t vulong __attribute__((vector_size(FASTSMC_VECTOR_BYTES)));
+
+template <class V, class T>
+static inline V load(const T* from) {
+  V v;
+  memcpy(&v, from, sizeof v);
+  return v;
+}
+
+template <class V, class T>
+static inline void store(T* to, V v) {
+  memcpy(to, &v, sizeof v);
+}
+
+template <class V, class T>
+static inline V splat(T value) {
+  return value - V{};  // x - 0 is x, so this is a bare broadcast; 0 + x is not, for x = -0
+}
+
+static inline vfloat fma(vfloat a, vfloat b, vfloat c) {
+#if FASTSMC_VECTOR_BYTES == 64
+  return (vfloat)_mm512_fmadd_ps((__m512)a, (__m512)b, (__m512)c);
+#elif FASTSMC_VECTOR_BYTES == 32
+  return (vfloat)_mm256_fmadd_ps((__m256)a, (__m256)b, (__m256)c);
+#else
+  return a * b + c;
+#endif
+}
+
+static inline vfloat fma(vfloat a, float b, vfloat c) {
+  return fma(a, splat<vfloat>(b), c);
+}
+static inline vfloat fma(vfloat a, float b, float c) {
+  return fma(a, splat<vfloat>(b), splat<vfloat>(c));
+}
+
+static inline vfloat max(vfloat a, vfloat b) {
+  return a > b ? a : b;
+}
+static inline vfloat min(vfloat a, vfloat b) {
+  return a < b ? a : b;
+}
+static inline vfloat to_float(vint v) {
+  return __builtin_convertvector(v, vfloat);
+}
+
+static inline vfloat sqrt(vfloat a) {
+#if FASTSMC_VECTOR_BYTES == 64
+  return (vfloat)_mm512_maskz_sqrt_ps(0xFFFF, (__m512)a);
+#elif FASTSMC_VECTOR_BYTES == 32
+  return (vfloat)_mm256_sqrt_ps((__m256)a);
+#else
+  for (int i = 0; i < kLanes; ++i) a[i] = __builtin_sqrtf(a[i]);
+  return a;
+#endif
+}
+
+static inline vint lane_numbers() {
+  vint v;
+  for (int i = 0; i < kLanes; ++i) v[i] = i;
+  return v;
+}
+
+// Lanes in order, in float64: the same sum whatever the compiler makes of it.
+static inline double sum_lanes(vfloat v) {
+  double sum = 0;
+  for (int i = 0; i < kLanes; ++i) sum += static_cast<double>(v[i]);
+  return sum;
+}
+
+// The 64-bit product of each lane with one multiplier, as its two halves.
+static inline void multiply_wide(vuint a, uint32_t multiplier, vuint& high, vuint& low) {
+#if FASTSMC_VECTOR_BYTES == 64  // the maskz forms: GCC 12 warns of its own undefined operand in the others
+  const __m512i m = _mm512_set1_epi32(static_cast<int>(multiplier)), v = (__m512i)a;
+  const __m512i even = _mm512_maskz_mul_epu32(0xFF, v, m), odd = _mm512_maskz_mul_epu32(0xFF, _mm512_maskz_srli_epi64(0xFF, v, 32), m);
+  high = (vuint)_mm512_mask_blend_epi32(0xAAAA, _mm512_maskz_srli_epi64(0xFF, even, 32), odd);
+  low = (vuint)_mm512_mask_blend_epi32(0xAAAA, even, _mm512_maskz_slli_epi64(0xFF, odd, 32));
+#elif FASTSMC_VECTOR_BYTES == 32
+  const __m256i m = _mm256_set1_epi32(static_cast<int>(multiplier)), v = (__m256i)a;
+  const __m256i even = _mm256_mul_epu32(v, m), odd = _mm256_mul_epu32(_mm256_srli_epi64(v, 32), m);
+  high = (vuint)_mm256_blend_epi32(_mm256_srli_epi64(even, 32), odd, 0xAA);
+  low = (vuint)_mm256_blend_epi32(even, _mm256_slli_epi64(odd, 32), 0xAA);
+#else
+  for (int i = 0; i < kLanes; ++i) {
+    const uint64_t product = static_cast<uint64_t>(a[i]) * multiplier;
+    high[i] = static_cast<uint32_t>(product >> 32);
+    low[i] = static_cast<uint32_t>(product);
+  }
+#endif
+}
+
+}  // namespace fastsmc::cpu::FASTSMC_LEVEL

@@ -1,0 +1,23 @@
+// Log weights to weights, log-sum and effective sample size.
+#pragma once
+
+#include "cpu/kernels.h"
+#include "cpu/status.h"
+
+namespace fastsmc::cpu {
+
+// log_weights, weights [rows, n]; log_sum, ess [rows]. T is float or double.
+template <class T>
+Status normalize_log_weights(int64_t rows, int64_t n, const T* log_weights, T* weights, T* log_sum, T* ess);
+
+// The largest of n weights, or log weights, or what is wrong with them.
+template <class T>
+Status largest_weight(const T* values, int64_t n, bool log, bool parallel, double* largest);
+
+template <class T>
+const WeightKernelsOf<T>& weight_kernels_of();
+
+// Sums and scans go by blocks of this size, whatever the number of threads.
+constexpr int64_t kWeightBlock = 16384;
+
+}  // namespace fastsmc::cpu

@@ -1,0 +1,55 @@
+"""Data-annealed Sequential Monte Carlo for Bayesian neural networks, on fused kernels.
+
+Every public name is loaded from its module when it is first used, so that the import costs next to nothing.
+"""
+
+from importlib import import_module
+from typing import Any
+
+_PUBLIC = {
+    "Bernoulli": "likelihoods",
+    "Categorical": "likelihoods",
+    "DataAnnealing": "annealing",
+    "DegenerateError": "cloud",
+    "FullBatch": "annealing",
+    "Gaussian": "likelihoods",
+    "HMC": "moves",
+    "Langevin": "moves",
+    "LikelihoodTempering": "annealing",
+    "MALA": "moves",
+    "MLP": "networks",
+    "MiniBatch": "annealing",
+    "Normal": "posterior",
+    "Posterior": "posterior",
+    "RandomWalk": "moves",
+    "Result": "result",
+    "SMC": "smc",
+    "SmoothDataAnnealing": "annealing",
+    "gather_particles": "ops",
+    "load": "result",
+    "multinomial": "ops",
+    "normalize_log_weights": "ops",
+    "offspring": "ops",
+    "permute_ancestors": "ops",
+    "resample": "ops",
+    "residual": "ops",
+    "stratified": "ops",
+    "systematic": "ops",
+}
+
+__all__ = sorted(_PUBLIC)  # noqa: PLE0605
+
+
+def __getattr__(name: str) -> Any:
+    if name == "__version__":
+        value: Any = import_module("importlib.metadata").version(__name__)
+    elif name in _PUBLIC:
+        value = getattr(import_module(f"{__name__}.{_PUBLIC[name]}"), name)
+    else:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    globals()[name] = value
+    return value
+
+
+def __dir__() -> list[str]:
+    return [*globals(), *_PUBLIC, "__version__"]

@@ -1,0 +1,7 @@
+"""``python -m fastsmc``."""
+
+import sys
+
+from fastsmc.cli import main
+
+sys.exit(main())

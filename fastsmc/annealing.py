@@ -1,0 +1,260 @@
+"""Which data the target uses at each iteration, at what scale and temperature.
+
+    log pi_t(theta) = log p(theta) + temperature_t * scale_t * sum over i in batch_t of log p(y_i | x_i, theta)
+
+The batch of an iteration serves all particles, so that every pi_t is a density and the weights telescope. The schemes
+are ours, after Millard, Murphy, Green and Maskell (arXiv 2601.21983), who introduce mini-batches gradually.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING, ClassVar
+
+import numpy as np
+
+if TYPE_CHECKING:
+    from fastsmc.cloud import Cloud
+
+
+@dataclass(frozen=True)
+class Target:
+    """A density of the sequence: rows ``start:stop`` of the shuffled data, a likelihood scale and a temperature."""
+
+    start: int
+    stop: int
+    likelihood_scale: float = 1.0
+    temperature: float = 1.0
+
+    @property
+    def batch_size(self) -> int:
+        """Number of data points, M."""
+        return self.stop - self.start
+
+    @property
+    def power(self) -> float:
+        """What multiplies the log-likelihood of the batch."""
+        return self.likelihood_scale * self.temperature
+
+    def is_posterior(self, num_data: int) -> bool:
+        """Whether this is the posterior given all the data."""
+        return self.batch_size == num_data and self.power == 1.0
+
+
+PRIOR = Target(0, 0)
+
+
+class Annealing:
+    """A scheme: it names the next target until it has none."""
+
+    def initial_target(self, num_data: int) -> Target:
+        """The target that the prior draws represent: it has power zero, and may have seen data to decide by."""
+        return PRIOR
+
+    def next_target(
+        self, iteration: int, num_iterations: int, num_data: int, previous: Target, cloud: Cloud
+    ) -> Target | None:
+        """Target of ``iteration`` (0, 1, ...), or None where the scheme ends before ``num_iterations``."""
+        raise NotImplementedError
+
+
+SCALES = ("full", "none")
+
+
+def _check(name: str, value: float, low: float, what: str) -> None:
+    if not (math.isfinite(value) and value >= low):
+        raise ValueError(f"{name} is {value!r}; it must be {what}")
+
+
+def _check_scale(scale: str) -> None:
+    if scale not in SCALES:
+        raise ValueError(f"likelihood_scale is {scale!r}; it must be 'full' (N/M) or 'none' (1)")
+
+
+def _nested(size: int, num_data: int, scale: str) -> Target:
+    return Target(0, size, num_data / size if scale == "full" else 1.0)
+
+
+@dataclass(frozen=True)
+class FullBatch(Annealing):
+    """All the data from the first iteration on."""
+
+    def next_target(
+        self, iteration: int, num_iterations: int, num_data: int, previous: Target, cloud: Cloud
+    ) -> Target:
+        """See `Annealing`."""
+        return Target(0, num_data)
+
+
+@dataclass(frozen=True)
+class MiniBatch(Annealing):
+    """``batch_size`` fresh points every ``every`` iterations: consecutive blocks of the shuffled data, over and over.
+
+    The particles end on the posterior of one block, so that the run has no evidence.
+    """
+
+    batch_size: int
+    every: int = 1
+    likelihood_scale: str = "full"
+
+    def __post_init__(self) -> None:
+        _check("batch_size", self.batch_size, 1, "at least 1")
+        _check("every", self.every, 1, "at least 1")
+        _check_scale(self.likelihood_scale)
+
+    def next_target(
+        self, iteration: int, num_iterations: int, num_data: int, previous: Target, cloud: Cloud
+    ) -> Target:
+        """See `Annealing`."""
+        size = min(self.batch_size, num_data)
+        start = iteration // self.every % (num_data // size) * size
+        return replace(_nested(size, num_data, self.likelihood_scale), start=start, stop=start + size)
+
+
+@dataclass(frozen=True)
+class DataAnnealing(Annealing):
+    """Nested batches that grow in steps: ``start`` points, then ``factor`` times as many, up to all; or given sizes.
+
+    The iterations are shared evenly among the steps; what is left over goes to the last one. With scale ``"none"``
+    this is classical data tempering (IBIS; Chopin, 2002), and a step costs only the likelihood of the new points.
+    """
+
+    start: int = 500
+    factor: float = 2.0
+    sizes: Sequence[int] | None = None
+    likelihood_scale: str = "none"
+
+    def __post_init__(self) -> None:
+        _check("start", self.start, 1, "at least 1")
+        if not self.factor > 1:
+            raise ValueError(f"factor is {self.factor!r}; it must be greater than 1")
+        if self.sizes is not None and (len(self.sizes) == 0 or np.any(np.diff(self.sizes, prepend=0) < 1)):
+            raise ValueError(f"sizes is {self.sizes!r}; it must be an increasing list of positive numbers")
+        _check_scale(self.likelihood_scale)
+
+    def steps(self, num_data: int) -> list[int]:
+        """The batch sizes, the last of which is all the data."""
+        if self.sizes is not None:
+            return [*(int(m) for m in self.sizes if m < num_data), num_data]
+        count = math.ceil(math.log(max(num_data / self.start, 1), self.factor))
+        return [*(round(self.start * self.factor**k) for k in range(count)), num_data]
+
+    def next_target(
+        self, iteration: int, num_iterations: int, num_data: int, previous: Target, cloud: Cloud
+    ) -> Target:
+        """See `Annealing`."""
+        steps = self.steps(num_data)
+        if num_iterations < len(steps):
+            raise ValueError(
+                f"num_iterations is {num_iterations}; {len(steps)} steps of the data need at least that many"
+            )
+        step = min(iteration // (num_iterations // len(steps)), len(steps) - 1)
+        return _nested(steps[step], num_data, self.likelihood_scale)
+
+
+RAMPS = {
+    "linear": lambda start, end, s: start + (end - start) * s,
+    "geometric": lambda start, end, s: start * (end / start) ** s,
+    "cosine": lambda start, end, s: start + (end - start) * (1 - math.cos(math.pi * s)) / 2,
+}
+
+
+@dataclass(frozen=True)
+class SmoothDataAnnealing(Annealing):
+    """Nested batches on a smooth ramp from ``start`` points to all the data.
+
+    Parameters
+    ----------
+    start
+        Points in the first batch.
+    ramp
+        ``"geometric"``, ``"linear"`` or ``"cosine"``. The work is the sum of the batch sizes: a linear ramp to N saves
+        half of it, a geometric one from 500 to 60,000 four fifths.
+    likelihood_scale
+        ``"none"``: every point counts once, and an iteration re-weights by its new points only. ``"full"``: the batch
+        is weighted up to the size of the data, N/M.
+    full
+        The share of the iterations that use all the data, at the end.
+    """
+
+    start: int = 500
+    ramp: str = "geometric"
+    likelihood_scale: str = "none"
+    full: float = 0.1
+
+    def __post_init__(self) -> None:
+        _check("start", self.start, 1, "at least 1")
+        if self.ramp not in RAMPS:
+            raise ValueError(f"ramp is {self.ramp!r}; it must be one of {', '.join(RAMPS)}")
+        if not 0 <= self.full <= 1:
+            raise ValueError(f"full is {self.full!r}; it must lie between 0 and 1")
+        _check_scale(self.likelihood_scale)
+
+    def next_target(
+        self, iteration: int, num_iterations: int, num_data: int, previous: Target, cloud: Cloud
+    ) -> Target:
+        """See `Annealing`."""
+        ramp_length = num_iterations - max(1, round(self.full * num_iterations))
+        share = min(iteration / ramp_length, 1.0) if ramp_length else 1.0
+        size = round(RAMPS[self.ramp](min(self.start, num_data), num_data, share))
+        return _nested(size, num_data, self.likelihood_scale)
+
+
+@dataclass(frozen=True)
+class LikelihoodTempering(Annealing):
+    """All the data at a rising temperature.
+
+    Parameters
+    ----------
+    temperatures
+        An increasing list that ends at 1, spread evenly over the iterations; or None: each is chosen by bisection so
+        that the conditional ESS after re-weighting is ``ess`` of the particles, and the run ends once it reaches 1.
+    ess
+        Target of the adaptive choice, as a fraction of P (Zhou, Johansen and Aston, 2016, for the conditional ESS).
+    """
+
+    temperatures: Sequence[float] | None = None
+    ess: float = 0.5
+    bisections: ClassVar[int] = 60
+
+    def __post_init__(self) -> None:
+        betas = self.temperatures
+        if betas is not None and (
+            len(betas) == 0 or np.any(np.diff(betas, prepend=0) <= 0) or betas[-1] != 1
+        ):
+            raise ValueError(f"temperatures is {betas!r}; it must increase from above 0 to exactly 1")
+        if not 0 < self.ess < 1:
+            raise ValueError(f"ess is {self.ess!r}; it must lie between 0 and 1")
+
+    def next_target(
+        self, iteration: int, num_iterations: int, num_data: int, previous: Target, cloud: Cloud
+    ) -> Target | None:
+        """See `Annealing`."""
+        if self.temperatures is not None:
+            if num_iterations < len(self.temperatures):
+                raise ValueError(
+                    f"num_iterations is {num_iterations}; {len(self.temperatures)} temperatures need at least that many"
+                )
+            step = iteration * len(self.temperatures) // num_iterations
+            return Target(0, num_data, temperature=float(self.temperatures[step]))
+        if previous.temperature == 1.0:
+            return None
+        return replace(previous, temperature=self._next_temperature(previous.temperature, cloud))
+
+    def initial_target(self, num_data: int) -> Target:
+        """The prior, with the likelihood of all the data known."""
+        return Target(0, num_data, temperature=0.0)
+
+    def _next_temperature(self, current: float, cloud: Cloud) -> float:
+        def conditional_ess(beta: float) -> float:
+            return cloud.conditional_ess((beta - current) * cloud.log_likelihood)
+
+        if conditional_ess(1.0) >= self.ess:
+            return 1.0
+        low, high = current, 1.0
+        for _ in range(self.bisections):
+            middle = 0.5 * (low + high)
+            low, high = (middle, high) if conditional_ess(middle) >= self.ess else (low, middle)
+        return high

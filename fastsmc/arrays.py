@@ -1,0 +1,125 @@
+"""Arrays of any library as NumPy views, and results back as the same kind.
+
+NumPy arrays and torch tensors in host memory are read in place, others through DLPack or the buffer protocol; what is
+not C-contiguous and aligned is copied. Torch is never imported here: a torch tensor can only come from a program that
+has done so already.
+"""
+
+import sys
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+
+from fastsmc import backends
+
+Back = Callable[[np.ndarray], Any]
+
+FLOATS = (np.dtype(np.float32), np.dtype(np.float64))
+
+
+def read(array: Any, name: str) -> tuple[np.ndarray, Back]:
+    """View an array as a NumPy array, in place where its memory allows.
+
+    Parameters
+    ----------
+    array : array_like
+        NumPy array, torch tensor, anything with ``__dlpack__`` or a buffer, or nested sequences of numbers.
+    name : str
+        What error messages call it.
+
+    Returns
+    -------
+    view : numpy.ndarray
+        C-contiguous and aligned; possibly read-only.
+    back : callable
+        Makes an array of the given kind from a NumPy array.
+    """
+    if type(array) is np.ndarray:
+        view, back = array, _same
+    elif (torch := sys.modules.get("torch")) is not None and isinstance(array, torch.Tensor):
+        view, back = _read_tensor(array, name, torch)
+    elif hasattr(array, "__dlpack__") and not isinstance(array, np.ndarray | np.generic):
+        view, back = _read_dlpack(array, name)
+    else:
+        view, back = np.asarray(array), _same
+    flags = view.flags
+    if not (flags.c_contiguous and flags.aligned):
+        view = np.array(view, order="C")
+    return view, back
+
+
+def read_floats(array: Any, name: str) -> tuple[np.ndarray, Back]:
+    """As ``read``, for float32 and float64 arrays only."""
+    view, back = read(array, name)
+    if view.dtype not in FLOATS:
+        raise TypeError(f"{name} has dtype {_dtype(array, view)}; it must be float32 or float64")
+    return view, back
+
+
+def read_integers(array: Any, name: str) -> tuple[np.ndarray, Back]:
+    """As ``read``, for integer arrays of any width, as int64."""
+    view, back = read(array, name)
+    if view.dtype.kind not in "iu":
+        raise TypeError(f"{name} has dtype {_dtype(array, view)}; it must be an integer type")
+    return view.astype(np.int64, copy=False), back
+
+
+def read_output(array: Any, name: str) -> np.ndarray:
+    """View an array that is to be written; a copy would be lost, so its memory must be as the kernels need it."""
+    view, _ = read(array, name)
+    if not view.flags.writeable:
+        raise ValueError(f"{name} is read-only; it must be writeable")
+    if not (isinstance(array, np.ndarray) and view is array) and not _in_place(array, view):
+        raise ValueError(f"{name} is not a C-contiguous array; results cannot be written into it")
+    return view
+
+
+def _same(array: np.ndarray) -> Any:
+    return array if array.ndim else array[()]  # as NumPy's own reductions
+
+
+def _dtype(array: Any, view: np.ndarray) -> Any:
+    return getattr(array, "dtype", view.dtype)
+
+
+def _in_place(array: Any, view: np.ndarray) -> bool:
+    pointer = getattr(array, "data_ptr", None)
+    return pointer is not None and pointer() == view.__array_interface__["data"][0]
+
+
+def _read_tensor(tensor: Any, name: str, torch: Any) -> tuple[np.ndarray, Back]:
+    if tensor.device.type != "cpu":
+        _refuse_device(name, tensor.device, tensor.device.type)
+    tensor = tensor.detach()
+    if tensor.dtype == torch.bfloat16:  # NumPy has no such type: its bits travel as integers
+        return tensor.view(torch.int16).numpy().view(BFLOAT16), lambda a: torch.from_numpy(
+            a.view(np.int16)
+        ).view(torch.bfloat16)
+    try:
+        return tensor.numpy(), torch.from_numpy
+    except (RuntimeError, TypeError) as error:
+        raise TypeError(f"{name} is a {tensor.dtype} tensor that NumPy cannot view: {error}") from None
+
+
+# Two opaque bytes: moved by gather_particles, refused as numbers.
+BFLOAT16 = np.dtype([("bfloat16", np.int16)])
+
+
+def _read_dlpack(array: Any, name: str) -> tuple[np.ndarray, Back]:
+    try:
+        view = np.from_dlpack(array)
+    except (BufferError, RuntimeError, TypeError) as error:
+        device = getattr(array, "device", "an unknown device")
+        if "cpu" not in str(device).lower():
+            _refuse_device(name, device, "cuda")
+        raise TypeError(f"{name} is a {type(array).__name__} that NumPy cannot view: {error}") from None
+    namespace = getattr(array, "__array_namespace__", None)
+    return view, namespace().asarray if namespace else _same
+
+
+def _refuse_device(name: str, device: Any, device_type: str) -> None:
+    raise NotImplementedError(
+        f"{name} is on {device}, which the cpu engine cannot read; {backends.reasons(device_type)}; "
+        "move it to the cpu"
+    )

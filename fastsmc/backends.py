@@ -1,0 +1,127 @@
+"""Which engine serves the ops on which device, and why not another.
+
+An engine is a module with one function per op. Each takes C-contiguous arrays, writes its results into arrays that
+the caller allocated, and returns None or the status ``(code, position)`` of the first entry that it cannot accept.
+"""
+
+import os
+from dataclasses import dataclass
+from functools import cache
+from importlib import import_module
+from types import ModuleType
+
+
+@dataclass(frozen=True)
+class Backend:
+    """One implementation of the ops.
+
+    Attributes
+    ----------
+    name : str
+        What ``backend=`` and ``FASTSMC_BACKEND`` call it.
+    device : str
+        The type of device whose memory it reads.
+    module : str or None
+        Where its functions are; None if this version has none.
+    missing : str
+        The reason to give where there is no module.
+    """
+
+    name: str
+    device: str
+    module: str | None
+    missing: str = ""
+
+    def available(self) -> tuple[bool, str]:
+        """Whether it can be used here, and the reason if not."""
+        if self.module is None:
+            return False, self.missing
+        try:
+            import_module(self.module)
+        except ImportError as error:
+            return False, f"{self.module} cannot be imported: {error}"
+        return True, ""
+
+
+# In order of preference on a device, but for the reference, which is used only when it is asked for.
+BACKENDS = {
+    backend.name: backend
+    for backend in (
+        Backend("reference", "cpu", "fastsmc.reference"),
+        Backend("cpu", "cpu", "fastsmc._cpu"),
+        Backend("triton", "cuda", None, "this version has no Triton kernels yet"),
+        Backend("cuda", "cuda", None, "this version has no CUDA kernels yet"),
+    )
+}
+
+
+def names() -> tuple[str, ...]:
+    """Every backend that a function's ``backend`` may name."""
+    return tuple(BACKENDS)
+
+
+@cache
+def choose(backend: str | None = None, device: str = "cpu") -> ModuleType:
+    """Return the engine for arrays on a device.
+
+    Parameters
+    ----------
+    backend : str, optional
+        The name of a backend; without it ``FASTSMC_BACKEND`` decides, which is read once, and then the device.
+    device : str
+        The type of device on which the arrays are.
+
+    Raises
+    ------
+    ValueError
+        If the name is unknown, or that backend is not available or does not read arrays on this device.
+    """
+    argument, name = (
+        ("backend", backend) if backend else ("FASTSMC_BACKEND", os.environ.get("FASTSMC_BACKEND"))
+    )
+    if not name:
+        for candidate in list(BACKENDS.values())[1:]:
+            if candidate.device == device and candidate.available()[0]:
+                return import_module(str(candidate.module))
+        raise ValueError(f"no backend reads arrays on {device}: {reasons(device)}")
+    if name not in BACKENDS:
+        raise ValueError(f"{argument} is {name!r}; it must be one of {', '.join(map(repr, BACKENDS))}")
+    chosen = BACKENDS[name]
+    ok, reason = chosen.available()
+    if not ok:
+        usable = ", ".join(repr(b.name) for b in BACKENDS.values() if b.available()[0])
+        raise ValueError(f"{argument} is {name!r}, but {reason}; available here: {usable}")
+    if chosen.device != device:
+        raise ValueError(f"{argument} is {name!r}, which reads arrays on {chosen.device}, not on {device}")
+    return import_module(str(chosen.module))
+
+
+def reasons(device: str) -> str:
+    """Why the backends of a device are not available, in one line."""
+    backends = [b for b in BACKENDS.values() if b.device == device]
+    lines = [f"{b.name}: {b.available()[1]}" for b in backends if not b.available()[0]]
+    return "; ".join(lines) or f"no backend of this version serves {device}"
+
+
+@dataclass(frozen=True)
+class Report:
+    """What ``fastsmc doctor`` shows of one backend."""
+
+    name: str
+    device: str
+    ok: bool
+    reason: str
+    detail: str
+
+
+def report() -> list[Report]:
+    """Every backend with its state here, and the instruction sets of the cpu engine."""
+
+    def detail(backend: Backend, ok: bool) -> str:
+        if backend.name != "cpu" or not ok:
+            return ""
+        engine = import_module(str(backend.module))
+        return f"instruction set {engine.simd_level()} of {', '.join(engine.simd_levels())}"
+
+    states = [(backend, *backend.available()) for backend in BACKENDS.values()]
+    return [Report(b.name, b.device, ok, reason, detail(b, ok)) for b, ok, reason in states]

@@ -1,0 +1,279 @@
+"""The ``fastsmc`` command: demo, train, doctor and bench."""
+
+from __future__ import annotations
+
+import argparse
+import json
+import math
+import os
+import platform
+import subprocess
+import sys
+from collections.abc import Sequence
+from dataclasses import replace
+from importlib import metadata
+from pathlib import Path
+from typing import Any
+
+from fastsmc import data
+from fastsmc.demo import BASELINE, PRESETS, SCHEMES, picture, run_scheme, states, summarise, table
+
+INTERRUPTED = 130
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run one command and return its exit code."""
+    args = _parser().parse_args(argv)
+    try:
+        return args.command(args)
+    except KeyboardInterrupt:
+        print("fastsmc: interrupted", file=sys.stderr)
+        return INTERRUPTED
+    except (ArithmeticError, ImportError, OSError, RuntimeError, TypeError, ValueError) as error:
+        print(f"fastsmc: {error}", file=sys.stderr)
+        return 1
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(
+        "fastsmc", description="Sequential Monte Carlo for Bayesian neural networks."
+    )
+    parser.add_argument("--version", action="version", version=f"fastsmc {_version('fastsmc')}")
+    commands = parser.add_subparsers(required=True, metavar="command")
+
+    demo = commands.add_parser("demo", help="annealing schemes side by side on images")
+    demo.set_defaults(command=_demo)
+    demo.add_argument("--data", choices=PRESETS, default="digits")
+    demo.add_argument("--data-dir", type=Path, help="folder of MNIST's four IDX files")
+    demo.add_argument("--schemes", nargs="+", choices=SCHEMES, default=[BASELINE, "data", "smooth"])
+    demo.add_argument("--out", type=_output, default=Path("demo.png"), help="picture (default: %(default)s)")
+    _add_run_options(demo)
+
+    train = commands.add_parser("train", help="sample the weights of a network for your own data")
+    train.set_defaults(command=_train)
+    train.add_argument("data", help="a folder of IDX files, a .npz or .csv file, or 'digits'")
+    train.add_argument("--target", help="target column of a CSV file (default: the last)")
+    train.add_argument(
+        "--standardise", action="store_true", help="scale every feature to mean 0, deviation 1"
+    )
+    train.add_argument(
+        "--hidden", nargs="*", type=_whole, default=[32], metavar="WIDTH", help="hidden layers"
+    )
+    train.add_argument("--activation", default="relu")
+    train.add_argument("--likelihood", choices=("categorical", "gaussian"), default="categorical")
+    train.add_argument("--noise", type=float, default=1.0, help="deviation of the Gaussian likelihood")
+    train.add_argument(
+        "--prior-scale", type=_scale, default="fan_in", help="a number or fan_in (the default)"
+    )
+    train.add_argument("--scheme", choices=SCHEMES, default="smooth")
+    train.add_argument("--start", type=_whole, help="data points to start with (default: a twentieth)")
+    train.add_argument("--move", choices=("hmc", "mala", "langevin", "random-walk"), default="hmc")
+    train.add_argument("--num-steps", type=_whole, default=10, help="leapfrog steps of HMC (default: 10)")
+    train.add_argument("--out", type=_output, help="where to save the particles (.safetensors)")
+    train.add_argument("--plot", type=_output, help="where to draw the run")
+    _add_run_options(train, particles=32, iterations=60)
+
+    doctor = commands.add_parser("doctor", help="versions, backends, and why one is missing")
+    doctor.set_defaults(command=_doctor)
+
+    bench = commands.add_parser("bench", help="run the benchmarks of a source checkout")
+    bench.set_defaults(command=_bench)
+    bench.add_argument("--quick", action="store_true", help="smaller sizes, fewer repeats")
+    return parser
+
+
+def _add_run_options(
+    parser: argparse.ArgumentParser, particles: int | None = None, iterations: int | None = None
+) -> None:
+    shown = "default: by data set" if particles is None else "default: %(default)s"
+    parser.add_argument("--particles", type=_whole, default=particles, help=shown)
+    parser.add_argument("--iterations", type=_whole, default=iterations, help=shown)
+    parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--json", type=_output, help="where to write figures and history")
+    parser.add_argument("--quiet", action="store_true", help="no progress bar")
+
+
+def _whole(text: str) -> int:
+    value = int(text)
+    if value < 1:
+        raise argparse.ArgumentTypeError(f"{text} is not a positive whole number")
+    return value
+
+
+def _output(text: str) -> Path:
+    path = Path(text)
+    if not path.absolute().parent.is_dir():
+        raise argparse.ArgumentTypeError(f"the folder of {text} does not exist")
+    return path
+
+
+def _scale(text: str) -> float | str:
+    return text if text == "fan_in" else float(text)
+
+
+def _demo(args: argparse.Namespace) -> int:
+    chosen = {name: getattr(args, name) for name in ("particles", "iterations") if getattr(args, name)}
+    preset = replace(PRESETS[args.data], **chosen)
+    dataset = preset.load(args.data_dir)
+    widths = "-".join(map(str, (dataset.x_train.shape[1], *preset.hidden, dataset.classes)))
+    title = f"{dataset.name}: MLP {widths}, {preset.particles} particles, {preset.iterations} iterations"
+    tried = []
+    for scheme in dict.fromkeys(args.schemes):
+        tried.append(run_scheme(scheme, dataset, preset, seed=args.seed, progress=not args.quiet))
+        if tried[-1].interrupted:
+            break
+    runs = [run for run in tried if run.accuracy]
+    rows = summarise(runs, dataset.y_test)
+    if rows:
+        _show(table(rows, title))
+    for run in tried:
+        _warn(run.warnings, run.label)
+    if args.json:
+        for row, run in zip(rows, runs, strict=True):
+            row |= {"test_accuracy": run.accuracy, "history": dict(run.result.history)}
+        _write_json(args.json, {"title": title, "seed": args.seed, "versions": _versions(), "runs": rows})
+    if runs:
+        picture(runs, dataset.y_test, args.out, title)
+        print(f"picture: {args.out}")
+    return INTERRUPTED if tried[-1].interrupted else int(not runs)
+
+
+def _train(args: argparse.Namespace) -> int:
+    import fastsmc as fs
+
+    regression = args.likelihood == "gaussian"
+    dataset = data.load(args.data, target=args.target, regression=regression, seed=args.seed)
+    features = {}
+    if args.standardise:
+        dataset, mean, scale = dataset.standardised()
+        features = {"feature_mean": mean, "feature_scale": scale}
+    elif (spread := float(abs(dataset.x_train).max())) > 100:
+        print(f"note: features reach {spread:g}; --standardise puts them on one scale", file=sys.stderr)
+    outputs = dataset.classes or (1 if dataset.y_train.ndim == 1 else dataset.y_train.shape[1])
+    net = fs.MLP([dataset.x_train.shape[1], *args.hidden, outputs], activation=args.activation)
+    likelihood = fs.Gaussian(noise=args.noise) if regression else args.likelihood
+    moves = {
+        "hmc": lambda: fs.HMC(num_steps=args.num_steps),
+        "mala": lambda: fs.MALA(),
+        "langevin": lambda: fs.Langevin(),
+        "random-walk": lambda: fs.RandomWalk(),
+    }
+    smc = fs.SMC(
+        fs.Posterior(net, prior=fs.Normal(args.prior_scale), likelihood=likelihood),
+        num_particles=args.particles,
+        annealing=SCHEMES[args.scheme].make(fs, args.start or max(1, len(dataset.x_train) // 20)),
+        move=moves[args.move](),
+        num_iterations=args.iterations,
+        seed=args.seed,
+    )
+    result, code = None, 0
+    try:
+        for state in states(smc, dataset.x_train, dataset.y_train, "training", not args.quiet):
+            result = state
+    except KeyboardInterrupt:
+        if result is None:
+            raise
+        code = INTERRUPTED
+        result.warnings.append(f"interrupted after {len(result.history)} of {args.iterations} iterations")
+    quality = result.evaluate(dataset.x_test, dataset.y_test)
+    seconds = float(result.history["seconds"][-1])
+    shown = "  ".join(f"{name} {value:.4f}" for name, value in quality.items())
+    sizes = f"{len(dataset.x_train):,} rows, {net.num_params:,} weights, {args.particles} particles"
+    print(f"{dataset.name}: {sizes}")
+    print(f"test data: {shown}  ({seconds:.1f} s)")
+    _warn(result.warnings)
+    if args.out:
+        result.save(args.out)
+        print(f"particles: {args.out}")
+    if args.plot:
+        result.plot(args.plot)
+        print(f"picture: {args.plot}")
+    if args.json:
+        report = {
+            "data": dataset.name,
+            "test": quality,
+            "seed": args.seed,
+            "versions": _versions(),
+            **features,
+        }
+        _write_json(args.json, report | {"warnings": result.warnings, "history": dict(result.history)})
+    return code
+
+
+def _doctor(args: argparse.Namespace) -> int:
+    from rich.table import Table
+
+    from fastsmc import backends
+
+    for name, version in _versions().items():
+        print(f"{name:12}{version}")
+    print(f"{'processor':12}{platform.machine()}, {os.cpu_count()} cores, {_usable_cores()} usable here")
+    try:
+        import torch
+
+        devices = [torch.cuda.get_device_name(i) for i in range(torch.cuda.device_count())]
+        print(f"{'threads':12}{torch.get_num_threads()}")
+        print(f"{'devices':12}{', '.join(['cpu', *devices])}")
+    except ImportError as error:
+        print(f"{'devices':12}cpu; torch cannot be imported: {error}")
+    grid = Table("backend", "device", "available", "")
+    for row in backends.report():
+        grid.add_row(row.name, row.device, "yes" if row.ok else "no", row.detail or row.reason)
+    _show(grid)
+    return 0
+
+
+def _bench(args: argparse.Namespace) -> int:
+    root = Path(__file__).resolve().parent.parent
+    if not (root / "bench" / "__main__.py").is_file():
+        raise FileNotFoundError(
+            "the benchmarks are in the source checkout, not in the wheel: run `make bench` there"
+        )
+    return subprocess.run([sys.executable, "-m", "bench", *["--quick"] * args.quick], cwd=root).returncode
+
+
+def _usable_cores() -> int:
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+
+
+def _version(name: str) -> str:
+    try:
+        return metadata.version(name)
+    except metadata.PackageNotFoundError:
+        return "not installed"
+
+
+def _versions() -> dict[str, str]:
+    names = ("fastsmc", "numpy", "torch", "triton", "safetensors", "matplotlib", "scikit-learn")
+    return {"python": platform.python_version()} | {name: _version(name) for name in names}
+
+
+def _show(grid: Any) -> None:
+    """Print a table; where the output is no terminal, as wide as it needs to be."""
+    from rich.console import Console
+
+    console = Console()
+    console.print(grid) if console.is_terminal else Console(width=160).print(grid)
+
+
+def _warn(sentences: Sequence[str], subject: str = "") -> None:
+    for sentence in sentences:
+        print(f"warning: {subject}{': ' if subject else ''}{sentence}")
+
+
+def _write_json(path: Path, report: Any) -> None:
+    path.write_text(json.dumps(_plain(report), indent=1) + "\n")
+    print(f"figures: {path}")
+
+
+def _plain(value: Any) -> Any:
+    """Turn arrays into lists, and what is not finite into null, which JSON knows."""
+    if isinstance(value, dict):
+        return {key: _plain(item) for key, item in value.items()}
+    if hasattr(value, "tolist"):
+        value = value.tolist()
+    if isinstance(value, list | tuple):
+        return [_plain(item) for item in value]
+    if isinstance(value, float) and not math.isfinite(value):
+        return None
+    return value

@@ -1,0 +1,212 @@
+"""Annealing schemes side by side: same network, moves, particles and iterations, different data schedules."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import closing
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from fastsmc import data, metrics
+from fastsmc.data import Dataset
+from fastsmc.progress import Progress
+
+if TYPE_CHECKING:
+    from rich.table import Table
+
+    from fastsmc.result import Result
+    from fastsmc.smc import SMC
+
+BASELINE = "full"
+TOLERANCE = 0.003  # within this distance of full batch's accuracy counts as reaching it
+
+
+@dataclass(frozen=True)
+class Preset:
+    """What the demo runs on one data set."""
+
+    load: Callable[[Path | None], Dataset]
+    hidden: tuple[int, ...]
+    particles: int
+    iterations: int
+    start: int
+    num_steps: int
+
+
+@dataclass(frozen=True)
+class Scheme:
+    """An annealing scheme as the command line offers it; `start` is its first number of data points."""
+
+    label: str
+    make: Callable[[Any, int], Any]
+
+
+SCHEMES = {
+    "full": Scheme("full batch", lambda fs, start: fs.FullBatch()),
+    "data": Scheme("data annealing", lambda fs, start: fs.DataAnnealing(start=start)),
+    "smooth": Scheme("smooth data annealing", lambda fs, start: fs.SmoothDataAnnealing(start=start)),
+    "mini": Scheme("mini-batch", lambda fs, start: fs.MiniBatch(batch_size=start)),
+    "tempering": Scheme("likelihood tempering", lambda fs, start: fs.LikelihoodTempering()),
+}
+
+
+def _mnist(folder: Path | None) -> Dataset:
+    if folder is None:
+        raise ValueError("the mnist demo needs --data-dir, the folder of MNIST's four IDX files")
+    return data.load_mnist(folder)._replace(name="MNIST")
+
+
+PRESETS = {
+    "digits": Preset(
+        lambda _: data.load_digits(), (32,), particles=64, iterations=60, start=100, num_steps=10
+    ),
+    "mnist": Preset(_mnist, (100,), particles=32, iterations=60, start=500, num_steps=10),
+}
+
+
+@dataclass
+class Run:
+    """One scheme's run, as far as it came."""
+
+    scheme: str
+    result: Result | None = None
+    accuracy: list[float] = field(default_factory=list)
+    """On the test data, after each iteration."""
+    proba: np.ndarray | None = None
+    notes: list[str] = field(default_factory=list)
+    complete: bool = False
+    interrupted: bool = False
+
+    @property
+    def label(self) -> str:
+        """The scheme's name in words."""
+        return SCHEMES[self.scheme].label
+
+    @property
+    def warnings(self) -> list[str]:
+        """What a reader of the figures must know."""
+        return self.notes + (self.result.warnings if self.result else [])
+
+    def record(self, state: Result, dataset: Dataset) -> None:
+        """Take in the state after an iteration."""
+        self.result, self.proba = state, np.asarray(state.predict_proba(dataset.x_test))
+        self.accuracy.append(metrics.accuracy(self.proba, dataset.y_test))
+
+    def time_to(self, accuracy: float) -> float:
+        """Seconds until the test accuracy is at least `accuracy` for good; NaN if it never is."""
+        below = np.flatnonzero(np.asarray(self.accuracy) < accuracy)
+        first = below[-1] + 1 if len(below) else 0
+        return float(self.result.history["seconds"][first]) if first < len(self.accuracy) else math.nan
+
+
+def states(smc: SMC, x: np.ndarray, y: np.ndarray, description: str, progress: bool) -> Iterator[Result]:
+    """Every state of a run, behind a progress bar."""
+    with Progress(smc.num_iterations, progress, description) as bar, closing(smc.iterate(x, y)) as iterations:
+        for state in iterations:
+            bar.update(state.history.last)
+            yield state
+
+
+def run_scheme(scheme: str, dataset: Dataset, preset: Preset, seed: int = 0, progress: bool = True) -> Run:
+    """Run one scheme; where Ctrl-C or a degenerate cloud ends it, the run holds what there was."""
+    import fastsmc as fs
+
+    run = Run(scheme)
+    net = fs.MLP([dataset.x_train.shape[1], *preset.hidden, dataset.classes])
+    smc = fs.SMC(
+        fs.Posterior(net, prior=fs.Normal("fan_in")),
+        num_particles=preset.particles,
+        annealing=SCHEMES[scheme].make(fs, preset.start),
+        move=fs.HMC(num_steps=preset.num_steps),
+        num_iterations=preset.iterations,
+        seed=seed,
+    )
+    try:
+        for state in states(smc, dataset.x_train, dataset.y_train, run.label, progress):
+            run.record(state, dataset)
+        run.complete = True
+    except KeyboardInterrupt:
+        run.interrupted = True
+        run.notes.append(f"interrupted after {len(run.accuracy)} of {preset.iterations} iterations")
+    except fs.DegenerateError as error:
+        run.notes.append(f"ended after {len(run.accuracy)} of {preset.iterations} iterations: {error}")
+    return run
+
+
+def summarise(runs: Sequence[Run], y_test: np.ndarray) -> list[dict[str, Any]]:
+    """One row per run: quality, cost, health, and speed-ups over full batch where both ran to their end."""
+    base = next((run for run in runs if run.scheme == BASELINE and run.complete), None)
+    rows = []
+    for run in runs:
+        history = run.result.history
+        row = {
+            "scheme": run.label,
+            "iterations": len(run.accuracy),
+            "accuracy": run.accuracy[-1],
+            "nll": metrics.negative_log_likelihood(run.proba, y_test),
+            "ece": metrics.expected_calibration_error(run.proba, y_test),
+            "seconds": float(history["seconds"][-1]),
+            "data_passes": float(history["data_passes"][-1]),
+            "ess_min": float(history["ess"].min()),
+            "ess_final": float(history["ess"][-1]),
+            "distinct_ancestors_min": int(history["distinct_ancestors"].min()),
+            "speedup": math.nan,
+            "speedup_to_accuracy": math.nan,
+            "warnings": run.warnings,
+        }
+        if base is not None and run.complete:
+            target = base.accuracy[-1] - TOLERANCE
+            row["speedup"] = float(base.result.history["seconds"][-1]) / row["seconds"]
+            row["speedup_to_accuracy"] = base.time_to(target) / run.time_to(target)
+        rows.append(row)
+    return rows
+
+
+def table(rows: Sequence[dict[str, Any]], title: str) -> Table:
+    """Lay the summary out for the terminal."""
+    from rich.table import Table
+
+    grid = Table(title=title, title_justify="left")
+    grid.add_column("scheme")
+    for heading in (
+        "accuracy",
+        "NLL",
+        "ECE",
+        "seconds",
+        "data\npasses",
+        "ESS\nmin",
+        "ESS\nfinal",
+        "distinct\nancestors\nmin",
+        "speed-up",
+        "speed-up to\nfull batch's\naccuracy",
+    ):
+        grid.add_column(heading, justify="right")
+    for row in rows:
+        grid.add_row(
+            row["scheme"],
+            f"{100 * row['accuracy']:.2f} %",
+            f"{row['nll']:.3f}",
+            f"{row['ece']:.3f}",
+            f"{row['seconds']:.1f}",
+            f"{row['data_passes']:.1f}",
+            f"{row['ess_min']:.1f}",
+            f"{row['ess_final']:.1f}",
+            str(row["distinct_ancestors_min"]),
+            *(f"{row[key]:.1f}x" if row[key] > 0 else "-" for key in ("speedup", "speedup_to_accuracy")),
+        )
+    return grid
+
+
+def picture(runs: Sequence[Run], y_test: np.ndarray, path: Path, title: str) -> None:
+    """Draw all runs into one figure."""
+    from fastsmc.plotting import Curve, plot_comparison
+
+    curves = [
+        Curve(run.label, run.result.history, run.accuracy, metrics.reliability(run.proba, y_test))
+        for run in runs
+    ]
+    plot_comparison(curves, path, title)

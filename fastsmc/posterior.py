@@ -1,0 +1,157 @@
+"""Prior, likelihood and network together: the log density of all particles at once, and its gradient.
+
+log p(theta | x, y) = log p(theta) + scale * sum_i log p(y_i | x_i, theta) + constant
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+from typing import Any, NamedTuple
+
+import numpy as np
+
+from fastsmc import ops, random
+from fastsmc.likelihoods import Likelihood, as_likelihood
+from fastsmc.networks import MLP
+
+LOG_TWO_PI = math.log(2 * math.pi)
+PRECISIONS = ("highest", "high", "medium")
+
+
+@dataclass(frozen=True)
+class Normal:
+    """Independent normal prior with mean zero on every weight and bias.
+
+    Parameters
+    ----------
+    scale
+        The standard deviation, or ``"fan_in"``: 1 / sqrt(fan-in) of the layer, for its weights and its bias alike
+        (the scale of torch's initialisation; Neal, 1996, for the limit of wide layers).
+    """
+
+    scale: float | str = 1.0
+
+    def __post_init__(self) -> None:
+        number = isinstance(self.scale, int | float) and not isinstance(self.scale, bool)
+        if not (self.scale == "fan_in" or (number and math.isfinite(self.scale) and self.scale > 0)):
+            raise ValueError(f"scale is {self.scale!r}; it must be a positive number or 'fan_in'")
+
+    def scales(self, network: MLP) -> np.ndarray:
+        """Standard deviation of every weight of a particle, float64 [d]."""
+        scales = np.empty(network.num_params)
+        for p in network.parameters:
+            scales[p.begin : p.end] = p.fan_in**-0.5 if self.scale == "fan_in" else self.scale
+        return scales
+
+
+class DensityAndGrad(NamedTuple):
+    """Log density [P] in float64 and its gradient [P, d] in the particles' dtype."""
+
+    log_density: Any
+    grad: Any
+
+
+class Posterior:
+    """A Bayesian neural network: network, prior and likelihood.
+
+    Parameters
+    ----------
+    network
+        For instance ``MLP([784, 100, 10])``.
+    prior
+        ``Normal(scale)``.
+    likelihood
+        ``"categorical"``, ``"bernoulli"``, ``"gaussian"`` or ``Gaussian(noise=0.1)``.
+    precision
+        ``"highest"``: float32 arithmetic. ``"high"`` and ``"medium"`` allow less (the names are torch's); this version
+        computes them in float32 too, and ``precision_in_use`` says so.
+    backend
+        Forces one of ``backends.names()``; otherwise the best for the particles' device.
+    """
+
+    precision_in_use = "highest"
+
+    def __init__(
+        self,
+        network: MLP,
+        prior: Normal | None = None,
+        likelihood: str | Likelihood = "categorical",
+        precision: str = "highest",
+        backend: str | None = None,
+    ) -> None:
+        if precision not in PRECISIONS:
+            raise ValueError(f"precision is {precision!r}; it must be one of {', '.join(PRECISIONS)}")
+        self.network = network
+        self.prior = Normal(1.0) if prior is None else prior
+        if not isinstance(self.prior, Normal):
+            raise TypeError(f"prior is {prior!r}; this version knows Normal(scale)")
+        self.likelihood = as_likelihood(likelihood)
+        self.precision = precision
+        self.backend = backend
+        self.prior_scales = self.prior.scales(network)
+        self.prior_precision = (self.prior_scales**-2).astype(np.float32)
+        self._log_prior_constant = (
+            -float(np.log(self.prior_scales).sum()) - 0.5 * network.num_params * LOG_TWO_PI
+        )
+
+    def on(self, backend: str) -> Posterior:
+        """The same posterior, computed by another engine."""
+        return Posterior(self.network, self.prior, self.likelihood, self.precision, backend)
+
+    def __repr__(self) -> str:
+        return f"Posterior({self.network}, prior={self.prior}, likelihood={self.likelihood})"
+
+    def sample_prior(self, num_particles: int, seed: int = 0) -> np.ndarray:
+        """Particles drawn from the prior, float32 [P, d]; a pure function of the seed."""
+        shape = (num_particles, self.network.num_params)
+        noise = random.normal(shape, seed=seed, stream=random.Stream.PRIOR, backend=self.backend)
+        return noise * self.prior_scales.astype(np.float32)
+
+    def log_prior_from_energy(self, energy: np.ndarray) -> np.ndarray:
+        """Log prior density from ``sum(precision * theta**2) / 2``, which the leapfrog pass returns."""
+        return self._log_prior_constant - energy
+
+    def log_prior(self, particles: Any) -> Any:
+        """Log prior density of every particle, with its constant: float64 [P]."""
+        host, back = ops.read_particles(particles, self.network)
+        energy = 0.5 * np.einsum("pd,pd,d->p", host, host, self.prior_precision, dtype=np.float64)
+        return back(self.log_prior_from_energy(energy))
+
+    def log_likelihood(self, particles: Any, x: Any, y: Any) -> Any:
+        """Log-likelihood of every particle, summed over the batch.
+
+        Parameters
+        ----------
+        particles
+            [P, d], float32 (float64 with ``backend="reference"``).
+        x
+            [B, inputs], float32; other real dtypes are converted, which copies.
+        y
+            Integer [B] for the categorical likelihood, otherwise numbers [B] or [B, outputs].
+
+        Returns
+        -------
+        float64 [P]
+        """
+        return ops.log_likelihood(self.network, self.likelihood, particles, x, y, backend=self.backend)
+
+    def log_likelihood_and_grad(self, particles: Any, x: Any, y: Any) -> DensityAndGrad:
+        """Log-likelihood [P] in float64 and its gradient [P, d]; arguments as for ``log_likelihood``."""
+        return DensityAndGrad(
+            *ops.log_likelihood_and_grad(self.network, self.likelihood, particles, x, y, backend=self.backend)
+        )
+
+    def log_density_and_grad(
+        self, particles: Any, x: Any, y: Any, likelihood_scale: float = 1.0
+    ) -> DensityAndGrad:
+        """Log prior plus ``likelihood_scale`` times the log-likelihood, and the gradient of that sum."""
+        host, back = ops.read_particles(particles, self.network)
+        log_likelihood, grad = self.log_likelihood_and_grad(host, x, y)
+        log_density = self.log_prior(host) + likelihood_scale * log_likelihood
+        grad = likelihood_scale * grad - self.prior_precision * host
+        return DensityAndGrad(back(log_density), back(grad.astype(host.dtype, copy=False)))
+
+    def outputs(self, particles: Any, x: Any) -> Any:
+        """Network outputs of every particle (logits or means), [P, B, outputs]."""
+        return ops.network_outputs(self.network, particles, x, backend=self.backend)

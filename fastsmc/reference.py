@@ -1,0 +1,343 @@
+"""Every op in a few lines of NumPy: the truth that all other engines are tested against.
+
+The functions have the names and arguments of any engine (see `fastsmc.backends`): they write into arrays of the caller
+and return None, or the status ``(code, position)`` of the first value that cannot be accepted.
+"""
+
+import math
+
+import numpy as np
+
+Status = tuple[int, int] | None
+
+_LANES = 8
+_BLOCK = 16384
+
+
+def normalize_log_weights(
+    log_weights: np.ndarray, weights: np.ndarray, log_sum: np.ndarray, ess: np.ndarray
+) -> Status:
+    """Weights, log-sum and effective sample size of log weights [..., P]."""
+    rows = _rows(log_weights).astype(np.float64)
+    if status := _check_log_weights(rows):
+        return status
+    largest = rows.max(axis=1, keepdims=True)
+    w = exp64(rows - largest)
+    total, squares = _ordered_sum(w), _ordered_sum(w * w)
+    weights[...] = (w / total[:, None]).reshape(weights.shape)
+    log_sum[...] = (largest[:, 0] + np.log(total)).reshape(log_sum.shape)
+    ess[...] = (total * total / squares).reshape(ess.shape)
+    return None
+
+
+def exp64(x: np.ndarray) -> np.ndarray:
+    """exp(x) for x <= 0, to the bit as csrc/common/weight_exp.h defines it."""
+    magic = 6755399441055744.0  # 1.5 * 2^52
+    bounded = np.maximum(x, -708.0)
+    shifted = bounded * float.fromhex("0x1.71547652b82fep+0") + magic
+    n = shifted - magic
+    r = (bounded - n * float.fromhex("0x1.62e42feep-1")) - n * float.fromhex("0x1.a39ef35793c76p-33")
+    r2 = r * r
+    even, odd = (1 / math.factorial(k) for k in (12, 13))
+    for k in (10, 8, 6, 4, 2):
+        even = even * r2 + 1 / math.factorial(k)
+        odd = odd * r2 + 1 / math.factorial(k + 1)
+    y = 1.0 + (r + r2 * (even + r * odd))
+    return np.where(x < -708.0, 0.0, np.ldexp(y, n.astype(np.int32)))
+
+
+def resample(scheme: str, log: bool, weights: np.ndarray, u: np.ndarray, ancestors: np.ndarray) -> Status:
+    """Ancestors [..., M] by fixed-point scans: see csrc/common/fixed_scan.h."""
+    rows, samples = _rows(weights).astype(np.float64), ancestors.shape[-1]
+    uniforms = u.reshape(len(rows), -1).astype(np.float64)
+    status = (_check_log_weights if log else _check_weights)(rows) or _first(
+        5, ~((uniforms >= 0) & (uniforms < 1))
+    )
+    if status:
+        return status
+    for w, row_u, out in zip(rows, uniforms, _rows(ancestors), strict=True):
+        q = masses(exp64(w - w.max()) if log else w)
+        out[:] = _SCHEMES[scheme](q, (row_u * 2.0**53).astype(np.uint64), samples)
+    return None
+
+
+def masses(weights: np.ndarray) -> np.ndarray:
+    """Weights as 64-bit integers whose sum is at most a little above 2^62, and above 2^59."""
+    n = len(weights)
+    coarse = 62 - (n - 1).bit_length() - int(np.frexp(weights.max())[1])
+    bound = int(_quantise(weights, coarse).sum()) + n
+    return _quantise(weights, coarse + 62 - bound.bit_length())
+
+
+def _quantise(weights: np.ndarray, scale: int) -> np.ndarray:
+    """``weights * 2**scale``, rounded half up, from exact integers."""
+    fraction, exponent = np.frexp(weights)
+    mantissa = (fraction * 2.0**53).astype(np.uint64)
+    shift = exponent.astype(np.int64) - 53 + scale
+    left, right = (np.clip(s, 0, 63).astype(np.uint64) for s in (shift, -shift))
+    one = np.uint64(1)
+    return ((((mantissa << one) >> right) + one) >> one) << left
+
+
+def _comb(q: np.ndarray, bits: np.ndarray, samples: int) -> np.ndarray:
+    """Systematic with one number, stratified with one for each stratum."""
+    total = int(q.sum())
+    step, rest, m = np.uint64(total // samples), np.uint64(total % samples), np.uint64(samples)
+    j = np.arange(samples, dtype=np.uint64)
+    positions = j * step + (j * rest + _share(bits, total)) // m
+    return np.searchsorted(np.cumsum(q), positions, side="right")
+
+
+def _multinomial(q: np.ndarray, bits: np.ndarray, samples: int) -> np.ndarray:
+    return np.searchsorted(np.cumsum(q), np.sort(_share(bits, int(q.sum()))), side="right")
+
+
+def _residual(q: np.ndarray, bits: np.ndarray, samples: int) -> np.ndarray:
+    """Copies by the quotients of M q_i / T; the rest is drawn by the remainders, shifted so that their sum fits."""
+    total, products = int(q.sum()), q.astype(object) * samples
+    copies, remainders = products // total, products % total
+    copied = np.repeat(np.arange(len(q)), copies.astype(np.int64))
+    drawn = samples - len(copied)
+    if drawn == 0:
+        return copied
+    rest = (remainders >> drawn.bit_length()).astype(np.uint64)
+    return np.sort(np.concatenate([copied, _multinomial(rest, bits[:drawn], drawn)]))
+
+
+_SCHEMES = {"systematic": _comb, "stratified": _comb, "multinomial": _multinomial, "residual": _residual}
+
+
+def _share(bits: np.ndarray, total: int) -> np.ndarray:
+    """floor(u * total) from the 53 bits of u, by Python's integers."""
+    return ((bits.astype(object) * total) >> 53).astype(np.uint64)
+
+
+def offspring(ancestors: np.ndarray, counts: np.ndarray) -> Status:
+    """Count ancestors [..., M] into [..., P]."""
+    rows, particles = _rows(ancestors), counts.shape[-1]
+    if status := _check_ancestors(rows, particles):
+        return status
+    counts[...] = np.stack([np.bincount(a, minlength=particles) for a in rows]).reshape(counts.shape)
+    return None
+
+
+def permute_ancestors(ancestors: np.ndarray, permuted: np.ndarray) -> Status:
+    """Survivors to their own slots, further copies to the others, both in ascending order."""
+    rows, particles = _rows(ancestors), ancestors.shape[-1]
+    if status := _check_ancestors(rows, particles):
+        return status
+    for a, out in zip(rows, _rows(permuted), strict=True):
+        counts = np.bincount(a, minlength=particles)
+        slots = np.arange(particles)
+        out[:] = slots
+        out[counts == 0] = np.repeat(slots, np.maximum(counts - 1, 0))
+    return None
+
+
+def gather_particles(particles: np.ndarray, ancestors: np.ndarray, out: np.ndarray) -> Status:
+    """Rows of particles [P, ...] into out [M, ...], which may be the particles themselves."""
+    if status := _check_ancestors(ancestors, len(particles)):
+        return status
+    if np.may_share_memory(particles, out):
+        if particles.__array_interface__["data"] != out.__array_interface__["data"]:
+            return 9, 0
+        if len(ancestors) != len(particles):
+            return 8, 0
+        if status := _first(7, ancestors[ancestors] != ancestors):
+            return status
+    out[...] = particles[ancestors]
+    return None
+
+
+def _rows(array: np.ndarray) -> np.ndarray:
+    return array.reshape(-1, array.shape[-1])
+
+
+def _first(code: int, bad: np.ndarray) -> Status:
+    """Return the status of the first True entry."""
+    return (code, int(np.argmax(bad))) if bad.any() else None
+
+
+def _check_weights(rows: np.ndarray) -> Status:
+    empty = np.broadcast_to((rows == 0).all(axis=1, keepdims=True), rows.shape)
+    return _first(1, ~((rows >= 0) & (rows < np.inf))) or _first(2, empty)
+
+
+def _check_log_weights(rows: np.ndarray) -> Status:
+    empty = np.broadcast_to((rows == -np.inf).all(axis=1, keepdims=True), rows.shape)
+    return _first(3, ~(rows < np.inf)) or _first(4, empty)
+
+
+def _check_ancestors(rows: np.ndarray, particles: int) -> Status:
+    return _first(6, (rows < 0) | (rows >= particles))
+
+
+def _ordered_sum(values: np.ndarray) -> np.ndarray:
+    """Sum each row in the fixed order of all engines: 8 lanes through each block, then lanes, then blocks."""
+    rows, n = values.shape
+    blocks = -(-n // _BLOCK)
+    padded = np.zeros((rows, blocks * _BLOCK))
+    padded[:, :n] = values
+    lanes = padded.reshape(rows, blocks, -1, _LANES).cumsum(axis=2)[:, :, -1]
+    return lanes.cumsum(axis=2)[:, :, -1].cumsum(axis=1)[:, -1]
+
+
+def log_likelihood(
+    widths: tuple[int, ...],
+    activation: int,
+    likelihood: int,
+    noise: float,
+    particles: np.ndarray,
+    x: np.ndarray,
+    y: np.ndarray,
+    log_likelihood: np.ndarray,
+    grad: np.ndarray | None,
+) -> Status:
+    """Log-likelihood of every particle, and its gradient by the chain rule, one particle at a time."""
+    if likelihood == 0 and (status := _first(10, (y < 0) | (y >= widths[-1]))):
+        return status
+    for p, theta in enumerate(particles):
+        layers = _layers(widths, theta)
+        inputs, slopes, z = _forward(layers, activation, x)
+        log_likelihood[p], delta = _LOSSES[likelihood](z, y.astype(np.float64), noise)
+        if grad is None:
+            continue
+        gradients: list[np.ndarray] = []
+        for (weight, _), h, slope in zip(layers[::-1], inputs[::-1], [None, *slopes[::-1]], strict=True):
+            delta = delta if slope is None else delta * slope
+            gradients = [(delta.T @ h).ravel(), delta.sum(axis=0), *gradients]
+            delta = delta @ weight
+        grad[p] = np.concatenate(gradients)
+    return None
+
+
+def network_outputs(
+    widths: tuple[int, ...], activation: int, particles: np.ndarray, x: np.ndarray, outputs: np.ndarray
+) -> Status:
+    """Outputs [P, B, K] of every particle's network."""
+    for p, theta in enumerate(particles):
+        outputs[p] = _forward(_layers(widths, theta), activation, x)[2]
+
+
+def _layers(widths: tuple[int, ...], theta: np.ndarray) -> list[tuple[np.ndarray, np.ndarray]]:
+    layers, rest = [], theta.astype(np.float64)
+    for fan_in, fan_out in zip(widths, widths[1:], strict=False):
+        weight, bias, rest = np.split(rest, [fan_in * fan_out, (fan_in + 1) * fan_out])
+        layers.append((weight.reshape(fan_out, fan_in), bias))
+    return layers
+
+
+def _forward(layers: list, activation: int, x: np.ndarray) -> tuple[list, list, np.ndarray]:
+    """Inputs of every layer, slopes of every hidden layer, outputs."""
+    inputs, slopes = [x.astype(np.float64)], []
+    for weight, bias in layers[:-1]:
+        h, slope = _ACTIVATIONS[activation](inputs[-1] @ weight.T + bias)
+        inputs.append(h)
+        slopes.append(slope)
+    weight, bias = layers[-1]
+    return inputs, slopes, inputs[-1] @ weight.T + bias
+
+
+def _gelu(z: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    cdf = 0.5 * np.vectorize(math.erfc, otypes=[float])(-z / math.sqrt(2))
+    return z * cdf, cdf + z * np.exp(-z * z / 2) / math.sqrt(2 * math.pi)
+
+
+def _sigmoid(z: np.ndarray) -> np.ndarray:
+    return 0.5 * (1 + np.tanh(z / 2))
+
+
+# Value and slope, in the order of networks.ACTIVATIONS.
+_ACTIVATIONS = (
+    lambda z: (z, np.ones_like(z)),
+    lambda z: (np.maximum(z, 0), (z > 0).astype(float)),
+    lambda z: (np.tanh(z), 1 - np.tanh(z) ** 2),
+    _gelu,
+    lambda z: (z * _sigmoid(z), _sigmoid(z) * (1 + z * (1 - _sigmoid(z)))),
+)
+
+
+def _categorical(z: np.ndarray, y: np.ndarray, noise: float) -> tuple[float, np.ndarray]:
+    hit = np.eye(z.shape[1])[y.astype(np.int64)]
+    log_sum = np.logaddexp.reduce(z, axis=1, keepdims=True)
+    return float(np.sum(hit * (z - log_sum))), hit - np.exp(z - log_sum)
+
+
+def _bernoulli(z: np.ndarray, y: np.ndarray, noise: float) -> tuple[float, np.ndarray]:
+    return float(np.sum(y * z - np.logaddexp(0, z))), y - _sigmoid(z)
+
+
+def _gaussian(z: np.ndarray, y: np.ndarray, noise: float) -> tuple[float, np.ndarray]:
+    r = (y - z) / noise
+    return float(-0.5 * np.sum(r * r + math.log(2 * math.pi * noise**2))), r / noise
+
+
+# In the order of the likelihoods' codes.
+_LOSSES = (_categorical, _bernoulli, _gaussian)
+
+
+def leapfrog(
+    particles: np.ndarray,
+    momentum: np.ndarray,
+    grad: np.ndarray,
+    precision: np.ndarray,
+    out: np.ndarray,
+    energies: np.ndarray,
+    kick: float,
+    drift: float,
+    likelihood_scale: float,
+    refresh: bool,
+    persistence: float,
+    seed: int,
+    iteration: int,
+    stream: int,
+    first_slot: int,
+) -> Status:
+    """Refresh, kick, drift; energies [P, 3] as fastsmc.ops.leapfrog returns them."""
+    theta, v, lam = (a.astype(np.float64) for a in (particles, momentum, precision))
+    if refresh:
+        noise = np.empty(theta.shape)
+        normal(noise, seed, iteration, stream, first_slot)
+        v = persistence * v + math.sqrt(1 - persistence**2) * noise
+    energies[:, 0] = 0.5 * np.sum(v * v, axis=1)
+    v = v + kick * (likelihood_scale * grad - lam * theta)
+    energies[:, 1] = 0.5 * np.sum(v * v, axis=1)
+    theta = theta + drift * v
+    energies[:, 2] = 0.5 * np.sum(lam * theta * theta, axis=1)
+    momentum[...], out[...] = v, theta
+
+
+def philox(out: np.ndarray, seed: int, iteration: int, stream: int, first_slot: int) -> Status:
+    """Philox 4x32-10; number i of a slot is word i % 4 of block i // 4."""
+    slots, numbers = out.shape
+    mask = np.uint64(0xFFFFFFFF)
+    block, slot = np.meshgrid(np.arange(-(-numbers // 4)), np.arange(slots) + first_slot)
+    c0, c1 = block.astype(np.uint64), slot.astype(np.uint64) & mask
+    c2, c3 = (np.full_like(c0, v) for v in (iteration, stream))
+    low, high = seed & 0xFFFFFFFF, seed >> 32
+    for _ in range(10):
+        p0, p1 = c0 * np.uint64(0xD2511F53), c2 * np.uint64(0xCD9E8D57)
+        c0, c1 = (p1 >> np.uint64(32)) ^ c1 ^ np.uint64(low), p1 & mask
+        c2, c3 = (p0 >> np.uint64(32)) ^ c3 ^ np.uint64(high), p0 & mask
+        low, high = (low + 0x9E3779B9) & 0xFFFFFFFF, (high + 0xBB67AE85) & 0xFFFFFFFF
+    out[...] = np.stack([c0, c1, c2, c3], axis=-1).reshape(slots, -1)[:, :numbers]
+
+
+def uniform(out: np.ndarray, seed: int, iteration: int, stream: int, first_slot: int) -> Status:
+    """53 bits from each pair of words."""
+    slots, numbers = out.shape
+    words = np.empty((slots, 2 * numbers), np.uint32)
+    philox(words, seed, iteration, stream, first_slot)
+    high, low = words[:, ::2].astype(np.uint64), words[:, 1::2].astype(np.uint64)
+    out[...] = ((high << np.uint64(21)) ^ (low >> np.uint64(11))) * 2.0**-53
+
+
+def normal(out: np.ndarray, seed: int, iteration: int, stream: int, first_slot: int) -> Status:
+    """Box and Muller: the first word of a pair gives the radius, the second, as a signed number, the angle."""
+    slots, numbers = out.shape
+    words = np.empty((slots, numbers + numbers % 2), np.uint32)
+    philox(words, seed, iteration, stream, first_slot)
+    u = ((words[:, ::2] >> np.uint32(1)) + 0.5) * 2.0**-31
+    radius, angle = np.sqrt(-2 * np.log(u)), 2 * np.pi * words[:, 1::2].view(np.int32) * 2.0**-32
+    pairs = np.stack([radius * np.cos(angle), radius * np.sin(angle)], axis=-1)
+    out[...] = pairs.reshape(slots, -1)[:, :numbers]

@@ -1,0 +1,311 @@
+"""What a run leaves: particles, weights, evidence, history; predictions from them, and files."""
+
+from __future__ import annotations
+
+import json
+import os
+import time
+from collections.abc import Iterator, Mapping
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from fastsmc import arrays, metrics
+from fastsmc.annealing import Target
+from fastsmc.likelihoods import LIKELIHOODS
+from fastsmc.networks import MLP
+from fastsmc.posterior import Normal, Posterior
+
+if TYPE_CHECKING:
+    from fastsmc.cloud import Cloud
+
+FORMAT = 1
+"""Version of the file format."""
+
+
+class History(Mapping[str, np.ndarray]):
+    """One row an iteration; ``history["ess"]`` or ``history.ess`` is a column.
+
+    Columns: iteration, batch_size, likelihood_scale, temperature, ess (the smaller of after reweighting and after the
+    moves), resampled, distinct_ancestors (P where nothing was resampled), step_size, acceptance, energy_error (mean
+    absolute), log_evidence, data_passes (data points evaluated per particle / N, so far), seconds (so far),
+    non_finite (particles lost to a density that is not finite).
+    """
+
+    def __init__(self, columns: Mapping[str, Any] | None = None) -> None:
+        self._columns: dict[str, list] = {name: list(values) for name, values in (columns or {}).items()}
+
+    def append(self, **row: Any) -> None:
+        """Add an iteration."""
+        for name, value in row.items():
+            self._columns.setdefault(name, []).append(value)
+
+    def copy(self) -> History:
+        """A history that later iterations leave alone."""
+        return History(self._columns)
+
+    @property
+    def last(self) -> dict[str, Any]:
+        """The newest row."""
+        return {name: values[-1] for name, values in self._columns.items()}
+
+    def __getitem__(self, name: str) -> np.ndarray:
+        return np.asarray(self._columns[name])
+
+    def __getattr__(self, name: str) -> np.ndarray:
+        if name.startswith("_") or name not in self._columns:
+            raise AttributeError(name)
+        return self[name]
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self._columns)
+
+    def __len__(self) -> int:
+        """Number of iterations."""
+        return len(next(iter(self._columns.values()), ()))
+
+
+@dataclass
+class Result:
+    """Weighted particles of the posterior, or of the target that ``target`` names.
+
+    Attributes
+    ----------
+    particles
+        float32 [P, d], of the kind of the data that were given.
+    log_weights
+        float64 [P]; their exponentials sum to one.
+    target
+        The density that the particles represent.
+    num_data
+        Number of data points, N.
+    history
+        One row an iteration.
+    warnings
+        What a reader of the numbers must know, a sentence each.
+    """
+
+    particles: Any
+    log_weights: Any
+    posterior: Posterior
+    target: Target
+    num_data: int
+    history: History
+    warnings: list[str] = field(default_factory=list)
+
+    @classmethod
+    def of(cls, cloud: Cloud, target: Target, num_data: int, history: History, like: Any) -> Result:
+        """A state of the sampler, copied."""
+        back = arrays.read(like, "x")[1]
+        result = cls(
+            back(cloud.particles.copy()),
+            back(cloud.log_weights.copy()),
+            cloud.posterior,
+            target,
+            num_data,
+            history.copy(),
+        )
+        result.warnings = result._judge()
+        return result
+
+    def _judge(self) -> list[str]:
+        found, count = [], len(self.log_weights)
+        if not self.target.is_posterior(self.num_data):
+            t = self.target
+            found.append(
+                f"the particles represent {t.batch_size:,} of {self.num_data:,} data points at likelihood scale "
+                f"{t.likelihood_scale:.4g} and temperature {t.temperature:.4g}, not the full posterior"
+            )
+        collapsed = self.history["iteration"][self.history["distinct_ancestors"] == 1]
+        if count > 1 and len(collapsed):
+            found.append(
+                f"the particles collapsed to one ancestor at {len(collapsed)} of {len(self.history)} iterations, "
+                f"last at iteration {collapsed[-1]}; they are independent only as far as the moves since then made them"
+            )
+        lost = int(self.history["non_finite"].sum())
+        if lost:
+            found.append(f"{lost} particles had a density that was not finite and got weight zero")
+        return found
+
+    @property
+    def log_evidence(self) -> float | None:
+        """Estimate of log p(y | x); None where the particles do not represent the full posterior."""
+        return float(self.history["log_evidence"][-1]) if self.target.is_posterior(self.num_data) else None
+
+    @property
+    def weights(self) -> np.ndarray:
+        """float64 [P], summing to one."""
+        return np.exp(np.asarray(self.log_weights))
+
+    @property
+    def ess(self) -> float:
+        """Effective sample size of the weights."""
+        return float(1 / np.sum(self.weights**2))
+
+    def predict_proba(self, x: Any) -> Any:
+        """Posterior mean of the class probabilities, [n, C]; of the outputs' probabilities for Bernoulli."""
+        return self._predict(x, self.posterior.likelihood.probabilities)
+
+    def predict(self, x: Any) -> Any:
+        """The most probable class [n] (Bernoulli: 0 or 1), or the posterior mean of the outputs for regression."""
+        read, back = arrays.read(self._predict(x, self.posterior.likelihood.probabilities), "probabilities")
+        return back(self.posterior.likelihood.decide(read))
+
+    def _predict(self, x: Any, transform: Any) -> Any:
+        """Weighted mean over the particles of a function of the outputs, over blocks of rows that fit the cache."""
+        host, back = arrays.read(x, "x")
+        particles, weights = np.asarray(self.particles), self.weights
+        used = np.flatnonzero(weights > 0)
+        per_row = max(1, len(used) * self.posterior.network.num_outputs)
+        rows = max(1, 2**22 // per_row)
+        blocks = [
+            np.einsum(
+                "p,pbk->bk",
+                weights[used],
+                transform(self.posterior.outputs(particles[used], host[i : i + rows])),
+            )
+            for i in range(0, len(host), rows)
+        ]
+        return back(np.concatenate(blocks))
+
+    def evaluate(self, x: Any, y: Any) -> dict[str, float]:
+        """Accuracy, negative log-likelihood and expected calibration error; for regression rmse and nll."""
+        y = arrays.read(y, "y")[0]
+        if self.posterior.likelihood.name == "gaussian":
+            return self._evaluate_regression(x, y)
+        proba = np.asarray(self.predict_proba(x))
+        if self.posterior.likelihood.name == "bernoulli":
+            proba, y = np.stack([1 - proba.ravel(), proba.ravel()], axis=1), y.ravel().astype(np.int64)
+        return {
+            "accuracy": metrics.accuracy(proba, y),
+            "nll": metrics.negative_log_likelihood(proba, y),
+            "ece": metrics.expected_calibration_error(proba, y),
+        }
+
+    def _evaluate_regression(self, x: Any, y: np.ndarray) -> dict[str, float]:
+        noise = self.posterior.likelihood.noise
+        y = y.reshape(len(y), -1)
+
+        def log_density(outputs: np.ndarray) -> np.ndarray:
+            z = (y - outputs) / noise
+            per_sample = -0.5 * np.sum(
+                z * z + 2 * np.log(noise) + np.log(2 * np.pi), axis=-1, dtype=np.float64
+            )
+            return per_sample
+
+        outputs = np.asarray(self.posterior.outputs(np.asarray(self.particles), arrays.read(x, "x")[0]))
+        log_mean = np.logaddexp.reduce(np.asarray(self.log_weights)[:, None] + log_density(outputs), axis=0)
+        mean = np.einsum("p,pbk->bk", self.weights, outputs)
+        return {"rmse": metrics.rmse(mean, y), "nll": float(-np.mean(log_mean))}
+
+    def plot(self, path: str | Path) -> None:
+        """Draw the history: data schedule, ESS, distinct ancestors, step size and acceptance."""
+        from fastsmc import plotting
+
+        plotting.plot_history(self.history, path)
+
+    def save(self, path: str | Path) -> None:
+        """Write a safetensors file, as a whole or not at all."""
+        from safetensors.numpy import save
+
+        network = self.posterior.network
+        description = {
+            "format": FORMAT,
+            "network": {"kind": "MLP", "widths": network.widths, "activation": network.activation},
+            "prior": {"kind": "Normal", "scale": self.posterior.prior.scale},
+            "likelihood": {"kind": self.posterior.likelihood.name, **asdict(self.posterior.likelihood)},
+            "precision": self.posterior.precision,
+            "target": asdict(self.target),
+            "num_data": self.num_data,
+            "warnings": self.warnings,
+        }
+        tensors = {"particles": self.particles, "log_weights": self.log_weights}
+        tensors |= {f"history.{name}": self.history[name] for name in self.history}
+        content = save(
+            {name: np.ascontiguousarray(value) for name, value in tensors.items()},
+            metadata={"fastsmc": json.dumps(description)},
+        )
+        write_atomically(Path(path), content)
+
+
+def load(path: str | Path) -> Result:
+    """Read what `Result.save` wrote; arrays are NumPy's."""
+    from safetensors import SafetensorError, safe_open
+
+    try:
+        with safe_open(path, "numpy") as file:
+            description = json.loads((file.metadata() or {}).get("fastsmc", "null"))
+            tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
+    except (SafetensorError, json.JSONDecodeError) as error:
+        raise ValueError(f"{path} is not a whole safetensors file: {error}") from None
+    if not isinstance(description, dict):
+        raise ValueError(f"{path} was not written by fastsmc")
+    if description.get("format") != FORMAT:
+        raise ValueError(
+            f"{path} has format {description.get('format')!r}; this version of fastsmc reads format {FORMAT}"
+        )
+    network, likelihood = description["network"], dict(description["likelihood"])
+    posterior = Posterior(
+        MLP(network["widths"], network["activation"]),
+        Normal(description["prior"]["scale"]),
+        LIKELIHOODS[likelihood.pop("kind")](**likelihood),
+        description["precision"],
+    )
+    particles, log_weights = tensors["particles"], tensors["log_weights"]
+    if particles.ndim != 2 or particles.shape != (len(log_weights), posterior.network.num_params):
+        raise ValueError(
+            f"{path} holds particles of shape {particles.shape}, which do not fit its network and weights"
+        )
+    history = {
+        name.removeprefix("history."): values
+        for name, values in tensors.items()
+        if name.startswith("history.")
+    }
+    return Result(
+        particles,
+        log_weights,
+        posterior,
+        Target(**description["target"]),
+        description["num_data"],
+        History(history),
+        description["warnings"],
+    )
+
+
+class Checkpoint:
+    """Keeps the newest state of a run in a folder, at most every ``interval`` seconds and when the run ends."""
+
+    interval = 30.0
+
+    def __init__(self, folder: str | Path | None) -> None:
+        self._path = None if folder is None else Path(folder) / "last.safetensors"
+        self._next = 0.0
+        if self._path is not None:
+            self._path.parent.mkdir(parents=True, exist_ok=True)
+
+    def offer(self, result: Result) -> None:
+        """Save a state if it is time to."""
+        if self._path is not None and time.monotonic() >= self._next:
+            result.save(self._path)
+            self._next = time.monotonic() + self.interval
+
+    def close(self, result: Result | None) -> None:
+        """Save the last state."""
+        if self._path is not None and result is not None:
+            result.save(self._path)
+
+
+def write_atomically(path: Path, content: bytes) -> None:
+    """A temporary file beside ``path``, flushed to disk, then renamed: no reader ever sees half of it."""
+    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+    try:
+        with open(temporary, "wb") as file:
+            file.write(content)
+            file.flush()
+            os.fsync(file.fileno())
+        os.replace(temporary, path)
+    except BaseException:
+        temporary.unlink(missing_ok=True)
+        raise

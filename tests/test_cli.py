@@ -1,0 +1,174 @@
+import json
+import subprocess
+import sys
+
+import numpy as np
+import pytest
+
+from fastsmc import cli, demo, progress
+from fastsmc.result import History
+
+TINY = ["--particles", "4", "--iterations", "8", "--quiet"]
+ROW = {"ess": 31.25, "batch_size": 1437, "acceptance": 0.8}
+
+
+def fastsmc(*args):
+    return subprocess.run(
+        [sys.executable, "-m", "fastsmc", *map(str, args)], capture_output=True, text=True, timeout=300
+    )
+
+
+@pytest.fixture
+def blobs(tmp_path):
+    """Three well separated classes, learnt in a few iterations."""
+    rng = np.random.default_rng(0)
+    y = np.arange(240) % 3
+    path = tmp_path / "blobs.npz"
+    np.savez(path, x=rng.normal(size=(240, 2)) + 4 * np.array([[0, 1], [1, -1], [-1, -1]])[y], y=y)
+    return path
+
+
+@pytest.fixture
+def line(tmp_path):
+    """A regression with a named target in its first column."""
+    rng = np.random.default_rng(0)
+    x = rng.normal(size=(120, 2))
+    y = x @ [0.5, -0.25] + 0.1 * rng.normal(size=120)
+    path = tmp_path / "line.csv"
+    np.savetxt(path, np.c_[y, x], delimiter=",", header="height,a,b", comments="")
+    return path
+
+
+def test_demo_prints_a_table_and_writes_a_picture_and_figures(tmp_path):
+    pytest.importorskip("sklearn")
+    pytest.importorskip("matplotlib")
+    picture, figures = tmp_path / "d.png", tmp_path / "d.json"
+    done = fastsmc("demo", *TINY, "--out", picture, "--json", figures)
+    assert done.returncode == 0, done.stderr
+    for label in ("full batch", "data annealing", "smooth data annealing", "speed-up"):
+        assert label in done.stdout
+    assert picture.read_bytes().startswith(b"\x89PNG")
+    report = json.loads(figures.read_text())
+    assert [run["iterations"] for run in report["runs"]] == [8, 8, 8]
+    for run in report["runs"]:
+        assert 0 <= run["accuracy"] <= 1
+        assert run["accuracy"] == run["test_accuracy"][-1]
+        assert len(run["test_accuracy"]) == len(run["history"]["seconds"]) == 8
+        assert run["history"]["batch_size"][-1] == 1437
+    assert report["runs"][0]["speedup"] == 1
+    assert report["runs"][2]["data_passes"] < report["runs"][0]["data_passes"]
+
+
+def test_ctrl_c_keeps_what_there_is(tmp_path, monkeypatch, capsys):
+    pytest.importorskip("sklearn")
+    pytest.importorskip("matplotlib")
+    record = demo.Run.record
+
+    def interrupt(run, state, dataset):
+        record(run, state, dataset)
+        if run.scheme == "data" and len(run.accuracy) == 3:
+            raise KeyboardInterrupt
+
+    monkeypatch.setattr(demo.Run, "record", interrupt)
+    assert cli.main(["demo", *TINY, "--out", str(tmp_path / "d.png")]) == 130
+    out = capsys.readouterr().out
+    assert "warning: data annealing: interrupted after 3 of 8 iterations" in out
+    assert "full batch" in out
+    assert "smooth" not in out
+    assert (tmp_path / "d.png").exists()
+
+
+def test_train_a_classifier(blobs, tmp_path, capsys):
+    pytest.importorskip("matplotlib")
+    model, picture, figures = (tmp_path / name for name in ("m.safetensors", "r.png", "r.json"))
+    outputs = ["--out", model, "--plot", picture, "--json", figures]
+    args = ["train", blobs, "--hidden", 8, "--particles", 16, "--iterations", 30, "--quiet", *outputs]
+    assert cli.main([*map(str, args)]) == 0
+    assert "accuracy" in capsys.readouterr().out
+    assert picture.read_bytes().startswith(b"\x89PNG")
+    report = json.loads(figures.read_text())
+    assert report["test"]["accuracy"] > 0.9
+    assert len(report["history"]["ess"]) == 30
+
+    import fastsmc as fs
+
+    dataset = cli.data.load(blobs)
+    assert fs.load(model).evaluate(dataset.x_test, dataset.y_test) == pytest.approx(report["test"])
+
+
+def test_train_a_regression_without_hidden_layer(line, capsys, tmp_path):
+    figures = tmp_path / "r.json"
+    options = ["--likelihood", "gaussian", "--noise", "0.1", "--standardise", "--prior-scale", "1"]
+    sizes = ["--hidden", "--particles", "32", "--iterations", "30", "--quiet"]
+    args = ["train", str(line), "--target", "height", *options, *sizes, "--json", str(figures)]
+    assert cli.main(args) == 0
+    report = json.loads(figures.read_text())
+    assert report["test"]["rmse"] < 0.2
+    assert len(report["feature_mean"]) == 2
+    assert "rmse" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize("scheme", ["full", "data", "mini", "tempering"])
+@pytest.mark.parametrize("move", ["hmc", "mala", "langevin", "random-walk"])
+def test_every_scheme_takes_every_move(blobs, scheme, move):
+    assert cli.main(["train", str(blobs), "--scheme", scheme, "--move", move, *TINY]) == 0
+
+
+@pytest.mark.parametrize(
+    ("args", "code", "sentence"),
+    [
+        (["train", "nowhere"], 1, "data 'nowhere' is not a folder"),
+        (["train", "nowhere.npz"], 1, "nowhere.npz"),
+        (["demo", "--data", "mnist"], 1, "needs --data-dir"),
+        (["demo", "--particles", "0"], 2, "0 is not a positive whole number"),
+        (["demo", "--out", "no/such/folder/d.png"], 2, "the folder of no/such/folder/d.png does not exist"),
+        (["train", "digits", "--activation", "step"], 1, "step"),
+        (["nothing"], 2, "nothing"),
+        ([], 2, "command"),
+    ],
+)
+def test_errors_are_one_sentence_and_an_exit_code(args, code, sentence):
+    done = fastsmc(*args)
+    assert done.returncode == code
+    assert sentence in done.stderr
+    assert "Traceback" not in done.stderr
+    assert done.stdout == ""
+
+
+def test_doctor_names_every_backend_and_says_why_one_is_missing():
+    done = fastsmc("doctor")
+    assert done.returncode == 0, done.stderr
+    for word in ("fastsmc", "numpy", "torch", "reference", "cpu", "triton", "cuda", "instruction set"):
+        assert word in done.stdout
+
+
+def test_bench_outside_a_checkout_says_where_it_is(monkeypatch, tmp_path, capsys):
+    monkeypatch.setattr(cli, "__file__", str(tmp_path / "fastsmc" / "cli.py"))
+    assert cli.main(["bench"]) == 1
+    assert "make bench" in capsys.readouterr().err
+
+
+def test_time_to_accuracy_counts_only_what_lasts():
+    history = History({"seconds": [1.0, 2.0, 3.0, 4.0]})
+    run = demo.Run("full", result=type("Result", (), {"history": history}), accuracy=[0.9, 0.5, 0.8, 0.9])
+    assert run.time_to(0.5) == 1
+    assert run.time_to(0.8) == 3
+    assert np.isnan(run.time_to(0.95))
+
+
+def test_progress_is_silent_without_a_terminal(capsys):
+    with progress.Progress(3) as bar:
+        bar.update(ROW)
+    assert capsys.readouterr() == ("", "")
+
+
+def test_progress_shows_the_state_on_a_terminal(capsys, monkeypatch):
+    monkeypatch.setattr(sys.stderr, "isatty", lambda: True)
+    monkeypatch.setenv("TERM", "xterm")
+    monkeypatch.setenv("COLUMNS", "120")
+    with progress.Progress(3, description="smooth") as bar:
+        bar.update(ROW)
+    out, err = capsys.readouterr()
+    assert out == ""
+    for part in ("smooth", "1/3", "ESS 31.2", "batch 1,437", "acceptance 0.80"):
+        assert part in err
