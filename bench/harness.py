@@ -3,14 +3,17 @@
 from __future__ import annotations
 
 import csv
+import multiprocessing
 import os
 import platform
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
+from contextlib import ExitStack, suppress
 from dataclasses import asdict, dataclass, fields
 from datetime import datetime, timezone
 from functools import cache
 from importlib import metadata
+from multiprocessing.connection import Connection
 from pathlib import Path
 from statistics import median
 from typing import Any
@@ -21,7 +24,9 @@ from rich.table import Table
 
 OURS = "fastsmc"
 RESULTS = Path(__file__).parent / "results"
+PAUSE = 0.02  # seconds, in which the threads of the provider before go to sleep
 Call = Callable[[], Any]
+Prepare = Callable[..., Call]
 
 
 @dataclass(frozen=True)
@@ -89,7 +94,7 @@ class Bench:
         self.console = Console()
 
     def case(
-        self, name: str, providers: dict[str, Callable[[], Call]], agree: Callable[[Any, Any], None]
+        self, name: str, providers: Mapping[str, Prepare], args: tuple, agree: Callable[[Any, Any], None]
     ) -> None:
         """Measure one case.
 
@@ -98,28 +103,22 @@ class Bench:
         name
             What is measured, with its sizes.
         providers
-            For each a function that prepares it and returns the call to time; one whose import fails is left
-            out, and that is printed.
+            For each a module's function that takes `args` and returns the call to time. One whose import
+            fails is left out, and that is printed.
+        args
+            The problem, the same for all.
         agree
             Raises if a provider's result is not the same thing as ours.
         """
-        prepared = {
-            provider: self._prepare(prepare, provider, name) for provider, prepare in providers.items()
-        }
-        calls = {provider: call for provider, call in prepared.items() if call is not None}
-        truth = calls[OURS]()
-        for provider in calls.keys() - {OURS}:
-            agree(truth, calls[provider]())
-        self._record(name, time_in_turn(calls, self.effort))
-
-    def _prepare(self, prepare: Callable[[], Call], provider: str, case: str) -> Call | None:
-        try:
-            return prepare()
-        except ImportError as error:
-            if provider == OURS:
-                raise
-            self.console.print(f"{provider} is left out of {case}: {error}")
-            return None
+        with ExitStack() as stack:
+            workers = {
+                p: stack.enter_context(Worker(prepare, args, self.effort)) for p, prepare in providers.items()
+            }
+            for provider in [p for p, worker in workers.items() if worker.missing]:
+                self.console.print(f"{provider} is left out of {name}: {workers.pop(provider).missing}")
+            for provider in workers.keys() - {OURS}:
+                agree(workers[OURS].result, workers[provider].result)
+            self._record(name, time_in_turn(workers, self.effort))
 
     def _record(self, case: str, samples: dict[str, list[float]]) -> None:
         ours = median(samples[OURS])
@@ -148,27 +147,68 @@ class Bench:
         self.console.print(f"written: {path.relative_to(RESULTS.parent.parent)}")
 
 
-def time_in_turn(calls: dict[str, Call], effort: Effort) -> dict[str, list[float]]:
-    """Seconds per call, every provider once per round: a slow minute of the machine meets all of them."""
-    repeats = {provider: _repeats(call, effort.sample) for provider, call in calls.items()}
-    samples: dict[str, list[float]] = {provider: [] for provider in calls}
+class Worker:
+    """A provider in a process of its own: idle thread pools of one would spin on the cores of the next."""
+
+    def __init__(self, prepare: Prepare, args: tuple, effort: Effort) -> None:
+        context = multiprocessing.get_context("spawn")
+        self._pipe, theirs = context.Pipe()
+        self._process = context.Process(
+            target=_serve, args=(theirs, prepare, args, effort.sample), daemon=True
+        )
+        self._process.start()
+        theirs.close()
+        self.result = self._pipe.recv()
+        self.missing = self.result if isinstance(self.result, ImportError) else None
+
+    def sample(self) -> float:
+        """Seconds per call."""
+        self._pipe.send(True)
+        return self._pipe.recv()
+
+    def __enter__(self) -> Worker:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._pipe.close()
+        self._process.join()
+
+
+def _serve(pipe: Connection, prepare: Prepare, args: tuple, sample: float) -> None:
+    """Send the result, then answer every message with one timing, until the other end is closed."""
+    try:
+        call = prepare(*args)
+    except ImportError as error:
+        pipe.send(error)
+        return
+    pipe.send(_as_numpy(call()))
+    begin = time.perf_counter()
+    call()
+    repeats = max(1, round(sample / (time.perf_counter() - begin)))
+    with suppress(EOFError):
+        while pipe.recv():
+            call()  # the caches are the others' by now
+            begin = time.perf_counter()
+            for _ in range(repeats):
+                call()
+            pipe.send((time.perf_counter() - begin) / repeats)
+
+
+def _as_numpy(result: Any) -> Any:
+    return tuple(map(_as_numpy, result)) if isinstance(result, tuple | list) else np.asarray(result)
+
+
+def time_in_turn(workers: Mapping[str, Worker], effort: Effort) -> dict[str, list[float]]:
+    """Time every provider once per round: a slow minute of the machine meets all of them."""
+    samples: dict[str, list[float]] = {provider: [] for provider in workers}
     end = time.perf_counter() + effort.seconds
     for done in range(effort.rounds):
         if done >= 5 and time.perf_counter() > end:
             break
-        for provider, call in calls.items():
-            begin = time.perf_counter()
-            for _ in range(repeats[provider]):
-                call()
-            samples[provider].append((time.perf_counter() - begin) / repeats[provider])
+        for provider, worker in workers.items():
+            time.sleep(PAUSE)
+            samples[provider].append(worker.sample())
     return samples
-
-
-def _repeats(call: Call, sample: float) -> int:
-    call()  # warm up
-    begin = time.perf_counter()
-    call()
-    return max(1, round(sample / (time.perf_counter() - begin)))
 
 
 def _processor() -> str:

@@ -43,33 +43,6 @@ CASES = (
 )
 
 
-def run(effort: Effort, quick: bool) -> None:
-    """Measure all shapes."""
-    bench = Bench("mlp_gradient", effort)
-    for case in CASES[: 3 if quick else None]:
-        rng = np.random.default_rng(0)
-        x = rng.normal(size=(case.batch, case.widths[0])).astype(np.float32)
-        categorical = case.likelihood == "categorical"
-        y = rng.integers(0, case.widths[-1], case.batch) if categorical else rng.normal(size=case.batch)
-        y = y.astype(np.int64 if categorical else np.float32)
-        net = fs.MLP(case.widths)
-        scales = fs.Normal("fan_in").scales(net)
-        theta = (rng.normal(size=(case.particles, net.num_params)) * scales).astype(np.float32)
-        bench.case(str(case), providers(case, theta, x, y), agree)
-    if not quick:
-        bench.write()
-
-
-def providers(case: Case, theta: np.ndarray, x: np.ndarray, y: np.ndarray) -> dict:
-    """Every way to the same pair (log-likelihood [P], gradient [P, d])."""
-    return {
-        OURS: lambda: with_fastsmc(case, theta, x, y),
-        "jax.vmap (jit)": lambda: with_jax(case, theta, x, y),
-        "torch.func.vmap": lambda: with_torch_func(case, theta, x, y),
-        "torch baddbmm + autograd": lambda: with_torch_by_hand(case, theta, x, y),
-    }
-
-
 def with_fastsmc(case, theta, x, y):
     post = fs.Posterior(fs.MLP(case.widths), likelihood=case.likelihood)
     return lambda: post.log_likelihood_and_grad(theta, x, y)
@@ -147,6 +120,14 @@ def _torch_log_likelihood(h, y, case):
     return torch.log_softmax(h, -1).gather(-1, y[..., None]).sum(dim=(-2, -1))
 
 
+PROVIDERS = {
+    OURS: with_fastsmc,
+    "jax.vmap (jit)": with_jax,
+    "torch.func.vmap": with_torch_func,
+    "torch baddbmm + autograd": with_torch_by_hand,
+}
+
+
 def agree(ours, other) -> None:
     """Both parts agree to the precision of float32, measured against their largest entry."""
     value, grad = other
@@ -155,3 +136,20 @@ def agree(ours, other) -> None:
     for mine, theirs in zip(ours, (value, grad), strict=True):
         mine, theirs = np.asarray(mine, np.float64), np.asarray(theirs, np.float64)
         np.testing.assert_allclose(theirs, mine, rtol=1e-3, atol=1e-4 * np.abs(mine).max())
+
+
+def run(effort: Effort, quick: bool) -> None:
+    """Measure all shapes."""
+    bench = Bench("mlp_gradient", effort)
+    for case in CASES[: 3 if quick else None]:
+        rng = np.random.default_rng(0)
+        x = rng.normal(size=(case.batch, case.widths[0])).astype(np.float32)
+        categorical = case.likelihood == "categorical"
+        y = rng.integers(0, case.widths[-1], case.batch) if categorical else rng.normal(size=case.batch)
+        y = y.astype(np.int64 if categorical else np.float32)
+        net = fs.MLP(case.widths)
+        scales = fs.Normal("fan_in").scales(net)
+        theta = (rng.normal(size=(case.particles, net.num_params)) * scales).astype(np.float32)
+        bench.case(str(case), PROVIDERS, (case, theta, x, y), agree)
+    if not quick:
+        bench.write()

@@ -37,7 +37,7 @@ _PUBLIC = {
     "systematic": "ops",
 }
 
-__all__ = sorted(_PUBLIC)  # noqa: PLE0605
+__all__ = sorted(_PUBLIC)
 
 
 def __getattr__(name: str) -> Any:

@@ -1,8 +1,8 @@
 """Arrays of any library as NumPy views, and results back as the same kind.
 
-NumPy arrays and torch tensors in host memory are read in place, others through DLPack or the buffer protocol; what is
-not C-contiguous and aligned is copied. Torch is never imported here: a torch tensor can only come from a program that
-has done so already.
+NumPy arrays and torch tensors in host memory are read in place, others through DLPack or the buffer protocol;
+what is not C-contiguous and aligned is copied. Torch is never imported here: a torch tensor can only come
+from a program that has done so already.
 """
 
 import sys
@@ -16,6 +16,9 @@ from fastsmc import backends
 Back = Callable[[np.ndarray], Any]
 
 FLOATS = (np.dtype(np.float32), np.dtype(np.float64))
+
+LIMIT = 2**31
+"""Resampling takes fewer particles and samples than this."""
 
 
 def read(array: Any, name: str) -> tuple[np.ndarray, Back]:
@@ -35,43 +38,55 @@ def read(array: Any, name: str) -> tuple[np.ndarray, Back]:
     back : callable
         Makes an array of the given kind from a NumPy array.
     """
-    if type(array) is np.ndarray:
-        view, back = array, _same
-    elif (torch := sys.modules.get("torch")) is not None and isinstance(array, torch.Tensor):
-        view, back = _read_tensor(array, name, torch)
-    elif hasattr(array, "__dlpack__") and not isinstance(array, np.ndarray | np.generic):
-        view, back = _read_dlpack(array, name)
-    else:
-        view, back = np.asarray(array), _same
-    flags = view.flags
-    if not (flags.c_contiguous and flags.aligned):
-        view = np.array(view, order="C")
-    return view, back
+    view, back = _view(array, name)
+    return _contiguous(view), back
 
 
 def read_floats(array: Any, name: str) -> tuple[np.ndarray, Back]:
-    """As ``read``, for float32 and float64 arrays only."""
-    view, back = read(array, name)
+    """As ``read``, for rows of float32 or float64 only."""
+    view, back = _view(array, name)
     if view.dtype not in FLOATS:
         raise TypeError(f"{name} has dtype {_dtype(array, view)}; it must be float32 or float64")
-    return view, back
+    return _contiguous(_rows(view, name)), back
 
 
 def read_integers(array: Any, name: str) -> tuple[np.ndarray, Back]:
-    """As ``read``, for integer arrays of any width, as int64."""
-    view, back = read(array, name)
+    """As ``read``, for rows of integers of any width, as int64."""
+    view, back = _view(array, name)
     if view.dtype.kind not in "iu":
         raise TypeError(f"{name} has dtype {_dtype(array, view)}; it must be an integer type")
-    return view.astype(np.int64, copy=False), back
+    return _contiguous(_rows(view, name).astype(np.int64, copy=False)), back
 
 
 def read_output(array: Any, name: str) -> np.ndarray:
-    """View an array that is to be written; a copy would be lost, so its memory must be as the kernels need it."""
+    """View an array that is to be written: its own memory, since what is written to a copy is lost."""
     view, _ = read(array, name)
     if not view.flags.writeable:
         raise ValueError(f"{name} is read-only; it must be writeable")
     if not (isinstance(array, np.ndarray) and view is array) and not _in_place(array, view):
         raise ValueError(f"{name} is not a C-contiguous array; results cannot be written into it")
+    return view
+
+
+def _view(array: Any, name: str) -> tuple[np.ndarray, Back]:
+    if type(array) is np.ndarray:
+        return array, _same
+    if (torch := sys.modules.get("torch")) is not None and isinstance(array, torch.Tensor):
+        return _read_tensor(array, name, torch)
+    if hasattr(array, "__dlpack__") and not isinstance(array, np.ndarray | np.generic):
+        return _read_dlpack(array, name)
+    return np.asarray(array), _same
+
+
+def _contiguous(view: np.ndarray) -> np.ndarray:
+    flags = view.flags
+    return view if flags.c_contiguous and flags.aligned else np.array(view, order="C")
+
+
+def _rows(view: np.ndarray, name: str) -> np.ndarray:
+    """Refuse what is too long before anything copies it."""
+    if view.ndim and view.shape[-1] >= LIMIT:
+        raise ValueError(f"{name} has rows of {view.shape[-1]} entries; there must be fewer than 2^31")
     return view
 
 

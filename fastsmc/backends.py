@@ -1,7 +1,8 @@
 """Which engine serves the ops on which device, and why not another.
 
-An engine is a module with one function per op. Each takes C-contiguous arrays, writes its results into arrays that
-the caller allocated, and returns None or the status ``(code, position)`` of the first entry that it cannot accept.
+An engine is a module with one function per op. Each takes C-contiguous arrays, writes its results into arrays
+that the caller allocated, and returns None or the status ``(code, position)`` of the first entry that it
+cannot accept.
 """
 
 import os
@@ -67,7 +68,7 @@ def choose(backend: str | None = None, device: str = "cpu") -> ModuleType:
     Parameters
     ----------
     backend : str, optional
-        The name of a backend; without it ``FASTSMC_BACKEND`` decides, which is read once, and then the device.
+        The name of a backend; without it ``FASTSMC_BACKEND`` decides, read once, and then the device.
     device : str
         The type of device on which the arrays are.
 

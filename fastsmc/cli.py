@@ -206,16 +206,16 @@ def _doctor(args: argparse.Namespace) -> int:
     from fastsmc import backends
 
     for name, version in _versions().items():
-        print(f"{name:12}{version}")
-    print(f"{'processor':12}{platform.machine()}, {os.cpu_count()} cores, {_usable_cores()} usable here")
+        print(f"{name:13}{version}")
+    print(f"{'processor':13}{platform.machine()}, {os.cpu_count()} cores, {_usable_cores()} usable here")
     try:
         import torch
 
         devices = [torch.cuda.get_device_name(i) for i in range(torch.cuda.device_count())]
-        print(f"{'threads':12}{torch.get_num_threads()}")
-        print(f"{'devices':12}{', '.join(['cpu', *devices])}")
+        print(f"{'threads':13}{torch.get_num_threads()}")
+        print(f"{'devices':13}{', '.join(['cpu', *devices])}")
     except ImportError as error:
-        print(f"{'devices':12}cpu; torch cannot be imported: {error}")
+        print(f"{'devices':13}cpu; torch cannot be imported: {error}")
     grid = Table("backend", "device", "available", "")
     for row in backends.report():
         grid.add_row(row.name, row.device, "yes" if row.ok else "no", row.detail or row.reason)

@@ -35,6 +35,7 @@ class Preset:
     iterations: int
     start: int
     num_steps: int
+    prior_scale: float | str
 
 
 @dataclass(frozen=True)
@@ -61,10 +62,8 @@ def _mnist(folder: Path | None) -> Dataset:
 
 
 PRESETS = {
-    "digits": Preset(
-        lambda _: data.load_digits(), (32,), particles=64, iterations=60, start=100, num_steps=10
-    ),
-    "mnist": Preset(_mnist, (100,), particles=32, iterations=60, start=500, num_steps=10),
+    "digits": Preset(lambda _: data.load_digits(), (32,), 64, 60, start=100, num_steps=10, prior_scale=1.0),
+    "mnist": Preset(_mnist, (100,), 32, 60, start=500, num_steps=10, prior_scale="fan_in"),
 }
 
 
@@ -97,10 +96,9 @@ class Run:
         self.accuracy.append(metrics.accuracy(self.proba, dataset.y_test))
 
     def time_to(self, accuracy: float) -> float:
-        """Seconds until the test accuracy is at least `accuracy` for good; NaN if it never is."""
-        below = np.flatnonzero(np.asarray(self.accuracy) < accuracy)
-        first = below[-1] + 1 if len(below) else 0
-        return float(self.result.history["seconds"][first]) if first < len(self.accuracy) else math.nan
+        """Seconds until the test accuracy is first at least `accuracy`; NaN if it never is."""
+        reached = np.asarray(self.accuracy) >= accuracy
+        return float(self.result.history["seconds"][reached.argmax()]) if reached.any() else math.nan
 
 
 def states(smc: SMC, x: np.ndarray, y: np.ndarray, description: str, progress: bool) -> Iterator[Result]:
@@ -118,7 +116,7 @@ def run_scheme(scheme: str, dataset: Dataset, preset: Preset, seed: int = 0, pro
     run = Run(scheme)
     net = fs.MLP([dataset.x_train.shape[1], *preset.hidden, dataset.classes])
     smc = fs.SMC(
-        fs.Posterior(net, prior=fs.Normal("fan_in")),
+        fs.Posterior(net, prior=fs.Normal(preset.prior_scale)),
         num_particles=preset.particles,
         annealing=SCHEMES[scheme].make(fs, preset.start),
         move=fs.HMC(num_steps=preset.num_steps),

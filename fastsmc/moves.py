@@ -48,7 +48,7 @@ class Draw(NamedTuple):
         }
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class Move:
     """What all moves share: the step size, its adaptation, and acceptance by the L-kernel.
 
@@ -110,7 +110,7 @@ def acceptance_of(log_ratio: np.ndarray) -> float:
     return float(np.mean(np.exp(np.minimum(np.where(np.isnan(log_ratio), -np.inf, log_ratio), 0.0))))
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class RandomWalk(Move):
     """Metropolis random walk: ``theta' = theta + step_size * xi``. Needs no gradient."""
 

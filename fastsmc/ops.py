@@ -1,9 +1,10 @@
 """Every kernel as one plain function: check, allocate, dispatch. The only door to the kernels.
 
-Arrays may be NumPy arrays, torch tensors or anything that speaks DLPack; results come back as the same kind. Leading
-dimensions are a batch. ``backend`` forces an engine (see `fastsmc.backends`). Bad values raise ValueError, bad types
-TypeError, in one sentence each; the tests of values are part of the kernels' own passes. ``check=False`` will skip
-those that would wait for a device; on host arrays they cost nothing and are always made.
+Arrays may be NumPy arrays, torch tensors or anything that speaks DLPack; results come back as the same kind.
+Leading dimensions are a batch. ``backend`` forces an engine (see `fastsmc.backends`). Bad values raise
+ValueError, bad types TypeError, in one sentence each; the tests of values are part of the kernels' own
+passes. ``check=False`` skips those that would wait for a device; on host arrays they cost nothing and are
+always made.
 """
 
 import math
@@ -18,9 +19,6 @@ from fastsmc.likelihoods import Likelihood
 from fastsmc.networks import MLP
 
 Array = Any
-
-LIMIT = 2**31
-"""Resampling takes fewer particles and samples than this."""
 
 SCHEMES = {"systematic": False, "stratified": True, "multinomial": True, "residual": True}
 """The resampling schemes, and whether each sample has a uniform number of its own."""
@@ -265,8 +263,8 @@ def permute_ancestors(a: Array, *, backend: str | None = None, check: bool = Tru
     Returns
     -------
     ancestors : int64 array [..., P]
-        The same multiset, with ``a[i] == i`` for every i that occurs in it. The other slots, in ascending order,
-        take the remaining copies in ascending order.
+        The same multiset, with ``a[i] == i`` for every i that occurs in it. The other slots, in ascending
+        order, take the remaining copies in ascending order.
     """
     ancestors, back = arrays.read_integers(a, "a")
     _rows(ancestors, "a")
@@ -546,15 +544,13 @@ def _rows(values: np.ndarray, name: str) -> tuple[int, ...]:
     shape = values.shape
     if not shape or values.size == 0:
         raise ValueError(f"{name} has shape {shape}; it must have at least one dimension and one entry")
-    if shape[-1] >= LIMIT:
-        raise ValueError(f"{name} has rows of {shape[-1]} entries; there must be fewer than 2^31")
     return shape[:-1]
 
 
 def _count(value: int, name: str) -> int:
     if not hasattr(value, "__index__"):
         raise TypeError(f"{name} is {value!r}; it must be an integer")
-    if not 0 < value < LIMIT:
+    if not 0 < value < arrays.LIMIT:
         raise ValueError(f"{name} is {value}; it must be at least 1 and less than 2^31")
     return int(value)
 

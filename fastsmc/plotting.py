@@ -59,9 +59,7 @@ def plot_comparison(curves: Sequence[Curve], path: str | Path, title: str = "") 
     best = max(max(curve.accuracy) for curve in curves)
     accuracy.set(title="Test accuracy", xlabel="seconds", ylim=(max(0.0, best - 0.4), min(1.0, best + 0.02)))
     accuracy.legend(loc="lower right", frameon=False)
-    calibration.set(
-        title="Calibration (area: share of predictions)", xlim=(0, 1), ylim=(0, 1)
-    )
+    calibration.set(title="Calibration (area: share of predictions)", xlim=(0, 1), ylim=(0, 1))
     calibration.set(xlabel="confidence", ylabel="accuracy")
     figure.savefig(path)
 

@@ -1,7 +1,7 @@
 """Every op in a few lines of NumPy: the truth that all other engines are tested against.
 
-The functions have the names and arguments of any engine (see `fastsmc.backends`): they write into arrays of the caller
-and return None, or the status ``(code, position)`` of the first value that cannot be accepted.
+The functions have the names and arguments of any engine (see `fastsmc.backends`): they write into arrays of
+the caller and return None, or the status ``(code, position)`` of the first value that cannot be accepted.
 """
 
 import math
@@ -22,7 +22,8 @@ def normalize_log_weights(
     if status := _check_log_weights(rows):
         return status
     largest = rows.max(axis=1, keepdims=True)
-    w = exp64(rows - largest)
+    with np.errstate(over="ignore"):  # finite minus finite may be -inf: weight zero
+        w = exp64(rows - largest)
     total, squares = _ordered_sum(w), _ordered_sum(w * w)
     weights[...] = (w / total[:, None]).reshape(weights.shape)
     log_sum[...] = (largest[:, 0] + np.log(total)).reshape(log_sum.shape)
@@ -38,11 +39,14 @@ def exp64(x: np.ndarray) -> np.ndarray:
     n = shifted - magic
     r = (bounded - n * float.fromhex("0x1.62e42feep-1")) - n * float.fromhex("0x1.a39ef35793c76p-33")
     r2 = r * r
-    even, odd = (1 / math.factorial(k) for k in (12, 13))
-    for k in (10, 8, 6, 4, 2):
-        even = even * r2 + 1 / math.factorial(k)
-        odd = odd * r2 + 1 / math.factorial(k + 1)
-    y = 1.0 + (r + r2 * (even + r * odd))
+    r4 = r2 * r2
+    r8 = r4 * r4
+
+    def every_second(k: int) -> np.ndarray:
+        c = [1 / math.factorial(k + 2 * i) for i in range(6)]
+        return ((c[0] + r2 * c[1]) + r4 * (c[2] + r2 * c[3])) + r8 * (c[4] + r2 * c[5])
+
+    y = 1.0 + (r + r2 * (every_second(2) + r * every_second(3)))
     return np.where(x < -708.0, 0.0, np.ldexp(y, n.astype(np.int32)))
 
 
@@ -93,7 +97,7 @@ def _multinomial(q: np.ndarray, bits: np.ndarray, samples: int) -> np.ndarray:
 
 
 def _residual(q: np.ndarray, bits: np.ndarray, samples: int) -> np.ndarray:
-    """Copies by the quotients of M q_i / T; the rest is drawn by the remainders, shifted so that their sum fits."""
+    """Copies by the quotients of M q_i / T; the rest drawn by the remainders, shifted so that they fit."""
     total, products = int(q.sum()), q.astype(object) * samples
     copies, remainders = products // total, products % total
     copied = np.repeat(np.arange(len(q)), copies.astype(np.int64))

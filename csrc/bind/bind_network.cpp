@@ -42,8 +42,8 @@ void network_outputs(const std::vector<int64_t>& widths, int activation, const R
 
 // grad may be None. Returns None, or the status (10, row) of the first label out of range.
 py::object log_likelihood(const std::vector<int64_t>& widths, int activation, int likelihood, float noise,
-                       const Rows<float>& particles, const Strided& x, const py::array& y,
-                       Rows<double>& log_likelihood, const py::object& grad) {
+                          const Rows<float>& particles, const Strided& x, const py::array& y,
+                          Rows<double>& log_likelihood, const py::object& grad) {
   const MlpSpec spec{static_cast<int>(widths.size()) - 1, widths.data(), static_cast<Activation>(activation),
                      static_cast<Likelihood>(likelihood), noise};
   Batch batch = batch_of(x);

@@ -1,11 +1,14 @@
-// Resampling in 64-bit fixed point: exact, so any order of evaluation gives the same ancestors on every backend.
+// Resampling in 64-bit fixed point: exact, so any order of evaluation gives the same ancestors on every
+// backend.
 //
-//   masses     q_i = w_i 2^f rounded half up, f such that their sum T lies in [2^59, 2^62 + N/2]. f comes in two steps,
-//              both independent of order: a coarse scale from the largest weight and N, then the scale that the
-//              integer sum at the coarse scale allows. A weight below 2^-f-1 has mass zero and is never drawn.
-//   ancestors  the first i with C_i > p_j, C the inclusive prefix sums of q, for the positions p_j of the scheme
-//   offset     R(u) = floor(U T / 2^53), U = floor(u 2^53)
-//   comb       p_j = floor((j T + R_j) / M): systematic with one R, stratified with one per stratum
+//   masses     q_i = w_i 2^f rounded half up, f such that their sum T lies in [2^59, 2^62 + N/2]. f comes in
+//   two steps,
+//              both independent of order: a coarse scale from the largest weight and N, then the scale that
+//              the integer sum at the coarse scale allows. A weight below 2^-f-1 has mass zero and is never
+//              drawn.
+//   ancestors  the first i with C_i > p_j, C the inclusive prefix sums of q, for the positions p_j of the
+//   scheme offset     R(u) = floor(U T / 2^53), U = floor(u 2^53) comb       p_j = floor((j T + R_j) / M):
+//   systematic with one R, stratified with one per stratum
 //
 // N, M < 2^31, so every product below fits, or wraps where only its low 64 bits are wanted.
 // Header for host and device; no Python, no torch.
@@ -28,19 +31,23 @@ FASTSMC_HD static inline int bit_length(uint64_t x) {
   return bits + static_cast<int>(x);
 }
 
-// w 2^scale rounded half up, from the bits of float64 w >= 0: no product, so no overflow and no subnormal is lost.
-// S and U are 64-bit integers, or vectors of them.
-template <class S, class U>
+// Shifts that give zero where the distance is not in 0 .. 63, as the vector instructions do.
+struct Shift {
+  FASTSMC_HD static uint64_t left(uint64_t x, int64_t by) { return by < 0 || by > 63 ? 0 : x << by; }
+  FASTSMC_HD static uint64_t right(uint64_t x, int64_t by) { return by < 0 || by > 63 ? 0 : x >> by; }
+};
+
+// w 2^scale rounded half up, from the bits of float64 w >= 0: no product, so no overflow and no subnormal is
+// lost. S and U are 64-bit integers with their Shift, or vectors of them with theirs.
+template <class Shifts, class S, class U>
 FASTSMC_HD static inline U quantise(U bits, int scale) {
   constexpr uint64_t kImplicit = uint64_t{1} << 52;
-  const S field = bit_cast<S>(bits >> 52), lowest = S{} + 1, widest = S{} + 63;
-  const S exponent = field < lowest ? lowest : field;
-  const U fraction = bits & (kImplicit - 1);
-  const U mantissa = field < lowest ? fraction : fraction | kImplicit;
-  const S down = (S{} + (1075 - scale)) - exponent, up = -down;  // w 2^scale = mantissa 2^up
-  const S right = down < 0 ? S{} : down > widest ? widest : down;
-  const S left = up < 0 ? S{} : up > widest ? widest : up;
-  return ((((mantissa << 1) >> bit_cast<U>(right)) + 1) >> 1) << bit_cast<U>(left);
+  const U field = bits >> 52, fraction = bits & (kImplicit - 1);
+  const U mantissa = field == 0 ? fraction : fraction | kImplicit;
+  const S exponent = bit_cast<S>(field == 0 ? field + 1 : field);
+  const S up = exponent + (scale - 1075),
+          down = -up;  // w 2^scale = mantissa 2^up; one part is zero, or both are equal
+  return ((Shifts::right(mantissa << 1, down) + 1) >> 1) | Shifts::left(mantissa, up);
 }
 
 // The scale at which n weights of at most `largest` cannot sum to more than 2^62.
@@ -83,7 +90,8 @@ FASTSMC_HD static inline Share share(uint64_t total, int64_t samples) {
   return {total, samples, static_cast<double>(samples) / static_cast<double>(total)};
 }
 
-// Float64 gives the quotient to within one; the remainder, known to be small, is exact in wrapping 64-bit products.
+// Float64 gives the quotient to within one; the remainder, known to be small, is exact in wrapping 64-bit
+// products.
 FASTSMC_HD static inline Division divide(uint64_t c, const Share& s) {
   int64_t quotient = static_cast<int64_t>(static_cast<double>(c) * s.ratio);
   uint64_t remainder = c * static_cast<uint64_t>(s.samples) - static_cast<uint64_t>(quotient) * s.total;
@@ -97,7 +105,8 @@ FASTSMC_HD static inline Division divide(uint64_t c, const Share& s) {
   return {quotient, remainder};
 }
 
-// How many positions of a comb with one offset R lie below c: those of all j < c M / T, and the next if R reaches it.
+// How many positions of a comb with one offset R lie below c: those of all j < c M / T, and the next if R
+// reaches it.
 FASTSMC_HD static inline int64_t positions_below(uint64_t c, const Share& s, uint64_t offset_of_comb) {
   const Division d = divide(c, s);
   return d.quotient + (offset_of_comb < d.remainder);

@@ -9,13 +9,7 @@
 // Header for host and device; no Python, no torch.
 #pragma once
 
-#include <cstdint>
-
-#if defined(__CUDACC__)
-#define FASTSMC_HD __host__ __device__
-#else
-#define FASTSMC_HD
-#endif
+#include "common/host_device.h"
 
 namespace fastsmc::philox {
 

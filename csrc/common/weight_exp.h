@@ -1,10 +1,12 @@
-// The one exponential for weights: exp(x) for x <= 0 in float64, from products, sums and bit operations alone, so that
-// NumPy, every instruction set and every device give the same bits (compile without contraction to fma).
+// The one exponential for weights: exp(x) for x <= 0 in float64, from products, sums and bit operations
+// alone, so that NumPy, every instruction set and every device give the same bits (compile without
+// contraction to fma).
 //
-//   x = n ln 2 + r with |r| <= ln(2)/2;   exp(r) = 1 + r + r^2 (even(r^2) + r odd(r^2)), Taylor to r^13;   times 2^n
+//   x = n ln 2 + r with |r| <= ln(2)/2;   exp(r) = 1 + r + r^2 (even(r^2) + r odd(r^2)), Taylor to r^13;
+//   times 2^n
 //
-// Error below 1 ulp. Below -708 the result is 0: no weight is ever subnormal. Header for host and device; V is double
-// or a vector of them, U the unsigned integers of the same shape.
+// Error below 1.1 ulp. Below -708 the result is 0: no weight is ever subnormal. Header for host and device; V
+// is double or a vector of them, U the unsigned integers of the same shape.
 #pragma once
 
 #include "common/host_device.h"

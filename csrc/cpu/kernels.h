@@ -77,19 +77,25 @@ struct ExpSums {
   double total, squares;
 };
 
+struct MassScale {
+  bool log;
+  double shift;  // of log weights
+  int exponent;  // of the unit: masses are weights times 2^exponent
+};
+
 template <class T>
 struct WeightKernelsOf {
   // The largest entry; NaN where one is negative, infinite or NaN.
   double (*largest)(const T* weights, int64_t n);
   // The same of log weights; NaN where one is NaN or +inf.
   double (*largest_log)(const T* log_weights, int64_t n);
-  // exp(log weight - shift): their sums; divided by a number and rounded to T; or as they are.
+  // exp(log weight - shift): their sums; or divided by a number and rounded to T.
   ExpSums (*exp_sums)(const T* log_weights, int64_t n, double shift);
   void (*exp_divided)(const T* log_weights, int64_t n, double shift, double divisor, T* weights);
-  void (*exp_shifted)(const T* log_weights, int64_t n, double shift, double* weights);
-  // Fixed-point masses at a scale (common/fixed_scan.h): their sum; or each, with zeros up to a multiple of kGroup.
-  uint64_t (*sum_masses)(const T* weights, int64_t n, int scale);
-  void (*masses)(const T* weights, int64_t n, int scale, uint64_t* out);
+  // Fixed-point masses (common/fixed_scan.h) of weights, or of exp(log weight - shift): their sum; or each of
+  // them, with zeros up to a multiple of 8.
+  uint64_t (*sum_masses)(const T* weights, int64_t n, MassScale scale);
+  void (*masses)(const T* weights, int64_t n, MassScale scale, uint64_t* out);
 };
 
 struct WeightKernels {

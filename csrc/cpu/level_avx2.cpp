@@ -3,5 +3,7 @@
 #include "cpu/level.h"
 
 namespace fastsmc::cpu {
-const Kernels& kernels_avx2() { return avx2::table; }
+const Kernels& kernels_avx2() {
+  return avx2::table;
+}
 }  // namespace fastsmc::cpu

@@ -3,5 +3,7 @@
 #include "cpu/level.h"
 
 namespace fastsmc::cpu {
-const Kernels& kernels_avx512() { return avx512::table; }
+const Kernels& kernels_avx512() {
+  return avx512::table;
+}
 }  // namespace fastsmc::cpu

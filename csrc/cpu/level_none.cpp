@@ -3,5 +3,7 @@
 #include "cpu/level.h"
 
 namespace fastsmc::cpu {
-const Kernels& kernels_none() { return none::table; }
+const Kernels& kernels_none() {
+  return none::table;
+}
 }  // namespace fastsmc::cpu

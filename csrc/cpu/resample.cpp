@@ -1,14 +1,14 @@
-// Every scheme says how many of its samples have an ancestor of at most i: a function of the prefix sum of masses at i
-// (common/fixed_scan.h). Those cumulative counts are then written out as ancestors.
+// Every scheme says how many of its samples have an ancestor of at most i: a function of the prefix sum of
+// masses at i (common/fixed_scan.h). Those cumulative counts are then written out as ancestors.
 //
-// Four reads of the weights (largest, coarse sum, block sums at the fine scale, emission) and one write of the
-// ancestors; masses and counts live in chunks on the stack. Log weights are first exponentiated into a float64 copy.
-// Blocks of weights are independent once the sums of blocks are known, and write separate ranges of ancestors.
+// Four reads of the weights (largest, coarse sum, block sums at the fine scale, emission) and one write of
+// the ancestors; masses and counts live in chunks on the stack. Log weights are exponentiated again at each
+// read, which costs less than a copy in float64. Blocks of weights are independent once the sums of blocks
+// are known, and write separate ranges of ancestors.
 #include "cpu/resample.h"
 
 #include <algorithm>
 #include <cstring>
-#include <memory>
 #include <vector>
 
 #include "common/fixed_scan.h"
@@ -25,7 +25,7 @@ template <class T>
 struct Masses {
   const T* weights;
   int64_t n;
-  int scale;
+  MassScale scale;
   std::vector<uint64_t> before;
 
   int64_t blocks() const { return (n + kWeightBlock - 1) / kWeightBlock; }
@@ -56,8 +56,8 @@ void accumulate(std::vector<I>& values) {
 }
 
 template <class T>
-Masses<T> masses_of(const T* weights, int64_t n, double largest, bool parallel) {
-  Masses<T> masses{weights, n, fixed::coarse_scale(largest, n), {}};
+Masses<T> masses_of(const T* weights, bool log, double largest, int64_t n, bool parallel) {
+  Masses<T> masses{weights, n, {log, largest, fixed::coarse_scale(log ? 1. : largest, n)}, {}};
   masses.before.resize(static_cast<size_t>(masses.blocks()) + 1);
   const auto sum_blocks = [&] {
     for_each(masses.blocks(), parallel, [&](int64_t b) {
@@ -69,13 +69,13 @@ Masses<T> masses_of(const T* weights, int64_t n, double largest, bool parallel) 
     accumulate(masses.before);
   };
   sum_blocks();
-  masses.scale = fixed::fine_scale(masses.scale, masses.total(), n);
+  masses.scale.exponent = fixed::fine_scale(masses.scale.exponent, masses.total(), n);
   sum_blocks();
   return masses;
 }
 
-// Each scheme below has before(block), the number of samples with ancestors in earlier blocks, and
-// count(masses, block, done, n, below): given n masses of a block of which `done` are behind, the samples with
+// Each scheme below has before(block), the number of samples with ancestors in earlier blocks, and a cursor
+// that starts at a block, with which count() turns the next n masses into the number of samples with
 // ancestors up to each.
 struct Systematic {
   fixed::Share share;
@@ -108,19 +108,40 @@ struct Stratified {
   int64_t before(int64_t block) const { return positions_below(starts[static_cast<size_t>(block)]); }
   int64_t positions_below(uint64_t mass) const {
     const fixed::Division d = fixed::divide(mass, share);
-    return d.quotient + (d.remainder > 0 && fixed::offset(u[first_u + d.quotient], share.total) < d.remainder);
+    return d.quotient +
+           (d.remainder > 0 && fixed::offset(u[first_u + d.quotient], share.total) < d.remainder);
   }
   void count(Cursor& at, const uint64_t* masses, int64_t n, int64_t* below) const {
     for (int64_t i = 0; i < n; ++i) below[i] = positions_below(at.mass += masses[i]);
   }
 };
 
-// Positions in ascending order; where all are equally likely a priori, buckets make sorting linear.
+// The positions of independent draws in ascending order. They are uniform numbers, so equal buckets of about
+// 8 each make sorting linear; were they not, it would only be slower.
 std::vector<uint64_t> sorted_offsets(Uniforms u, int64_t first, int64_t m, uint64_t total) {
-  std::vector<uint64_t> positions(static_cast<size_t>(m));
-  for (int64_t j = 0; j < m; ++j) positions[static_cast<size_t>(j)] = fixed::offset(u[first + j], total);
-  std::sort(positions.begin(), positions.end());
-  return positions;
+  const int64_t buckets = m / 8 + 1;
+  const double ratio = static_cast<double>(buckets) / (static_cast<double>(total) + 1);
+  const auto bucket_of = [&](uint64_t position) {
+    return std::min(static_cast<size_t>(static_cast<double>(position) * ratio),
+                    static_cast<size_t>(buckets - 1));
+  };
+  std::vector<uint64_t> positions(static_cast<size_t>(m)), sorted(static_cast<size_t>(m));
+  std::vector<int64_t> begin(static_cast<size_t>(buckets) + 1);
+  for (int64_t j = 0; j < m; ++j) {
+    const uint64_t position = fixed::offset(u[first + j], total);
+    positions[static_cast<size_t>(j)] = position;
+    ++begin[bucket_of(position)];
+  }
+  accumulate(begin);
+  for (const uint64_t position : positions)
+    sorted[static_cast<size_t>(begin[bucket_of(position)]++)] = position;
+  int64_t from = 0;  // each begin has become the end of its bucket
+  for (int64_t b = 0; b < buckets; ++b) {
+    const int64_t to = begin[static_cast<size_t>(b)];
+    std::sort(sorted.begin() + from, sorted.begin() + to);
+    from = to;
+  }
+  return sorted;
 }
 
 struct Multinomial {
@@ -146,8 +167,8 @@ struct Multinomial {
   }
 };
 
-// floor(M q / T) copies of each; the remainders M q mod T are the masses of the draw. They sum to R T for R draws: a
-// shift by the bit length of R brings that below T.
+// floor(M q / T) copies of each; the remainders M q mod T are the masses of the draw. They sum to R T for R
+// draws: a shift by the bit length of R brings that below T.
 struct Residual {
   fixed::Share share;
   std::vector<int64_t> copies;   // before each block, and in all
@@ -197,9 +218,11 @@ struct Residual {
   }
 };
 
-// Writes each ancestor at its samples, from where the one before it ended. Four are stored at once, without a branch
-// on how many there are: what is too much is overwritten by the next, and `limit` keeps it inside this block's range.
-int64_t expand(int64_t ancestor, const int64_t* below, int64_t n, int64_t begin, int64_t limit, int64_t* out) {
+// Writes each ancestor at its samples, from where the one before it ended. Four are stored at once, without a
+// branch on how many there are: what is too much is overwritten by the next, and `limit` keeps it inside this
+// block's range.
+int64_t expand(int64_t ancestor, const int64_t* below, int64_t n, int64_t begin, int64_t limit,
+               int64_t* out) {
   for (int64_t i = 0; i < n; ++i, ++ancestor) {
     const int64_t end = below[i];
     if (begin + 4 <= limit) {
@@ -228,18 +251,18 @@ void emit(const Masses<T>& masses, const SchemeOf& scheme, bool parallel, int64_
 }
 
 template <class T>
-void resample_row(Scheme scheme, const T* weights, double largest, int64_t n, int64_t m, Uniforms u,
-                  int64_t first_u, bool parallel, int64_t* out) {
-  const Masses<T> masses = masses_of(weights, n, largest, parallel);
+void resample_row(Scheme scheme, const Masses<T>& masses, int64_t m, Uniforms u, int64_t first_u,
+                  bool parallel, int64_t* out) {
   const fixed::Share share = fixed::share(masses.total(), m);
   switch (scheme) {
     case Scheme::kSystematic:
-      return emit(masses, Systematic{share, fixed::offset(u[first_u], masses.total()), masses.before}, parallel,
-                  out);
+      return emit(masses, Systematic{share, fixed::offset(u[first_u], masses.total()), masses.before},
+                  parallel, out);
     case Scheme::kStratified:
       return emit(masses, Stratified{share, u, first_u, masses.before}, parallel, out);
     case Scheme::kMultinomial:
-      return emit(masses, Multinomial{sorted_offsets(u, first_u, m, masses.total()), masses.before}, parallel, out);
+      return emit(masses, Multinomial{sorted_offsets(u, first_u, m, masses.total()), masses.before}, parallel,
+                  out);
     case Scheme::kResidual:
       return emit(masses, Residual(masses, m, u, first_u, parallel), parallel, out);
   }
@@ -277,16 +300,7 @@ Status resample(Scheme scheme, bool log, int64_t rows, int64_t n, int64_t m, con
     }
     for (int64_t j = row * numbers; j < (row + 1) * numbers; ++j)
       if (!(u[j] >= 0 && u[j] < 1)) return {Fault::kUniform, j};
-    if (!log) {
-      resample_row(scheme, values, largest, n, m, u, row * numbers, parallel, out);
-      return {};
-    }
-    const std::unique_ptr<double[]> w(new double[static_cast<size_t>(n)]);
-    for_each((n + kWeightBlock - 1) / kWeightBlock, parallel, [&](int64_t b) {
-      const int64_t at = b * kWeightBlock;
-      weight_kernels_of<T>().exp_shifted(values + at, std::min(kWeightBlock, n - at), largest, w.get() + at);
-    });
-    resample_row(scheme, w.get(), 1., n, m, u, row * numbers, parallel, out);
+    resample_row(scheme, masses_of(values, log, largest, n, parallel), m, u, row * numbers, parallel, out);
     return {};
   });
 }
@@ -321,8 +335,8 @@ Status permute_ancestors(int64_t rows, int64_t n, const int64_t* ancestors, int6
   });
 }
 
-Status gather_particles(int64_t n, int64_t m, size_t row_bytes, const void* particles, const int64_t* ancestors,
-                        void* out) {
+Status gather_particles(int64_t n, int64_t m, size_t row_bytes, const void* particles,
+                        const int64_t* ancestors, void* out) {
   if (const Status status = check_ancestors(ancestors, m, n)) return status;
   const auto* from = static_cast<const char*>(particles);
   auto* to = static_cast<char*>(out);
@@ -331,10 +345,12 @@ Status gather_particles(int64_t n, int64_t m, size_t row_bytes, const void* part
     if (n != m) return {Fault::kNotSquare, 0};
     for (int64_t i = 0; i < n; ++i)
       if (ancestors[ancestors[i]] != ancestors[i]) return {Fault::kNotPermuted, i};
-  } else if (from < to + static_cast<size_t>(m) * row_bytes && to < from + static_cast<size_t>(n) * row_bytes) {
+  } else if (from < to + static_cast<size_t>(m) * row_bytes &&
+             to < from + static_cast<size_t>(n) * row_bytes) {
     return {Fault::kOverlap, 0};
   }
-  const int64_t rows = std::max<int64_t>(1, int64_t{1 << 16} / static_cast<int64_t>(row_bytes + 1));  // of a block
+  const int64_t rows =
+      std::max<int64_t>(1, int64_t{1 << 16} / static_cast<int64_t>(row_bytes + 1));  // of a block
   for_each((m + rows - 1) / rows, true, [&](int64_t b) {
     for (int64_t i = b * rows; i < std::min(m, (b + 1) * rows); ++i)
       if (!in_place || ancestors[i] != i)

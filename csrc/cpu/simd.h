@@ -96,7 +96,8 @@ static inline double sum_lanes(vfloat v) {
 static inline void multiply_wide(vuint a, uint32_t multiplier, vuint& high, vuint& low) {
 #if FASTSMC_VECTOR_BYTES == 64  // the maskz forms: GCC 12 warns of its own undefined operand in the others
   const __m512i m = _mm512_set1_epi32(static_cast<int>(multiplier)), v = (__m512i)a;
-  const __m512i even = _mm512_maskz_mul_epu32(0xFF, v, m), odd = _mm512_maskz_mul_epu32(0xFF, _mm512_maskz_srli_epi64(0xFF, v, 32), m);
+  const __m512i even = _mm512_maskz_mul_epu32(0xFF, v, m),
+                odd = _mm512_maskz_mul_epu32(0xFF, _mm512_maskz_srli_epi64(0xFF, v, 32), m);
   high = (vuint)_mm512_mask_blend_epi32(0xAAAA, _mm512_maskz_srli_epi64(0xFF, even, 32), odd);
   low = (vuint)_mm512_mask_blend_epi32(0xAAAA, even, _mm512_maskz_slli_epi64(0xFF, odd, 32));
 #elif FASTSMC_VECTOR_BYTES == 32

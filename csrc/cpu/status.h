@@ -26,8 +26,8 @@ struct Status {
   explicit operator bool() const { return fault != Fault::kNone; }
 };
 
-// Work on each row of n elements: rows side by side where there are many, else one after the other with each of them
-// spread over the threads. Returns the status of the first row that has one.
+// Work on each row of n elements: rows side by side where there are many, else one after the other with each
+// of them spread over the threads. Returns the status of the first row that has one.
 template <class Work>
 Status for_each_row(int64_t rows, int64_t n, const Work& work) {
   const bool large = rows * n >= kParallelFrom, many = n < kParallelFrom;

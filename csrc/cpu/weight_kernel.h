@@ -1,7 +1,8 @@
-// Weights: the largest, exponentials with their sums, fixed-point masses, and the comb of systematic resampling.
+// Weights: the largest, exponentials with their sums, fixed-point masses, and the comb of systematic
+// resampling.
 //
-// One read of the input each; arithmetic in float64 and 64-bit integers, in groups of 8 at every level, so that float
-// sums have the same order, and all results the same bits, at every level.
+// One read of the input each; arithmetic in float64 and 64-bit integers, in groups of 8 at every level, so
+// that float sums have the same order, and all results the same bits, at every level.
 #pragma once
 
 #include "common/fixed_scan.h"
@@ -18,8 +19,11 @@ constexpr int kParts = kGroup / kLanes64;  // vectors in a group
 
 typedef float vfloat_narrow __attribute__((vector_size(FASTSMC_VECTOR_BYTES / 2)));
 
-static inline vdouble load_doubles(const double* from) { return load<vdouble>(from); }
-// Written out, since GCC 12 converts a wide vector in halves through memory.
+static inline vdouble load_doubles(const double* from) {
+  return load<vdouble>(from);
+}
+// Written out, since GCC 12 converts a wide vector in halves through memory; the masked form, since the plain
+// one of its AVX-512 header draws a false warning.
 static inline vdouble load_doubles(const float* from) {
 #if FASTSMC_VECTOR_BYTES == 64
   return (vdouble)_mm512_maskz_cvtps_pd(0xFF, _mm256_loadu_ps(from));
@@ -29,10 +33,15 @@ static inline vdouble load_doubles(const float* from) {
   return __builtin_convertvector(load<vfloat_narrow>(from), vdouble);
 #endif
 }
-static inline void store_doubles(double* to, vdouble v) { store(to, v); }
-static inline void store_doubles(float* to, vdouble v) { store(to, __builtin_convertvector(v, vfloat_narrow)); }
+static inline void store_doubles(double* to, vdouble v) {
+  store(to, v);
+}
+static inline void store_doubles(float* to, vdouble v) {
+  store(to, __builtin_convertvector(v, vfloat_narrow));
+}
 
-// Calls work(values of a group, its first index, its size) for all of x, the last group filled up with `filler`.
+// Calls work(values of a group, its first index, its size) for all of x, the last group filled up with
+// `filler`.
 template <class T, class Work>
 static inline void for_groups(const T* x, int64_t n, T filler, const Work& work) {
   int64_t i = 0;
@@ -102,27 +111,48 @@ static void exp_divided(const T* log_weights, int64_t n, double shift, double di
   });
 }
 
-template <class T>
-static void exp_shifted(const T* log_weights, int64_t n, double shift, double* weights) {
-  for_groups(log_weights, n, T{0}, [&](const T* group, int64_t i, int64_t count) FASTSMC_INLINE {
-    double result[kGroup];
-    for (int p = 0; p < kParts; ++p)
-      store(result + p * kLanes64, exp64<vulong>(load_doubles(group + p * kLanes64) - shift));
-    memcpy(weights + i, result, static_cast<size_t>(count) * sizeof result[0]);
+struct VectorShift {
+#if FASTSMC_VECTOR_BYTES == 64
+  static vulong left(vulong x, vlong by) {
+    return (vulong)_mm512_maskz_sllv_epi64(0xFF, (__m512i)x, (__m512i)by);
+  }
+  static vulong right(vulong x, vlong by) {
+    return (vulong)_mm512_maskz_srlv_epi64(0xFF, (__m512i)x, (__m512i)by);
+  }
+#elif FASTSMC_VECTOR_BYTES == 32
+  static vulong left(vulong x, vlong by) { return (vulong)_mm256_sllv_epi64((__m256i)x, (__m256i)by); }
+  static vulong right(vulong x, vlong by) { return (vulong)_mm256_srlv_epi64((__m256i)x, (__m256i)by); }
+#else
+  static vulong left(vulong x, vlong by) {
+    for (int lane = 0; lane < kLanes64; ++lane) x[lane] = fixed::Shift::left(x[lane], by[lane]);
+    return x;
+  }
+  static vulong right(vulong x, vlong by) {
+    for (int lane = 0; lane < kLanes64; ++lane) x[lane] = fixed::Shift::right(x[lane], by[lane]);
+    return x;
+  }
+#endif
+};
+
+// Calls work(masses of part p, p, index of the group) for all weights. Adding +0 makes a negative zero
+// positive.
+template <bool kLog, class T, class Work>
+static inline void for_masses(const T* weights, int64_t n, const MassScale& scale, const Work& work) {
+  const T filler = kLog ? -static_cast<T>(__builtin_inf()) : T{0};
+  for_groups(weights, n, filler, [&](const T* group, int64_t i, int64_t) FASTSMC_INLINE {
+    for (int p = 0; p < kParts; ++p) {
+      const vdouble v = load_doubles(group + p * kLanes64);
+      const vdouble w = kLog ? exp64<vulong>(v - scale.shift) : v + 0.;
+      work(fixed::quantise<VectorShift, vlong>((vulong)w, scale.exponent), p, i);
+    }
   });
 }
 
-// Adding +0 makes a negative zero positive.
-static inline vulong masses_of(vdouble weights, int scale) {
-  return fixed::quantise<vlong>((vulong)(weights + 0.), scale);
-}
-
 template <class T>
-static uint64_t sum_masses(const T* weights, int64_t n, int scale) {
+static uint64_t sum_masses(const T* weights, int64_t n, MassScale scale) {
   vulong sums[kParts] = {};
-  for_groups(weights, n, T{0}, [&](const T* group, int64_t, int64_t) FASTSMC_INLINE {
-    for (int p = 0; p < kParts; ++p) sums[p] += masses_of(load_doubles(group + p * kLanes64), scale);
-  });
+  const auto add = [&](vulong q, int p, int64_t) FASTSMC_INLINE { sums[p] += q; };
+  scale.log ? for_masses<true>(weights, n, scale, add) : for_masses<false>(weights, n, scale, add);
   uint64_t sum = 0;
   for (int p = 0; p < kParts; ++p)
     for (int lane = 0; lane < kLanes64; ++lane) sum += sums[p][lane];
@@ -130,15 +160,13 @@ static uint64_t sum_masses(const T* weights, int64_t n, int scale) {
 }
 
 template <class T>
-static void masses(const T* weights, int64_t n, int scale, uint64_t* out) {
-  for_groups(weights, n, T{0}, [&](const T* group, int64_t i, int64_t) FASTSMC_INLINE {
-    for (int p = 0; p < kParts; ++p)
-      store(out + i + p * kLanes64, masses_of(load_doubles(group + p * kLanes64), scale));
-  });
+static void masses(const T* weights, int64_t n, MassScale scale, uint64_t* out) {
+  const auto keep = [&](vulong q, int p, int64_t i) FASTSMC_INLINE { store(out + i + p * kLanes64, q); };
+  scale.log ? for_masses<true>(weights, n, scale, keep) : for_masses<false>(weights, n, scale, keep);
 }
 
-// The number of teeth below c is ceil(c M / T - R / T). Float64 tells which integer that is, except where it comes
-// closer to one than its error of at most M 2^-47: such a chunk is counted again by exact division.
+// The number of teeth below c is ceil(c M / T - R / T). Float64 tells which integer that is, except where it
+// comes closer to one than its error of at most M 2^-47: such a chunk is counted again by exact division.
 static void comb(const fixed::Share& share, uint64_t offset, uint64_t start, int64_t n, uint64_t* masses,
                  int64_t* below) {
   for (int64_t i = 0; i < n; ++i) masses[i] = start += masses[i];
@@ -162,7 +190,7 @@ static void comb(const fixed::Share& share, uint64_t offset, uint64_t start, int
 
 template <class T>
 static constexpr WeightKernelsOf<T> kernels_of() {
-  return {largest<T, false>, largest<T, true>, exp_sums<T>, exp_divided<T>, exp_shifted<T>, sum_masses<T>, masses<T>};
+  return {largest<T, false>, largest<T, true>, exp_sums<T>, exp_divided<T>, sum_masses<T>, masses<T>};
 }
 
 static const WeightKernels weight_kernels = {kernels_of<float>(), kernels_of<double>(), comb};

@@ -1,6 +1,6 @@
-// Two reads and one write of the log weights beside the search for the largest: exponentials are cheaper to make
-// again than to store in float64. Sums go by 8 lanes through each block, then lanes, then blocks, always in this
-// order: the same bits for any number of threads and any instruction set.
+// Two reads and one write of the log weights beside the search for the largest: exponentials are cheaper to
+// make again than to store in float64. Sums go by 8 lanes through each block, then lanes, then blocks, always
+// in this order: the same bits for any number of threads and any instruction set.
 #include "cpu/weights.h"
 
 #include <cmath>
@@ -12,8 +12,12 @@
 namespace fastsmc::cpu {
 namespace {
 
-int64_t blocks_of(int64_t n) { return (n + kWeightBlock - 1) / kWeightBlock; }
-int64_t size_of_block(int64_t n, int64_t block) { return std::min(kWeightBlock, n - block * kWeightBlock); }
+int64_t blocks_of(int64_t n) {
+  return (n + kWeightBlock - 1) / kWeightBlock;
+}
+int64_t size_of_block(int64_t n, int64_t block) {
+  return std::min(kWeightBlock, n - block * kWeightBlock);
+}
 
 template <class T>
 Status normalize_row(int64_t n, const T* log_weights, T* weights, T* log_sum, T* ess, bool parallel) {

@@ -1,0 +1,39 @@
+"""The matrix of ops and backends: one fixture, and a line at the end that says what ran on what."""
+
+from collections import Counter
+
+import pytest
+
+from fastsmc import backends
+
+_ran: Counter[str] = Counter()
+_absent: dict[str, str] = {}
+
+
+def _present(name):
+    ok, reason = backends.BACKENDS[name].available()
+    if not ok:
+        _absent[name] = reason
+        pytest.skip(f"{name}: {reason}")
+    _ran[name] += 1
+    return name
+
+
+@pytest.fixture(params=backends.names())
+def backend(request):
+    """Each backend in turn; absent ones are skipped with their reason."""
+    return _present(request.param)
+
+
+@pytest.fixture(params=backends.names()[1:])
+def engine(request):
+    """Each backend but the reference, to be compared with it."""
+    return _present(request.param)
+
+
+def pytest_terminal_summary(terminalreporter):
+    states = {state.name: state.detail for state in backends.report()}
+    parts = [f"{n} on {name}" + (f" ({states[name]})" if states[name] else "") for name, n in _ran.items()]
+    parts += [f"none on {name} ({reason})" for name, reason in _absent.items()]
+    if parts:
+        terminalreporter.write_line("op tests: " + "; ".join(parts))
