@@ -43,7 +43,7 @@ class Target:
         return self.batch_size == num_data and self.power == 1.0
 
 
-PRIOR = Target(0, 0)
+PRIOR = Target(0, 0, temperature=0.0)
 
 
 class Annealing:

@@ -113,14 +113,14 @@ class Cloud:
             self.grad = np.add(self.grad, grad, out=grad) if nested else grad
 
     def reweight(self, increment: np.ndarray) -> tuple[float, int]:
-        """Multiply the weights by ``exp(increment)``; increments that are not finite give weight zero.
+        """Multiply the weights by ``exp(increment)``; a particle whose density is not finite gets weight zero.
 
         Returns the log of the mean increment under the old weights, which is the step of the evidence, and how many
-        particles were lost to a density that is not finite.
+        particles were lost.
         """
         log_weights = self.log_weights + increment
-        bad = ~(log_weights < np.inf)  # NaN and +inf
-        lost = bad | ~np.isfinite(self.log_prior + self.log_likelihood)
+        bad = ~(log_weights < np.inf) | ~np.isfinite(self.log_prior + self.log_likelihood)
+        lost = np.count_nonzero(bad & (self.log_weights > -np.inf))
         log_weights[bad] = -np.inf
         if np.all(np.isneginf(log_weights)):
             raise DegenerateError(
@@ -129,7 +129,7 @@ class Cloud:
             )
         _, log_sum, ess = ops.normalize_log_weights(log_weights)
         self.log_weights, self.ess = log_weights - log_sum, float(ess)
-        return float(log_sum), int(np.count_nonzero(lost))
+        return float(log_sum), lost
 
     def conditional_ess(self, increment: np.ndarray) -> float:
         """Conditional effective sample size of increments, as a fraction of one: (sum W v)^2 / sum W v^2."""

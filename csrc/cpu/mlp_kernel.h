@@ -31,10 +31,12 @@ constexpr int kRows = 6, kColumns = 2;
 constexpr int64_t kPanel = kColumns * kLanes;
 constexpr int64_t kTile = 128;
 constexpr int64_t kTilePanels = kTile / kPanel;
+constexpr int64_t kDepth = 128;  // terms in one chain of additions
 
 enum class Init { kZero, kRowBias, kAccumulate };
 
-// Operands of the micro-kernel. The sum runs over `batches` blocks of `depth` terms (batch-reduce form).
+// Operands of the micro-kernel. The sum runs over `batches` blocks of `depth` terms (batch-reduce form), of
+// which only one may be deeper than kDepth.
 struct Product {
   int64_t batches, depth;
   const float* a;
@@ -51,9 +53,8 @@ static void micro_kernel(const Product& p) {
   vfloat sum[Rows][kColumns];
   for (int r = 0; r < Rows; ++r)
     for (int v = 0; v < kColumns; ++v) {
-      if (Start == Init::kZero) sum[r][v] = vfloat{};
-      if (Start == Init::kRowBias) sum[r][v] = splat<vfloat>(p.bias[r]);
-      if (Start == Init::kAccumulate) sum[r][v] = load<vfloat>(p.c + r * p.c_row + v * kLanes);
+      sum[r][v] = Start == Init::kRowBias ? splat<vfloat>(p.bias[r]) : vfloat{};
+      if (Start == Init::kAccumulate) __builtin_prefetch(p.c + r * p.c_row + v * kLanes, 1);
     }
   const int64_t a_row = p.a_row, a_column = p.a_column;
   for (int64_t batch = 0; batch < p.batches; ++batch) {
@@ -72,7 +73,10 @@ static void micro_kernel(const Product& p) {
     }
   }
   for (int r = 0; r < Rows; ++r)
-    for (int v = 0; v < kColumns; ++v) store(p.c + r * p.c_row + v * kLanes, sum[r][v]);
+    for (int v = 0; v < kColumns; ++v) {
+      float* c = p.c + r * p.c_row + v * kLanes;
+      store(c, Start == Init::kAccumulate ? load<vfloat>(c) + sum[r][v] : sum[r][v]);
+    }
 }
 
 template <Init Start, int... Row>
@@ -87,12 +91,21 @@ template <Init Start>
 using MicroKernelTable = MicroKernels<Start, 0, 1, 2, 3, 4, 5>;
 #endif
 
-// All rows of C, kRows at a time.
+// All rows of C, kRows at a time, and of a deep product kDepth terms at a time: the rounding of a chain of
+// additions grows with its length.
 template <Init Start>
 static inline void multiply(Product p, int64_t rows) {
   for (int64_t r = 0; r < rows; r += kRows) {
     const int64_t count = rows - r < kRows ? rows - r : kRows;
-    MicroKernelTable<Start>::by_rows[count - 1](p);
+    Product part = p;
+    part.depth = p.depth < kDepth ? p.depth : kDepth;
+    MicroKernelTable<Start>::by_rows[count - 1](part);
+    for (int64_t k = kDepth; k < p.depth; k += kDepth) {
+      part.depth = p.depth - k < kDepth ? p.depth - k : kDepth;
+      part.a += kDepth * p.a_column;
+      part.b += kDepth * kPanel;
+      MicroKernelTable<Init::kAccumulate>::by_rows[count - 1](part);
+    }
     p.a += count * p.a_row;
     p.c += count * p.c_row;
     if (Start == Init::kRowBias) p.bias += count;

@@ -1,6 +1,7 @@
-// Elementary functions on float vectors. Errors are the largest seen against float64
-// (tests/test_vector_math.py holds them to that): exp, log, normal_cdf 2 ulp; tanh 3 ulp; sine and cosine
-// 1e-7 absolute.
+// Elementary functions on float vectors. Errors are the largest seen against float64, at every level
+// (tests/test_vector_math.py holds them to that): log 1 ulp; exp and softplus 2 ulp; tanh and sigmoid 3 ulp,
+// where the result is a normal number; sine and cosine 1e-7 absolute; normal cdf 2.2e-7 absolute, in the
+// lower half also 7 + z^2 / 2 ulp.
 #pragma once
 
 #include "cpu/simd.h"
@@ -44,6 +45,7 @@ static inline vfloat exp(vfloat x) {
 }
 
 // For positive normal x: x = 2^e m with m in [sqrt(1/2), sqrt(2)), log m = 2 artanh((m - 1) / (m + 1)).
+// NaN stays NaN.
 static inline vfloat log(vfloat x) {
   const vint offset = (vint)x - 0x3F3504F3;  // sqrt(1/2)
   const vint exponent = offset >> 23;
@@ -55,7 +57,8 @@ static inline vfloat log(vfloat x) {
   const vfloat half_square = f * f * .5f;
   const vfloat tail = s * (half_square + p * s2);  // log1p(f) = f - f^2/2 + s (f^2/2 + p s^2)
   const vfloat e = to_float(exponent);
-  return fma(e, 0.693359375f, (f - (half_square - (tail - e * 2.12194440e-4f))));
+  const vfloat y = fma(e, 0.693359375f, (f - (half_square - (tail - e * 2.12194440e-4f))));
+  return x != x ? x : y;
 }
 
 static inline vfloat tanh(vfloat x) {

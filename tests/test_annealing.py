@@ -1,0 +1,111 @@
+import numpy as np
+import pytest
+
+import fastsmc as fs
+from fastsmc.annealing import PRIOR, Target
+
+N, T = 1437, 60
+
+
+def schedule(scheme, iterations=T, num_data=N):
+    target, found = PRIOR, []
+    for iteration in range(iterations):
+        target = scheme.next_target(iteration, iterations, num_data, target, None)
+        found.append(target)
+    return found
+
+
+@pytest.mark.parametrize(
+    "scheme",
+    [
+        fs.FullBatch(),
+        fs.DataAnnealing(start=50),
+        fs.DataAnnealing(start=50, likelihood_scale="full"),
+        fs.DataAnnealing(sizes=[10, 20, 5000]),
+        fs.SmoothDataAnnealing(start=50),
+        fs.SmoothDataAnnealing(start=50, ramp="linear", likelihood_scale="full", full=0.0),
+        fs.SmoothDataAnnealing(start=10**6, ramp="cosine", full=1.0),
+        fs.LikelihoodTempering([0.1, 0.5, 1.0]),
+    ],
+)
+@pytest.mark.parametrize("iterations", [10, 60])
+def test_nested_batches_grow_and_end_on_the_posterior(scheme, iterations):
+    targets = schedule(scheme, iterations)
+    sizes = [t.batch_size for t in targets]
+    assert all(t.start == 0 for t in targets)
+    assert np.all(np.diff(sizes) >= 0) and sizes[0] >= 1
+    assert targets[-1].is_posterior(N)
+
+
+def test_data_annealing_doubles():
+    sizes = [t.batch_size for t in schedule(fs.DataAnnealing(start=100), 8, 1000)]
+    assert sizes == [100, 200, 400, 800, 1000, 1000, 1000, 1000]
+
+
+def test_the_leftover_iterations_go_to_the_last_step():
+    sizes = [t.batch_size for t in schedule(fs.DataAnnealing(sizes=[10, 30]), 8, 100)]
+    assert sizes == [10, 10, 30, 30, 100, 100, 100, 100]
+
+
+def test_a_geometric_ramp_has_equal_ratios():
+    sizes = np.array([t.batch_size for t in schedule(fs.SmoothDataAnnealing(start=10**4, full=0), 6, 10**9)])
+    np.testing.assert_allclose(sizes[1:] / sizes[:-1], 10.0, rtol=1e-4)
+
+
+def test_scaled_batches_weigh_as_much_as_all_the_data():
+    for t in schedule(fs.SmoothDataAnnealing(start=50, likelihood_scale="full")):
+        assert t.power * t.batch_size == pytest.approx(N)
+
+
+def test_mini_batches_are_consecutive_blocks_over_and_over():
+    targets = schedule(fs.MiniBatch(30, every=2), 10, 100)
+    assert [(t.start, t.stop) for t in targets[::2]] == [(0, 30), (30, 60), (60, 90), (0, 30), (30, 60)]
+    assert targets[::2] == targets[1::2]
+    assert targets[0].likelihood_scale == pytest.approx(100 / 30)
+    assert schedule(fs.MiniBatch(500), 1, 100) == [Target(0, 100, 1.0)]
+
+
+def test_adaptive_tempering_hits_its_conditional_ess():
+    rng = np.random.default_rng(0)
+    x, y = rng.normal(size=(200, 4)).astype(np.float32), rng.integers(0, 3, 200)
+    posterior = fs.Posterior(fs.MLP([4, 8, 3]))
+    smc = fs.SMC(posterior, 512, fs.LikelihoodTempering(ess=0.6), fs.HMC(3), 200, ess_threshold=1.0)
+    history = smc.run(x, y, progress=False).history
+    assert history.temperature[-1] == 1.0 and np.all(np.diff(history.temperature) > 0)
+    # resampled at every iteration, so that the ESS is the conditional one
+    np.testing.assert_allclose(history.ess[:-1] / 512, 0.6, atol=1e-6)
+    assert history.ess[-1] / 512 >= 0.6
+
+
+def test_an_adaptive_run_that_is_cut_short_says_which_target_it_holds():
+    rng = np.random.default_rng(0)
+    x, y = rng.normal(size=(200, 4)).astype(np.float32), rng.integers(0, 3, 200)
+    result = fs.SMC(fs.Posterior(fs.MLP([4, 8, 3])), 64, fs.LikelihoodTempering(), fs.HMC(3), 2).run(x, y)
+    assert result.log_evidence is None
+    assert "temperature" in result.warnings[0] and "not the full posterior" in result.warnings[0]
+
+
+@pytest.mark.parametrize(
+    ("make", "fragment"),
+    [
+        (lambda: fs.MiniBatch(0), "batch_size is 0; it must be at least 1"),
+        (lambda: fs.MiniBatch(5, every=0), "every is 0"),
+        (lambda: fs.MiniBatch(5, likelihood_scale="half"), "likelihood_scale is 'half'; it must be 'full'"),
+        (lambda: fs.DataAnnealing(start=0), "start is 0"),
+        (lambda: fs.DataAnnealing(start=float("nan")), "start is nan"),
+        (lambda: fs.DataAnnealing(factor=1.0), "factor is 1.0; it must be greater than 1"),
+        (lambda: fs.DataAnnealing(sizes=[]), "sizes is []"),
+        (lambda: fs.DataAnnealing(sizes=[5, 5]), "increasing"),
+        (lambda: fs.SmoothDataAnnealing(ramp="cubic"), "ramp is 'cubic'; it must be one of linear"),
+        (lambda: fs.SmoothDataAnnealing(full=2), "full is 2; it must lie between 0 and 1"),
+        (lambda: fs.LikelihoodTempering([0.5]), "increase from above 0 to exactly 1"),
+        (lambda: fs.LikelihoodTempering([0.5, 0.4, 1.0]), "increase"),
+        (lambda: fs.LikelihoodTempering(ess=1.0), "ess is 1.0"),
+        (lambda: schedule(fs.DataAnnealing(sizes=[1, 2, 3]), 2, 10), "num_iterations is 2; 4 steps"),
+        (lambda: schedule(fs.LikelihoodTempering([0.1, 0.5, 1.0]), 2), "3 temperatures need at least"),
+    ],
+)
+def test_what_cannot_be_is_refused_in_a_sentence(make, fragment):
+    with pytest.raises(ValueError, match=".") as error:
+        make()
+    assert fragment in str(error.value) and "\n" not in str(error.value)

@@ -1,0 +1,495 @@
+import hashlib
+import os
+import subprocess
+import sys
+
+import numpy as np
+import pytest
+
+import fastsmc as fs
+from fastsmc import backends, ops
+from fastsmc.likelihoods import LIKELIHOODS
+from fastsmc.networks import ACTIVATIONS
+
+torch = pytest.importorskip("torch")
+from torch.nn import functional  # noqa: E402
+
+EPS = np.finfo(np.float32).eps
+NAN, INF = np.nan, np.inf
+
+# widths, particles, samples. The engine's register tile is 6 or 12 rows of 8 to 32 samples, its tile 128
+# samples, its chunk 2^20 / inputs samples in whole tiles, from 128 to 16384.
+SHAPES = {
+    "odd widths, P and B multiples of nothing": ((13, 7, 5, 3), 5, 29),
+    "no hidden layer": ((6, 4), 3, 50),
+    "one particle": ((5, 4, 2), 1, 33),
+    "batch of one": ((5, 4, 3), 7, 1),
+    "one output": ((7, 5, 1), 3, 20),
+    "one of everything": ((1, 1, 1), 1, 1),
+    "widths over the register tile, with remainders": ((35, 40, 21, 3), 3, 67),
+    "whole register tiles": ((32, 24, 12), 2, 64),
+    "batch over the sample tile": ((20, 9, 2), 3, 300),
+    "the main job's network": ((784, 100, 10), 2, 20),
+    "the deepest network": ((4,) * 64, 2, 5),
+    "widths for one-hot features": ((4, 6, 3), 3, 40),
+    "chunks of one tile": ((9000, 2), 2, 300),
+    "chunks of the largest size": ((2, 3, 2), 2, 2 * 16384 + 5),
+}
+SMALL = [name for name, (widths, _, samples) in SHAPES.items() if max(widths) * samples < 5000]
+
+LOSSES = {
+    "categorical": lambda z, y, noise: -functional.cross_entropy(z, y, reduction="sum"),
+    "bernoulli": lambda z, y, noise: -functional.binary_cross_entropy_with_logits(z, y, reduction="sum"),
+    "gaussian": lambda z, y, noise: torch.distributions.Normal(z, noise).log_prob(y).sum(),
+}
+
+
+class Problem:
+    """A network with particles and a batch; every number is one of float32."""
+
+    def __init__(
+        self, shape="odd widths, P and B multiples of nothing", activation="tanh", kind="categorical"
+    ):
+        widths, particles, samples = SHAPES[shape]
+        rng = np.random.default_rng(sum(widths) + samples)
+        self.net = fs.MLP(widths, activation)
+        self.likelihood = fs.Gaussian(noise=0.3) if kind == "gaussian" else LIKELIHOODS[kind]()
+        scales = fs.Normal("fan_in").scales(self.net)
+        self.theta = (scales * rng.standard_normal((particles, len(scales)))).astype(np.float32)
+        self.x = rng.standard_normal((samples, widths[0]), np.float32)
+        self.y = {
+            "categorical": lambda: rng.integers(0, widths[-1], samples),
+            "bernoulli": lambda: rng.random((samples, widths[-1]), np.float32),
+            "gaussian": lambda: rng.standard_normal((samples, widths[-1]), np.float32),
+        }[kind]()
+
+    def value_and_grad(self, backend, dtype=np.float32):
+        theta = self.theta.astype(dtype)
+        return ops.log_likelihood_and_grad(self.net, self.likelihood, theta, self.x, self.y, backend=backend)
+
+    def value(self, backend):
+        return ops.log_likelihood(self.net, self.likelihood, self.theta, self.x, self.y, backend=backend)
+
+    def outputs(self, backend, dtype=np.float32):
+        return ops.network_outputs(self.net, self.theta.astype(dtype), self.x, backend=backend)
+
+    def truth(self):
+        return (*self.value_and_grad("reference", np.float64), self.outputs("reference", np.float64))
+
+    def by_torch(self, dtype=torch.float32):
+        """Value, gradient and outputs by torch's own layers, losses and autograd."""
+        module, results = self.net.to_torch().to(dtype), []
+        x, y = torch.from_numpy(self.x).to(dtype), torch.from_numpy(self.y)
+        y = y if y.dtype == torch.int64 else y.to(dtype)
+        for row in torch.from_numpy(self.theta).to(dtype):
+            row.requires_grad_()
+            z = torch.func.functional_call(module, self.net.unpack(row), (x,))
+            value = LOSSES[self.likelihood.name](z, y, self.likelihood.noise)
+            (grad,) = torch.autograd.grad(value, row)
+            results.append((value.item(), grad.numpy(), z.detach().numpy()))
+        return tuple(np.array(part) for part in zip(*results, strict=True))
+
+
+def as_exact_as(plain, ours, truth):
+    """Errors of each particle at most twice plain float32's, plus one rounding of the whole; 2-norm and largest."""
+    rows = [np.asarray(a, np.float64).reshape(1 if a.ndim == 1 else len(a), -1) for a in (ours, plain, truth)]
+    for order in (2, np.inf):
+        ours, plain, truth = (
+            np.linalg.norm(a, order, axis=1) for a in (rows[0] - rows[2], rows[1] - rows[2], rows[2])
+        )
+        assert np.all(ours <= 2 * plain + EPS * truth)
+
+
+every_activation = pytest.mark.parametrize("activation", ACTIVATIONS)
+every_likelihood = pytest.mark.parametrize("kind", LIKELIHOODS)
+every_shape = pytest.mark.parametrize("shape", SHAPES)
+
+
+@every_shape
+@every_activation
+@every_likelihood
+def test_engines_are_as_exact_as_torch(engine, shape, activation, kind):
+    problem = Problem(shape, activation, kind)
+    (value, grad), outputs = problem.value_and_grad(engine), problem.outputs(engine)
+    assert value.dtype == np.float64
+    assert grad.dtype == outputs.dtype == np.float32
+    for ours, truth, plain in zip((value, grad, outputs), problem.truth(), problem.by_torch(), strict=True):
+        assert ours.shape == truth.shape
+        as_exact_as(plain, ours, truth)
+    assert np.array_equal(problem.value(engine), value)
+
+
+@every_shape
+@every_activation
+@every_likelihood
+def test_the_reference_equals_autograd_in_float64(shape, activation, kind):
+    problem = Problem(shape, activation, kind)
+    for ours, truth in zip(problem.truth(), problem.by_torch(torch.float64), strict=True):
+        # sums of at most 40,000 terms, in float64
+        assert np.linalg.norm(ours - truth) <= 40_000 * 2.0**-53 * np.linalg.norm(truth)
+
+
+@pytest.mark.parametrize("shape", ["odd widths, P and B multiples of nothing", "no hidden layer"])
+@every_activation
+@every_likelihood
+def test_the_reference_gradient_equals_central_differences(shape, activation, kind):
+    problem = Problem(shape, activation, kind)
+    theta, h = problem.theta[:1].astype(np.float64), 1e-5
+    value, grad = problem.value_and_grad("reference", np.float64)
+
+    def slopes(step):
+        shifts = step * np.concatenate([np.eye(theta.size), -np.eye(theta.size)])
+        values = ops.log_likelihood(
+            problem.net, problem.likelihood, theta + shifts, problem.x, problem.y, backend="reference"
+        )
+        return (values[: theta.size] - values[theta.size :]) / (2 * step)
+
+    # the error is a third of the change from 2h to h, and the rounding of the values
+    truncation = np.abs(slopes(2 * h) - slopes(h))
+    rounding = len(problem.x) * 2.0**-52 * np.abs(value[0]) / h
+    assert np.all(np.abs(slopes(h) - grad[0]) <= truncation + rounding)
+
+
+@every_shape
+@every_likelihood
+def test_every_element_is_written(backend, shape, kind):
+    problem = Problem(shape, "gelu", kind)
+    engine, net, likelihood = backends.choose(backend), problem.net, problem.likelihood
+    value, grad = np.full(len(problem.theta), NAN), np.full_like(problem.theta, NAN)
+    targets = likelihood.targets(problem.y, net.num_outputs)
+    engine.log_likelihood(
+        net.widths, net.activation_code, likelihood.code, likelihood.noise,
+        problem.theta, problem.x, targets, value, grad,
+    )  # fmt: skip
+    assert all(map(np.array_equal, (value, grad), problem.value_and_grad(backend)))
+    outputs = np.full((*value.shape, len(problem.x), net.num_outputs), NAN, np.float32)
+    engine.network_outputs(net.widths, net.activation_code, problem.theta, problem.x, outputs)
+    assert np.array_equal(outputs, problem.outputs(backend))
+    assert np.isfinite(value).all()
+    assert np.isfinite(grad).all()
+    assert np.isfinite(outputs).all()
+
+
+@pytest.mark.parametrize("samples", [1, 3, 4, 5, 7, 8, 9, 15, 16, 17, 31, 32, 33, 63, 65, 127, 128, 129, 300])
+@pytest.mark.parametrize("activation", ["identity", "relu"])
+def test_whole_numbers_are_exact_in_every_lane(backend, samples, activation):
+    """Sums of small whole numbers have no rounding: no bit may differ, however the batch fills the panels."""
+    rng = np.random.default_rng(samples)
+    for widths in [(3, 2), (5, 3, 2), (35, 13, 2), (16, 24, 8), (33, 7, 6, 1)]:
+        net = fs.MLP(widths, activation)
+        theta, x, y = (
+            rng.integers(-1, 2, shape).astype(np.float32)
+            for shape in ((2, net.num_params), (samples, widths[0]), (samples, widths[-1]))
+        )
+        value, grad = ops.log_likelihood_and_grad(net, fs.Gaussian(), theta, x, y, backend=backend)
+        z = ops.network_outputs(net, theta, x, backend=backend)
+        exact = net.to_torch().double()
+        for p, row in enumerate(torch.from_numpy(theta).double()):
+            row.requires_grad_()
+            truth = torch.func.functional_call(exact, net.unpack(row), (torch.from_numpy(x).double(),))
+            squares = -0.5 * torch.square(torch.from_numpy(y) - truth).sum()
+            assert np.array_equal(z[p], truth.detach().numpy())
+            assert np.array_equal(grad[p], torch.autograd.grad(squares, row)[0].numpy())
+            constant = 0.5 * y.size * np.log(2 * np.pi)
+            assert value[p] == pytest.approx(squares.item() - constant, rel=1e-13)
+
+
+@every_likelihood
+def test_a_batch_is_the_sum_of_its_samples(engine, kind):
+    problem = Problem("odd widths, P and B multiples of nothing", "gelu", kind)
+    truth, plain = problem.truth(), problem.by_torch()
+    x, y, total, grads = problem.x, problem.y, 0.0, 0.0
+    for row in range(len(x)):
+        problem.x, problem.y = x[row : row + 1], y[row : row + 1]
+        value, grad = problem.value_and_grad(engine)
+        total, grads = total + value, grads + grad.astype(np.float64)
+    as_exact_as(plain[0], total, truth[0])
+    as_exact_as(plain[1], grads, truth[1])
+
+
+@every_activation
+@every_likelihood
+def test_activations_and_outputs_of_ten_thousand(engine, activation, kind):
+    problem = Problem("widths for one-hot features", activation, kind)
+    rng = np.random.default_rng(1)
+    for part, size in zip(problem.net.unpack(problem.theta).values(), (10_000, 0, 1, 0), strict=True):
+        part[...] = size * rng.choice([-1, -0.5, 0.5, 1], part.shape)
+    problem.x = np.eye(4, dtype=np.float32)[rng.integers(0, 4, 40)]  # so that no rounding precedes the loss
+    value, grad, outputs = truth = problem.truth()
+    assert 1e4 <= np.abs(outputs).max() <= 6e4 or activation == "tanh"
+    assert all(np.isfinite(part).all() for part in truth)
+    plain = problem.by_torch()
+    ours = problem.value_and_grad(engine)
+    as_exact_as(plain[0], ours[0], value)
+    as_exact_as(plain[1], ours[1], grad)
+
+
+@every_activation
+@every_likelihood
+def test_a_particle_that_is_not_a_number_harms_no_other(backend, activation, kind):
+    def results(name=None, element=0, poison=0.0):
+        problem = Problem(activation=activation, kind=kind)
+        if kind == "categorical":
+            problem.y[problem.y == 1] = 2  # a class that no label names must not hide its NaN
+        if name is not None:
+            problem.net.unpack(problem.theta)[name].reshape(len(problem.theta), -1)[2, element] = poison
+        with np.errstate(invalid="ignore", over="ignore"):
+            return (*problem.value_and_grad(backend), problem.outputs(backend))
+
+    clean, names, others = results(), [p.name for p in Problem().net.parameters], [0, 1, 3, 4]
+    # an infinite weight may leave a finite likelihood behind a saturated unit, an infinite output may not
+    places = [(name, element, NAN) for name in names for element in (0, 1, -1)]
+    places += [(names[-1], element, poison) for element in (0, 1, 2) for poison in (INF, 3e38)]
+    for place in places:
+        value, grad, outputs = results(*place)
+        if place[2] != 3e38:
+            assert not np.isfinite(value[2])
+            assert not np.isfinite(outputs[2]).all()
+        assert not np.isnan(place[2]) or not np.isfinite(grad[2]).all()
+        for dirty, pure in zip((value, grad, outputs), clean, strict=True):
+            assert np.array_equal(dirty[others], pure[others])
+
+
+@every_shape
+@every_likelihood
+def test_each_particle_alone_gives_the_same_bits(backend, shape, kind):
+    problem = Problem(shape, "silu", kind)
+    together, theta = (*problem.value_and_grad(backend), problem.outputs(backend)), problem.theta
+    again = (*problem.value_and_grad(backend), problem.outputs(backend))
+    assert all(map(np.array_equal, together, again))
+    for p in range(len(theta)):
+        problem.theta = theta[p : p + 1]
+        alone = (*problem.value_and_grad(backend), problem.outputs(backend))
+        assert all(np.array_equal(a[0], t[p]) for a, t in zip(alone, together, strict=True))
+
+
+EVERYTHING = """
+import sys
+sys.path.insert(0, {tests!r})
+from test_mlp import LIKELIHOODS, SHAPES, Problem, fingerprint
+print(fingerprint([Problem(s, "gelu", k) for s in SHAPES for k in LIKELIHOODS]))
+"""
+
+
+def fingerprint(problems):
+    digest = hashlib.sha256()
+    for problem in problems:
+        for part in (*problem.value_and_grad("cpu"), problem.outputs("cpu")):
+            digest.update(part)
+    return digest.hexdigest()
+
+
+def test_the_number_of_threads_changes_no_bit():
+    def run(threads):
+        done = subprocess.run(
+            [sys.executable, "-c", EVERYTHING.format(tests=os.path.dirname(__file__))],
+            env={**os.environ, "OMP_NUM_THREADS": threads},
+            capture_output=True,
+            text=True,
+            check=True,
+        )
+        return done.stdout
+
+    assert run("1") == run("2") == run("3")
+
+
+def same(problem, backend, theta=None, x=None, y=None):
+    """Whether other arrays of the same numbers give the same bits."""
+    arguments = [
+        mine if other is None else other
+        for mine, other in ((problem.theta, theta), (problem.x, x), (problem.y, y))
+    ]
+    plain = problem.value_and_grad(backend)
+    other = ops.log_likelihood_and_grad(problem.net, problem.likelihood, *arguments, backend=backend)
+    return all(map(np.array_equal, map(np.asarray, other), plain))
+
+
+def wide(array):
+    """The same numbers, of which no two are neighbours."""
+    padded = np.full([2 * n for n in array.shape], 99, array.dtype)
+    strided = padded[tuple(slice(None, None, 2) for _ in array.shape)]
+    strided[...] = array
+    strided.flags.writeable = False
+    return strided
+
+
+@every_likelihood
+def test_any_memory_is_read(backend, kind):
+    problem = Problem(kind=kind)
+    theta, x, y = problem.theta, problem.x, problem.y
+    assert same(problem, backend, wide(theta), wide(x), wide(y))
+    assert same(problem, backend, np.asfortranarray(theta), np.asfortranarray(x), y)
+    assert same(problem, backend, theta, x[::-1].copy()[::-1], y[::-1].copy()[::-1])
+    assert same(problem, backend, theta.tolist() and theta, x.tolist(), y.tolist())
+    assert problem.theta is theta
+
+
+def test_the_engine_itself_reads_strides():
+    """x is packed from any strides; ops copies first, so this is seen only here."""
+    problem, engine = Problem(), backends.choose("cpu")
+    expected = problem.value_and_grad("cpu")
+    for x in (wide(problem.x), np.asfortranarray(problem.x), problem.x[::-1, ::-1].copy()[::-1, ::-1]):
+        value, grad = np.empty(len(problem.theta)), np.empty_like(problem.theta)
+        net = problem.net
+        engine.log_likelihood(
+            net.widths, net.activation_code, 0, 1.0, problem.theta, x, problem.y, value, grad
+        )
+        assert all(map(np.array_equal, (value, grad), expected))
+
+
+def test_features_of_any_real_type(backend):
+    problem = Problem()
+    problem.x = np.round(4 * problem.x)
+    for dtype in (np.float64, np.float16, np.int64, np.int8):
+        assert same(problem, backend, x=problem.x.astype(dtype))
+    problem.x = np.abs(problem.x)
+    assert same(problem, backend, x=problem.x.astype(np.uint8))
+    problem.x = np.minimum(problem.x, 1)
+    assert same(problem, backend, x=problem.x.astype(bool))
+
+
+def test_labels_of_every_integer_type(backend):
+    problem = Problem()
+    for dtype in "bBhHiIlL":
+        assert same(problem, backend, y=problem.y.astype(dtype))
+
+
+def test_images_are_flattened(backend):
+    problem = Problem("the main job's network")
+    assert same(problem, backend, x=problem.x.reshape(-1, 28, 28))
+    outputs = ops.network_outputs(
+        problem.net, problem.theta, problem.x.reshape(-1, 1, 28, 28), backend=backend
+    )
+    assert np.array_equal(outputs, problem.outputs(backend))
+
+
+def test_one_output_takes_targets_without_a_column(backend):
+    for kind in ("bernoulli", "gaussian"):
+        problem = Problem("one output", kind=kind)
+        assert same(problem, backend, y=problem.y[:, 0])
+
+
+def test_torch_tensors_come_back_as_torch_tensors(backend):
+    problem = Problem()
+    theta, x, y = map(torch.from_numpy, (problem.theta, problem.x, problem.y))
+    theta.requires_grad_()
+    assert same(problem, backend, theta, x.T.contiguous().T, y)
+    post = fs.Posterior(problem.net, backend=backend)
+    results = (*post.log_likelihood_and_grad(theta, x, y), *post.log_density_and_grad(theta, x, y, 2.0))
+    results += post.log_likelihood(theta, x, y), post.log_prior(theta), post.outputs(theta, x)
+    assert all(type(part) is torch.Tensor for part in results)
+    assert [part.dtype for part in results[:4]] == [torch.float64, torch.float32] * 2
+    # what comes back is as the particles are, whatever the data are
+    assert type(post.log_likelihood(problem.theta, x, y)) is np.ndarray
+
+
+@pytest.mark.parametrize("scale", [0.7, "fan_in"])
+def test_the_log_density_is_the_prior_and_the_scaled_likelihood(backend, scale):
+    problem = Problem()
+    post = fs.Posterior(problem.net, fs.Normal(scale), backend=backend)
+    density, grad = post.log_density_and_grad(problem.theta, problem.x, problem.y, likelihood_scale=3.0)
+    value, slope = problem.value_and_grad("reference", np.float64)
+    theta = problem.theta.astype(np.float64)
+    scales = np.concatenate(
+        [
+            np.full(p.end - p.begin, p.fan_in**-0.5 if scale == "fan_in" else scale)
+            for p in post.network.parameters
+        ]
+    )
+    prior = -0.5 * np.sum((theta / scales) ** 2 + np.log(2 * np.pi * scales**2), axis=1)
+    truth = prior + 3 * value
+    likelihood, plain = problem.by_torch()[:2]
+    # torch's own error in the likelihood, and one rounding of each part
+    parts = np.abs(prior) + np.abs(3 * value)
+    assert np.all(np.abs(density - truth) <= 6 * np.abs(likelihood - value) + 2 * EPS * parts)
+    as_exact_as(
+        np.float32(3) * plain - (theta / scales**2).astype(np.float32), grad, 3 * slope - theta / scales**2
+    )
+    assert np.all(np.abs(post.log_prior(problem.theta) - prior) <= EPS * np.abs(prior))
+
+
+NET = fs.MLP([4, 5, 3])
+ONE = fs.MLP([4, 1])
+THETA = np.zeros((2, NET.num_params), np.float32)
+FLAT = np.zeros((2, ONE.num_params), np.float32)
+X = np.ones((3, 4), np.float32)
+Y = np.array([0, 1, 2])
+
+
+def categorical(b, theta=THETA, x=X, y=Y):
+    return fs.Posterior(NET, backend=b).log_likelihood_and_grad(theta, x, y)
+
+
+def bernoulli(b, y):
+    return fs.Posterior(ONE, likelihood="bernoulli", backend=b).log_likelihood(FLAT, X, y)
+
+
+def gaussian(b, y):
+    return fs.Posterior(ONE, likelihood="gaussian", backend=b).log_likelihood(FLAT, X, y)
+
+
+# (what is called, the exception, parts of its sentence)
+REFUSED = [
+    (lambda b: categorical(b, y=[0, 3, 1]), ValueError, "y[1] is 3; labels must lie in [0, 3)"),
+    (lambda b: categorical(b, y=[0, 1, -1]), ValueError, "y[2] is -1; labels must lie in [0, 3)"),
+    (lambda b: categorical(b, y=[2**62, 1, 0]), ValueError, "y[0] is 4611686018427387904; labels must"),
+    (lambda b: categorical(b, y=[2**32, 1, 0]), ValueError, "y[0] is 4294967296; labels must"),
+    (lambda b: categorical(b, y=[0.0, 1, 2]), TypeError, "y has dtype float64; the categorical likelihood needs"),
+    (lambda b: categorical(b, y=[True] * 3), TypeError, "y has dtype bool; the categorical likelihood needs"),
+    (lambda b: categorical(b, y=Y[:, None]), ValueError, "y has shape (3, 1); the categorical likelihood"),
+    (lambda b: categorical(b, y=1), ValueError, "y has shape (); the categorical likelihood"),
+    (lambda b: categorical(b, y=Y[:2]), ValueError, "y has 2 rows, but x has 3; they must agree"),
+    (lambda b: categorical(b, x=X[:, :3]), ValueError, "x has shape (3, 3); this network needs [B, 4]"),
+    (lambda b: categorical(b, x=X[0]), ValueError, "x has shape (4,); this network needs [B, 4]"),
+    (lambda b: categorical(b, x=X[:0], y=Y[:0]), ValueError, "x has shape (0, 4); this network needs"),
+    (lambda b: categorical(b, x=X.astype(complex)), TypeError, "x has dtype complex128; it must hold real"),
+    (lambda b: categorical(b, x=None), TypeError, "x has dtype object; it must hold real numbers"),
+    (lambda b: categorical(b, THETA[:, 1:]), ValueError, "particles has shape (2, 42); this network needs [P, 43]"),
+    (lambda b: categorical(b, THETA[0]), ValueError, "particles has shape (43,); this network needs [P, 43]"),
+    (lambda b: categorical(b, THETA[:0]), ValueError, "particles has shape (0, 43); this network needs"),
+    (lambda b: categorical(b, THETA.astype(int)), TypeError, "particles has dtype int64; it must be float32"),
+    (lambda b: fs.Posterior(NET, backend=b).outputs(THETA, X[:0]), ValueError, "x has shape (0, 4)"),
+    (lambda b: fs.Posterior(NET, backend=b).log_prior(THETA[:, 1:]), ValueError, "particles has shape (2, 42)"),
+    (lambda b: bernoulli(b, [0, 1.5, 1]), ValueError, "y[1, 0] is 1.5; the bernoulli likelihood needs numbers in"),
+    (lambda b: bernoulli(b, [0, 1, -1]), ValueError, "y[2, 0] is -1.0; the bernoulli likelihood needs"),
+    (lambda b: bernoulli(b, [NAN, 1, 1]), ValueError, "y[0, 0] is nan; the bernoulli likelihood needs"),
+    (lambda b: bernoulli(b, np.zeros((3, 2))), ValueError, "y has shape (3, 2); it must be [B] or [B, 1]"),
+    (lambda b: gaussian(b, ["a"] * 3), TypeError, "y has dtype <U1; the gaussian likelihood needs numbers"),
+    (lambda b: gaussian(b, 1.0), ValueError, "y has shape (); it must be [B] or [B, 1]"),
+    (lambda b: fs.MLP([4, 3], activation="sin"), ValueError, "activation is 'sin'; it must be one of identity, relu"),
+    (lambda b: fs.Posterior(NET, likelihood="poisson"), ValueError, "likelihood is 'poisson'; it must be one of"),
+    (lambda b: fs.Posterior(NET, precision="low"), ValueError, "precision is 'low'; it must be one of highest"),
+    (lambda b: fs.Posterior(NET, prior=1.0), TypeError, "prior is 1.0; this version knows Normal(scale)"),
+    *(
+        (lambda b, v=v: fs.Gaussian(noise=v), ValueError, f"noise is {v!r}; it must be a positive standard")
+        for v in (0, 0.0, -1.0, NAN, INF)
+    ),
+    *(
+        (lambda b, v=v: fs.Normal(scale=v), ValueError, f"scale is {v!r}; it must be a positive number or 'fan_in'")
+        for v in (0, -1.0, NAN, INF, True, "fan_out", None)
+    ),
+]  # fmt: skip
+
+
+@pytest.mark.parametrize(("call", "error", "sentence"), REFUSED, ids=range(len(REFUSED)))
+def test_refused_in_one_sentence(backend, call, error, sentence):
+    with pytest.raises(error) as raised:
+        call(backend)
+    assert sentence in str(raised.value)
+    assert "\n" not in str(raised.value)
+
+
+def test_float64_particles_are_for_the_reference_alone(engine):
+    for call in (categorical, lambda b, theta: fs.Posterior(NET, backend=b).outputs(theta, X)):
+        assert call("reference", THETA.astype(float))[0].dtype == np.float64
+        with pytest.raises(TypeError, match="particles has dtype float64; the engine computes in float32"):
+            call(engine, THETA.astype(float))
+
+
+def test_a_bad_label_is_found_wherever_it_stands(backend):
+    problem = Problem("chunks of the largest size")
+    for row in (0, 16384, len(problem.y) - 1):
+        y = problem.y.copy()
+        y[row] = 2
+        with pytest.raises(ValueError, match=rf"y\[{row}\] is 2; labels must lie in \[0, 2\)"):
+            ops.log_likelihood(problem.net, problem.likelihood, problem.theta, problem.x, y, backend=backend)

@@ -1,0 +1,208 @@
+import hashlib
+import os
+import subprocess
+import sys
+
+import numpy as np
+import pytest
+
+import fastsmc as fs
+
+RUN = """
+import hashlib, numpy as np, fastsmc as fs
+rng = np.random.default_rng(0)
+x, y = rng.normal(size=(300, 20)).astype(np.float32), rng.integers(0, 4, 300)
+r = fs.SMC(fs.Posterior(fs.MLP([20, 16, 4])), 33, fs.SmoothDataAnnealing(start=30), fs.HMC(4), 12, seed=5).run(x, y)
+print(hashlib.sha256(r.particles.tobytes() + r.log_weights.tobytes()).hexdigest(), repr(r.log_evidence))
+"""
+
+
+@pytest.fixture(scope="module")
+def problem():
+    rng = np.random.default_rng(1)
+    x = rng.normal(size=(200, 6)).astype(np.float32)
+    y = (x @ rng.normal(size=(6, 3))).argmax(axis=1)
+    return fs.Posterior(fs.MLP([6, 8, 3])), x, y
+
+
+def fingerprint(**environment):
+    done = subprocess.run(
+        [sys.executable, "-c", RUN],
+        env={**os.environ, **environment},
+        capture_output=True,
+        text=True,
+        check=True,
+    )
+    return done.stdout
+
+
+def test_the_same_bits_again_for_any_number_of_threads():
+    first = fingerprint(OMP_NUM_THREADS="1")
+    assert len(first) > 64
+    assert first == fingerprint(OMP_NUM_THREADS="1") == fingerprint(OMP_NUM_THREADS="2")
+    assert first == fingerprint(OMP_NUM_THREADS="3")
+
+
+def test_another_seed_is_another_run(problem):
+    posterior, x, y = problem
+    runs = [fs.SMC(posterior, 8, num_iterations=3, seed=s).run(x, y).particles for s in (0, 1, 2**63)]
+    assert not np.array_equal(runs[0], runs[1]) and not np.array_equal(runs[0], runs[2])
+
+
+@pytest.mark.parametrize(
+    "move",
+    [
+        fs.RandomWalk(),
+        fs.Langevin(),
+        fs.MALA(),
+        fs.HMC(5),
+        fs.HMC(5, adjusted=False, target_acceptance=0.95),
+        fs.HMC(2, num_moves=3),
+    ],
+)
+def test_steps_are_found_and_adapted_from_the_prior(problem, move):
+    posterior, x, y = problem
+    result = fs.SMC(posterior, 64, fs.SmoothDataAnnealing(start=20), move, 60).run(x, y)
+    late = result.history.acceptance[-20:]
+    assert abs(late.mean() - move.target_acceptance) < 0.12
+    assert np.all(np.isfinite(result.particles))
+    if not isinstance(move, fs.RandomWalk):
+        assert result.evaluate(x, y)["accuracy"] > 0.9
+
+
+def test_cached_likelihoods_and_gradients_are_those_of_the_particles(problem):
+    """Nested batches add up increments, resampling and rejection move them about: the sums must stay true."""
+    from fastsmc.cloud import Cloud
+
+    posterior, x, y = problem
+    checked = []
+
+    def check(self, *arguments, reweight=Cloud.reweight):
+        reweighted = reweight(self, *arguments)
+        checked.append(self)
+        return reweighted
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(Cloud, "reweight", check)
+        smc = fs.SMC(posterior, 16, fs.SmoothDataAnnealing(start=20), fs.HMC(3), 25, seed=2)
+        for state in smc.iterate(x, y):
+            cloud = checked[-1]
+            np.testing.assert_array_equal(cloud.particles, state.particles)
+            data = fs.cloud.Data(x, y, posterior, 2)
+            log_likelihood, grad = posterior.log_likelihood_and_grad(
+                cloud.particles, *data.batch(state.target)
+            )
+            np.testing.assert_allclose(cloud.log_likelihood, log_likelihood, rtol=1e-5)
+            np.testing.assert_allclose(cloud.grad, grad, rtol=0, atol=1e-4 * np.abs(grad).max())
+            np.testing.assert_allclose(cloud.log_prior, posterior.log_prior(cloud.particles), rtol=1e-5)
+
+
+def test_history_adds_up(problem):
+    posterior, x, y = problem
+    result = fs.SMC(posterior, 16, fs.FullBatch(), fs.HMC(4, step_size=0.01), 5).run(x, y)
+    h = result.history
+    assert len(h) == 5 and list(h.iteration) == [0, 1, 2, 3, 4]
+    np.testing.assert_allclose(h.data_passes, 1 + 4 * np.arange(1, 6))
+    assert np.all(np.diff(h.seconds) > 0)
+    assert h.log_evidence[-1] == result.log_evidence
+    np.testing.assert_array_equal(h.distinct_ancestors[~h.resampled], 16)
+    assert np.all((h.ess >= 1) & (h.ess <= 16 + 1e-9))
+
+
+def test_new_points_alone_are_evaluated_to_reweight(problem):
+    posterior, x, y = problem
+    result = fs.SMC(posterior, 8, fs.DataAnnealing(sizes=[50, 200]), fs.HMC(1, step_size=0.01), 2).run(x, y)
+    np.testing.assert_allclose(result.history.data_passes, [(50 + 50) / 200, (50 + 50 + 150 + 200) / 200])
+
+
+def test_a_particle_without_a_finite_density_gets_weight_zero_and_is_counted(problem, monkeypatch):
+    posterior, x, y = problem
+    draw = posterior.sample_prior
+
+    def poisoned(num_particles, seed):
+        particles = draw(num_particles, seed)
+        particles[3, 5], particles[7, 0] = np.nan, np.inf
+        return particles
+
+    monkeypatch.setattr(posterior, "sample_prior", poisoned)
+    smc = fs.SMC(posterior, 16, fs.FullBatch(), fs.HMC(2), 3, ess_threshold=0.0)
+    states = list(smc.iterate(x, y))
+    assert [state.history.last["non_finite"] for state in states] == [2, 0, 0]
+    assert np.all(states[-1].weights[[3, 7]] == 0) and np.isclose(states[-1].weights.sum(), 1)
+    assert any("2 particles" in warning for warning in states[-1].warnings)
+    resampled = fs.SMC(posterior, 16, fs.FullBatch(), fs.HMC(2), 3, ess_threshold=1.0).run(x, y)
+    assert np.all(np.isfinite(resampled.particles))
+
+
+def test_all_particles_without_a_finite_density_end_the_run_with_the_last_good_state(problem):
+    """An unadjusted move with a huge step loses every particle at the second iteration."""
+    posterior, x, y = problem
+
+    class Diverging(fs.HMC):
+        def __call__(self, cloud, data, target, step_size, draw):
+            return super().__call__(cloud, data, target, 1e30 if draw.iteration else 0.01, draw)
+
+    smc = fs.SMC(posterior, 8, fs.FullBatch(), Diverging(2, step_size=0.01, adjusted=False), 3)
+    with pytest.raises(fs.DegenerateError, match="all 8 particles") as error:
+        smc.run(x, y)
+    good = error.value.result
+    assert len(good.history) == 1 and np.all(np.isfinite(good.particles))
+
+
+def test_a_collapsed_run_says_so(problem):
+    posterior, x, y = problem
+    result = fs.SMC(posterior, 8, fs.FullBatch(), fs.HMC(2), 2).run(
+        np.repeat(x, 20, axis=0), np.repeat(y, 20)
+    )
+    assert result.history.distinct_ancestors[0] == 1
+    assert any("collapsed to one ancestor" in warning for warning in result.warnings)
+
+
+def test_states_are_left_alone_by_later_iterations(problem):
+    posterior, x, y = problem
+    states, copies = [], []
+    for state in fs.SMC(posterior, 8, num_iterations=6).iterate(x, y):
+        states.append(state)
+        copies.append((state.particles.copy(), state.log_weights.copy(), len(state.history)))
+    for state, (particles, log_weights, rows) in zip(states, copies, strict=True):
+        np.testing.assert_array_equal(state.particles, particles)
+        np.testing.assert_array_equal(state.log_weights, log_weights)
+        assert len(state.history) == rows
+
+
+def test_any_backend_serves_the_sampler(problem):
+    """The reference, in float64 arithmetic, and the engine go the same way for a few steps."""
+    posterior, x, y = problem
+    runs = [
+        fs.SMC(posterior, 8, fs.DataAnnealing(start=50), fs.HMC(2, step_size=0.01), 3, backend=b).run(x, y)
+        for b in ("cpu", "reference")
+    ]
+    np.testing.assert_allclose(runs[0].particles, runs[1].particles, atol=1e-4)
+    assert runs[0].log_evidence == pytest.approx(runs[1].log_evidence, abs=1e-2)
+
+
+@pytest.mark.parametrize(
+    ("options", "fragment"),
+    [
+        ({"num_particles": 0}, "num_particles is 0; it must be at least 1"),
+        ({"num_iterations": 0}, "num_iterations is 0"),
+        ({"resampling": "best"}, "resampling is 'best'; it must be one of systematic"),
+        ({"ess_threshold": 1.5}, "ess_threshold is 1.5"),
+        ({"device": "cuda"}, "device is 'cuda'"),
+        ({"seed": -1}, "seed is -1"),
+        ({"backend": "tpu"}, "backend is 'tpu'"),
+        ({"move": lambda: fs.HMC(0)}, "num_steps is 0"),
+        ({"move": lambda: fs.HMC(step_size=-1)}, "step_size is -1"),
+        ({"move": lambda: fs.MALA(target_acceptance=1.0)}, "target_acceptance is 1.0"),
+        ({"move": lambda: fs.Langevin(num_moves=0)}, "num_moves is 0"),
+    ],
+)
+def test_what_cannot_be_is_refused_in_a_sentence(problem, options, fragment):
+    posterior, x, y = problem
+    with pytest.raises(ValueError, match=".") as error:
+        fs.SMC(posterior, **{k: v() if callable(v) else v for k, v in options.items()}).run(x, y)
+    assert fragment in str(error.value) and "\n" not in str(error.value)
+
+
+def test_fingerprints_are_of_the_run():
+    assert hashlib.sha256(b"").hexdigest() not in fingerprint(OMP_NUM_THREADS="2")
