@@ -10,9 +10,7 @@ BENCHES = {"resampling": resampling.run, "mlp_gradient": mlp_gradient.run}
 
 def main() -> None:
     """Parse the options and run."""
-    parser = argparse.ArgumentParser(
-        "bench", description="Microbenchmarks against peers, measured in the same run."
-    )
+    parser = argparse.ArgumentParser("bench", description="Microbenchmarks against peers, measured in the same run.")
     parser.add_argument("--quick", action="store_true", help="smaller sizes, fewer repeats, nothing written")
     parser.add_argument("--only", choices=BENCHES, help="run one of them")
     args = parser.parse_args()

@@ -93,9 +93,7 @@ class Bench:
         self.rows: list[Row] = []
         self.console = Console()
 
-    def case(
-        self, name: str, providers: Mapping[str, Prepare], args: tuple, agree: Callable[[Any, Any], None]
-    ) -> None:
+    def case(self, name: str, providers: Mapping[str, Prepare], args: tuple, agree: Callable[[Any, Any], None]) -> None:
         """Measure one case.
 
         Parameters
@@ -111,9 +109,7 @@ class Bench:
             Raises if a provider's result is not the same thing as ours.
         """
         with ExitStack() as stack:
-            workers = {
-                p: stack.enter_context(Worker(prepare, args, self.effort)) for p, prepare in providers.items()
-            }
+            workers = {p: stack.enter_context(Worker(prepare, args, self.effort)) for p, prepare in providers.items()}
             for provider in [p for p, worker in workers.items() if worker.missing]:
                 self.console.print(f"{provider} is left out of {name}: {workers.pop(provider).missing}")
             for provider in workers.keys() - {OURS}:
@@ -127,9 +123,7 @@ class Bench:
         for provider, times in sorted(samples.items(), key=lambda item: median(item[1])):
             low, middle, high = (1e6 * float(t) for t in np.quantile(times, (0.2, 0.5, 0.8)))
             ratio = middle / (1e6 * ours)
-            self.rows.append(
-                Row(self.name, case, provider, middle, low, high, len(times), ratio, **machine())
-            )
+            self.rows.append(Row(self.name, case, provider, middle, low, high, len(times), ratio, **machine()))
             table.add_row(provider, *(f"{t:,.1f} us" for t in (middle, low, high)), f"{ratio:.2f}x")
         table.caption = f"best peer / {OURS}: {best / ours:.2f}x"
         self.console.print(table)
@@ -153,9 +147,7 @@ class Worker:
     def __init__(self, prepare: Prepare, args: tuple, effort: Effort) -> None:
         context = multiprocessing.get_context("spawn")
         self._pipe, theirs = context.Pipe()
-        self._process = context.Process(
-            target=_serve, args=(theirs, prepare, args, effort.sample), daemon=True
-        )
+        self._process = context.Process(target=_serve, args=(theirs, prepare, args, effort.sample), daemon=True)
         self._process.start()
         theirs.close()
         self.result = self._pipe.recv()

@@ -81,9 +81,7 @@ def _nested(size: int, num_data: int, scale: str) -> Target:
 class FullBatch(Annealing):
     """All the data from the first iteration on."""
 
-    def next_target(
-        self, iteration: int, num_iterations: int, num_data: int, previous: Target, cloud: Cloud
-    ) -> Target:
+    def next_target(self, iteration: int, num_iterations: int, num_data: int, previous: Target, cloud: Cloud) -> Target:
         """See `Annealing`."""
         return Target(0, num_data)
 
@@ -104,9 +102,7 @@ class MiniBatch(Annealing):
         _check("every", self.every, 1, "at least 1")
         _check_scale(self.likelihood_scale)
 
-    def next_target(
-        self, iteration: int, num_iterations: int, num_data: int, previous: Target, cloud: Cloud
-    ) -> Target:
+    def next_target(self, iteration: int, num_iterations: int, num_data: int, previous: Target, cloud: Cloud) -> Target:
         """See `Annealing`."""
         size = min(self.batch_size, num_data)
         start = iteration // self.every % (num_data // size) * size
@@ -117,8 +113,8 @@ class MiniBatch(Annealing):
 class DataAnnealing(Annealing):
     """Nested batches that grow in steps: ``start`` points, then ``factor`` times as many, up to all; or given sizes.
 
-    The iterations are shared evenly among the steps; what is left over goes to the last one. With scale ``"none"``
-    this is classical data tempering (IBIS; Chopin, 2002), and a step costs only the likelihood of the new points.
+    The iterations are shared evenly among the steps. With scale ``"none"`` this is classical data tempering (IBIS;
+    Chopin, 2002), and a step costs only the likelihood of the new points.
     """
 
     start: int = 500
@@ -141,17 +137,14 @@ class DataAnnealing(Annealing):
         count = math.ceil(math.log(max(num_data / self.start, 1), self.factor))
         return [*(round(self.start * self.factor**k) for k in range(count)), num_data]
 
-    def next_target(
-        self, iteration: int, num_iterations: int, num_data: int, previous: Target, cloud: Cloud
-    ) -> Target:
+    def next_target(self, iteration: int, num_iterations: int, num_data: int, previous: Target, cloud: Cloud) -> Target:
         """See `Annealing`."""
         steps = self.steps(num_data)
         if num_iterations < len(steps):
             raise ValueError(
                 f"num_iterations is {num_iterations}; {len(steps)} steps of the data need at least that many"
             )
-        step = min(iteration // (num_iterations // len(steps)), len(steps) - 1)
-        return _nested(steps[step], num_data, self.likelihood_scale)
+        return _nested(steps[iteration * len(steps) // num_iterations], num_data, self.likelihood_scale)
 
 
 RAMPS = {
@@ -192,9 +185,7 @@ class SmoothDataAnnealing(Annealing):
             raise ValueError(f"full is {self.full!r}; it must lie between 0 and 1")
         _check_scale(self.likelihood_scale)
 
-    def next_target(
-        self, iteration: int, num_iterations: int, num_data: int, previous: Target, cloud: Cloud
-    ) -> Target:
+    def next_target(self, iteration: int, num_iterations: int, num_data: int, previous: Target, cloud: Cloud) -> Target:
         """See `Annealing`."""
         ramp_length = num_iterations - max(1, round(self.full * num_iterations))
         share = min(iteration / ramp_length, 1.0) if ramp_length else 1.0
@@ -221,9 +212,7 @@ class LikelihoodTempering(Annealing):
 
     def __post_init__(self) -> None:
         betas = self.temperatures
-        if betas is not None and (
-            len(betas) == 0 or np.any(np.diff(betas, prepend=0) <= 0) or betas[-1] != 1
-        ):
+        if betas is not None and (len(betas) == 0 or np.any(np.diff(betas, prepend=0) <= 0) or betas[-1] != 1):
             raise ValueError(f"temperatures is {betas!r}; it must increase from above 0 to exactly 1")
         if not 0 < self.ess < 1:
             raise ValueError(f"ess is {self.ess!r}; it must lie between 0 and 1")

@@ -108,9 +108,9 @@ def _read_tensor(tensor: Any, name: str, torch: Any) -> tuple[np.ndarray, Back]:
         _refuse_device(name, tensor.device, tensor.device.type)
     tensor = tensor.detach()
     if tensor.dtype == torch.bfloat16:  # NumPy has no such type: its bits travel as integers
-        return tensor.view(torch.int16).numpy().view(BFLOAT16), lambda a: torch.from_numpy(
-            a.view(np.int16)
-        ).view(torch.bfloat16)
+        return tensor.view(torch.int16).numpy().view(BFLOAT16), lambda a: torch.from_numpy(a.view(np.int16)).view(
+            torch.bfloat16
+        )
     try:
         return tensor.numpy(), torch.from_numpy
     except (RuntimeError, TypeError) as error:
@@ -135,6 +135,5 @@ def _read_dlpack(array: Any, name: str) -> tuple[np.ndarray, Back]:
 
 def _refuse_device(name: str, device: Any, device_type: str) -> None:
     raise NotImplementedError(
-        f"{name} is on {device}, which the cpu engine cannot read; {backends.reasons(device_type)}; "
-        "move it to the cpu"
+        f"{name} is on {device}, which the cpu engine cannot read; {backends.reasons(device_type)}; move it to the cpu"
     )

@@ -77,9 +77,7 @@ def choose(backend: str | None = None, device: str = "cpu") -> ModuleType:
     ValueError
         If the name is unknown, or that backend is not available or does not read arrays on this device.
     """
-    argument, name = (
-        ("backend", backend) if backend else ("FASTSMC_BACKEND", os.environ.get("FASTSMC_BACKEND"))
-    )
+    argument, name = ("backend", backend) if backend else ("FASTSMC_BACKEND", os.environ.get("FASTSMC_BACKEND"))
     if not name:
         for candidate in list(BACKENDS.values())[1:]:
             if candidate.device == device and candidate.available()[0]:

@@ -35,9 +35,7 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 def _parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(
-        "fastsmc", description="Sequential Monte Carlo for Bayesian neural networks."
-    )
+    parser = argparse.ArgumentParser("fastsmc", description="Sequential Monte Carlo for Bayesian neural networks.")
     parser.add_argument("--version", action="version", version=f"fastsmc {_version('fastsmc')}")
     commands = parser.add_subparsers(required=True, metavar="command")
 
@@ -53,20 +51,20 @@ def _parser() -> argparse.ArgumentParser:
     train.set_defaults(command=_train)
     train.add_argument("data", help="a folder of IDX files, a .npz or .csv file, or 'digits'")
     train.add_argument("--target", help="target column of a CSV file (default: the last)")
-    train.add_argument(
-        "--standardise", action="store_true", help="scale every feature to mean 0, deviation 1"
-    )
-    train.add_argument(
-        "--hidden", nargs="*", type=_whole, default=[32], metavar="WIDTH", help="hidden layers"
-    )
+    train.add_argument("--standardise", action="store_true", help="scale every feature to mean 0, deviation 1")
+    train.add_argument("--hidden", nargs="*", type=_whole, default=[32], metavar="WIDTH", help="hidden layers")
     train.add_argument("--activation", default="relu")
     train.add_argument("--likelihood", choices=("categorical", "gaussian"), default="categorical")
     train.add_argument("--noise", type=float, default=1.0, help="deviation of the Gaussian likelihood")
-    train.add_argument(
-        "--prior-scale", type=_scale, default="fan_in", help="a number or fan_in (the default)"
-    )
+    train.add_argument("--prior-scale", type=_scale, default="fan_in", help="a number or fan_in (the default)")
     train.add_argument("--scheme", choices=SCHEMES, default="smooth")
     train.add_argument("--start", type=_whole, help="data points to start with (default: a twentieth)")
+    train.add_argument(
+        "--likelihood-scale",
+        choices=("none", "full"),
+        default="none",
+        help="count every data point of a batch once (the default), or scale the batch up to all the data",
+    )
     train.add_argument("--move", choices=("hmc", "mala", "langevin", "random-walk"), default="hmc")
     train.add_argument("--num-steps", type=_whole, default=10, help="leapfrog steps of HMC (default: 10)")
     train.add_argument("--out", type=_output, help="where to save the particles (.safetensors)")
@@ -158,10 +156,11 @@ def _train(args: argparse.Namespace) -> int:
         "langevin": lambda: fs.Langevin(),
         "random-walk": lambda: fs.RandomWalk(),
     }
+    start = args.start or max(1, len(dataset.x_train) // 20)
     smc = fs.SMC(
         fs.Posterior(net, prior=fs.Normal(args.prior_scale), likelihood=likelihood),
         num_particles=args.particles,
-        annealing=SCHEMES[args.scheme].make(fs, args.start or max(1, len(dataset.x_train) // 20)),
+        annealing=SCHEMES[args.scheme].make(fs, start, args.likelihood_scale),
         move=moves[args.move](),
         num_iterations=args.iterations,
         seed=args.seed,
@@ -226,9 +225,7 @@ def _doctor(args: argparse.Namespace) -> int:
 def _bench(args: argparse.Namespace) -> int:
     root = Path(__file__).resolve().parent.parent
     if not (root / "bench" / "__main__.py").is_file():
-        raise FileNotFoundError(
-            "the benchmarks are in the source checkout, not in the wheel: run `make bench` there"
-        )
+        raise FileNotFoundError("the benchmarks are in the source checkout, not in the wheel: run `make bench` there")
     return subprocess.run([sys.executable, "-m", "bench", *["--quick"] * args.quick], cwd=root).returncode
 
 

@@ -32,9 +32,7 @@ class Data:
         if inputs.dtype.kind == "f" and not np.isfinite(inputs).all():
             row = int(np.argmin(np.isfinite(inputs.reshape(len(inputs), -1)).all(axis=1)))
             raise ValueError(f"x[{row}] holds NaN or infinity; every feature must be a finite number")
-        order = np.argsort(
-            random.uniform((1, len(inputs)), seed=seed, stream=random.Stream.ORDER)[0], kind="stable"
-        )
+        order = np.argsort(random.uniform((1, len(inputs)), seed=seed, stream=random.Stream.ORDER)[0], kind="stable")
         self.x = np.ascontiguousarray(inputs[order].reshape(len(inputs), -1), np.float32)
         self.y = targets[order]
 
@@ -92,9 +90,7 @@ class Cloud:
         """Unnormalised log density of a target that uses the current batch, [P]."""
         return self.log_prior + target.power * self.log_likelihood
 
-    def evaluate(
-        self, particles: np.ndarray, x: np.ndarray, y: np.ndarray
-    ) -> tuple[np.ndarray, np.ndarray | None]:
+    def evaluate(self, particles: np.ndarray, x: np.ndarray, y: np.ndarray) -> tuple[np.ndarray, np.ndarray | None]:
         """Log-likelihood of a batch, with its gradient where this cloud carries one."""
         self.evaluations += len(x)
         if self.grad is None:

@@ -201,9 +201,7 @@ def _is_number(text: str) -> bool:
     return True
 
 
-def _split(
-    name: str, x: np.ndarray, y: np.ndarray, *, regression: bool, test_fraction: float, seed: int
-) -> Dataset:
+def _split(name: str, x: np.ndarray, y: np.ndarray, *, regression: bool, test_fraction: float, seed: int) -> Dataset:
     """Set test rows aside at random, in a classification the same share of every class."""
     if not 0 < test_fraction < 1:
         raise ValueError(f"test_fraction is {test_fraction}, but must lie between 0 and 1")

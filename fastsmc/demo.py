@@ -34,24 +34,30 @@ class Preset:
     particles: int
     iterations: int
     start: int
+    likelihood_scale: str
     num_steps: int
     prior_scale: float | str
 
 
 @dataclass(frozen=True)
 class Scheme:
-    """An annealing scheme as the command line offers it; `start` is its first number of data points."""
+    """An annealing scheme as the command line offers it.
+
+    ``make(fs, start, scale)`` takes the module, the first number of data points, and the likelihood scale of batches.
+    """
 
     label: str
-    make: Callable[[Any, int], Any]
+    make: Callable[[Any, int, str], Any]
 
 
 SCHEMES = {
-    "full": Scheme("full batch", lambda fs, start: fs.FullBatch()),
-    "data": Scheme("data annealing", lambda fs, start: fs.DataAnnealing(start=start)),
-    "smooth": Scheme("smooth data annealing", lambda fs, start: fs.SmoothDataAnnealing(start=start)),
-    "mini": Scheme("mini-batch", lambda fs, start: fs.MiniBatch(batch_size=start)),
-    "tempering": Scheme("likelihood tempering", lambda fs, start: fs.LikelihoodTempering()),
+    "full": Scheme("full batch", lambda fs, start, scale: fs.FullBatch()),
+    "data": Scheme("data annealing", lambda fs, start, scale: fs.DataAnnealing(start, likelihood_scale=scale)),
+    "smooth": Scheme(
+        "smooth data annealing", lambda fs, start, scale: fs.SmoothDataAnnealing(start, likelihood_scale=scale)
+    ),
+    "mini": Scheme("mini-batch", lambda fs, start, scale: fs.MiniBatch(start, likelihood_scale=scale)),
+    "tempering": Scheme("likelihood tempering", lambda fs, start, scale: fs.LikelihoodTempering()),
 }
 
 
@@ -62,8 +68,26 @@ def _mnist(folder: Path | None) -> Dataset:
 
 
 PRESETS = {
-    "digits": Preset(lambda _: data.load_digits(), (32,), 64, 60, start=100, num_steps=10, prior_scale=1.0),
-    "mnist": Preset(_mnist, (100,), 32, 60, start=500, num_steps=10, prior_scale="fan_in"),
+    "digits": Preset(
+        load=lambda _: data.load_digits(),
+        hidden=(32,),
+        particles=64,
+        iterations=100,
+        start=100,
+        likelihood_scale="none",
+        num_steps=10,
+        prior_scale=0.5,
+    ),
+    "mnist": Preset(
+        load=_mnist,
+        hidden=(100,),
+        particles=32,
+        iterations=14,
+        start=300,
+        likelihood_scale="full",
+        num_steps=12,
+        prior_scale=0.2,
+    ),
 }
 
 
@@ -118,7 +142,7 @@ def run_scheme(scheme: str, dataset: Dataset, preset: Preset, seed: int = 0, pro
     smc = fs.SMC(
         fs.Posterior(net, prior=fs.Normal(preset.prior_scale)),
         num_particles=preset.particles,
-        annealing=SCHEMES[scheme].make(fs, preset.start),
+        annealing=SCHEMES[scheme].make(fs, preset.start, preset.likelihood_scale),
         move=fs.HMC(num_steps=preset.num_steps),
         num_iterations=preset.iterations,
         seed=seed,
@@ -204,7 +228,6 @@ def picture(runs: Sequence[Run], y_test: np.ndarray, path: Path, title: str) -> 
     from fastsmc.plotting import Curve, plot_comparison
 
     curves = [
-        Curve(run.label, run.result.history, run.accuracy, metrics.reliability(run.proba, y_test))
-        for run in runs
+        Curve(run.label, run.result.history, run.accuracy, metrics.reliability(run.proba, y_test)) for run in runs
     ]
     plot_comparison(curves, path, title)

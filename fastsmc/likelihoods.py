@@ -21,9 +21,7 @@ class Likelihood:
         """Check targets and bring them to the engines' form: int64 [B] or float32 [B, outputs]."""
         y = y[:, None] if y.ndim == 1 else y
         if y.ndim != 2 or y.shape[1] != num_outputs:
-            raise ValueError(
-                f"y has shape {y.shape}; it must be [B] or [B, {num_outputs}], as the network's outputs"
-            )
+            raise ValueError(f"y has shape {y.shape}; it must be [B] or [B, {num_outputs}], as the network's outputs")
         if y.dtype.kind not in "fiub":
             raise TypeError(f"y has dtype {y.dtype}; the {self.name} likelihood needs numbers")
         return np.ascontiguousarray(y, np.float32)
@@ -49,9 +47,7 @@ class Categorical(Likelihood):
         if y.dtype.kind not in "iu":
             raise TypeError(f"y has dtype {y.dtype}; the categorical likelihood needs integer labels")
         if y.ndim != 1:
-            raise ValueError(
-                f"y has shape {y.shape}; the categorical likelihood needs one label a sample, [B]"
-            )
+            raise ValueError(f"y has shape {y.shape}; the categorical likelihood needs one label a sample, [B]")
         return np.ascontiguousarray(y, np.int64)
 
     def probabilities(self, outputs: np.ndarray) -> np.ndarray:
@@ -122,7 +118,5 @@ def as_likelihood(likelihood: str | Likelihood) -> Likelihood:
     if isinstance(likelihood, Likelihood):
         return likelihood
     if likelihood not in LIKELIHOODS:
-        raise ValueError(
-            f"likelihood is {likelihood!r}; it must be one of {', '.join(map(repr, LIKELIHOODS))}"
-        )
+        raise ValueError(f"likelihood is {likelihood!r}; it must be one of {', '.join(map(repr, LIKELIHOODS))}")
     return LIKELIHOODS[likelihood]()

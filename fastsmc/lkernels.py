@@ -4,8 +4,8 @@ The weight of a particle that moves from theta to theta' under pi_t is multiplie
 
     pi_t(theta') L(theta | theta') / (pi_t(theta) q(theta' | theta))
 
-(Del Moral, Doucet and Jasra, 2006), where q is the proposal and L, the L-kernel, any density of the way back. The change
-of target, pi_t(theta) / pi_{t-1}(theta), is the same for all and is applied before the move, where it may cause
+(Del Moral, Doucet and Jasra, 2006), where q is the proposal and L, the L-kernel, any density of the way back. The
+change of target, pi_t(theta) / pi_{t-1}(theta), is the same for all and is applied before the move, where it may cause
 resampling first; without resampling in between the product is the usual weight.
 """
 
@@ -29,10 +29,10 @@ class Reversible:
 
 
 class ForwardProposal:
-    """L is the proposal itself with the momentum reversed; every proposal is taken and weighted by its energy error.
+    """L is the proposal with the momentum reversed; every proposal is taken and weighted by its energy error.
 
-    ``log pi_t(theta') - log pi_t(theta) + log N(-v'; 0, I) - log N(v; 0, I)`` (Devlin, Horridge, Green and Maskell,
-    "The no-U-turn sampler as a proposal distribution in a sequential Monte Carlo sampler with a near-optimal L-kernel").
+    ``log pi_t(theta') - log pi_t(theta) + log N(-v'; 0, I) - log N(v; 0, I)``, as Devlin, Horridge, Green and Maskell
+    use it for the no-U-turn sampler within SMC.
     """
 
     @staticmethod

@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
+from itertools import pairwise
 from typing import Any, NamedTuple
 
 ACTIVATIONS = ("identity", "relu", "tanh", "gelu", "silu")
@@ -40,9 +41,7 @@ class MLP:
 
     def __init__(self, widths: Sequence[int], activation: str = "relu") -> None:
         if len(widths) < 2 or any(int(w) != w or w < 1 for w in widths):
-            raise ValueError(
-                f"widths is {widths!r}; it must list at least two positive whole numbers of units"
-            )
+            raise ValueError(f"widths is {widths!r}; it must list at least two positive whole numbers of units")
         if len(widths) > 64:
             raise ValueError(f"widths has {len(widths)} entries; at most 64 are supported")
         if activation not in ACTIVATIONS:
@@ -75,7 +74,7 @@ class MLP:
         """Every tensor in the order in which a particle holds them."""
         found: list[Parameter] = []
         begin = 0
-        for layer, (fan_in, fan_out) in enumerate(zip(self.widths, self.widths[1:], strict=False)):
+        for layer, (fan_in, fan_out) in enumerate(pairwise(self.widths)):
             for kind, shape in (("weight", (fan_out, fan_in)), ("bias", (fan_out,))):
                 end = begin + math.prod(shape)
                 found.append(Parameter(f"{2 * layer}.{kind}", shape, begin, end, fan_in))
@@ -85,14 +84,12 @@ class MLP:
     def unpack(self, particles: Any) -> dict[str, Any]:
         """Views of particles ``[..., d]`` by torch's names: ``{name: [..., *shape]}``."""
         if particles.shape[-1] != self.num_params:
-            raise ValueError(
-                f"particles has {particles.shape[-1]} weights each; this network has {self.num_params}"
-            )
+            raise ValueError(f"particles has {particles.shape[-1]} weights each; this network has {self.num_params}")
         lead = tuple(particles.shape[:-1])
         return {p.name: particles[..., p.begin : p.end].reshape(lead + p.shape) for p in self.parameters}
 
     def to_torch(self) -> Any:
-        """The same network as a ``torch.nn.Sequential``; ``load_state_dict`` takes what ``unpack`` gives for a particle."""
+        """The same network as a ``torch.nn.Sequential``; what ``unpack`` gives for a particle is its ``state_dict``."""
         from torch import nn
 
         between = {
@@ -103,6 +100,6 @@ class MLP:
             "silu": nn.SiLU,
         }[self.activation]
         modules: list[nn.Module] = []
-        for fan_in, fan_out in zip(self.widths, self.widths[1:], strict=False):
+        for fan_in, fan_out in pairwise(self.widths):
             modules += [nn.Linear(fan_in, fan_out), between()]
         return nn.Sequential(*modules[:-1])

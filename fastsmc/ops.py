@@ -32,9 +32,7 @@ class NormalizedWeights(NamedTuple):
     ess: Array
 
 
-def normalize_log_weights(
-    log_weights: Array, *, backend: str | None = None, check: bool = True
-) -> NormalizedWeights:
+def normalize_log_weights(log_weights: Array, *, backend: str | None = None, check: bool = True) -> NormalizedWeights:
     """Turn log weights into weights that sum to one.
 
     Parameters
@@ -198,9 +196,7 @@ def resample(
     return _resample(scheme, log, log_weights, u, num_samples, backend)
 
 
-def _resample(
-    scheme: str, log: bool, weights: Array, u: Array, num_samples: int | None, backend: str | None
-) -> Array:
+def _resample(scheme: str, log: bool, weights: Array, u: Array, num_samples: int | None, backend: str | None) -> Array:
     name = "log_weights" if log else "weights"
     values, back = arrays.read_floats(weights, name)
     lead = _rows(values, name)
@@ -479,9 +475,7 @@ def leapfrog(
                 f"it must have {position.shape} and {position.dtype}, as particles"
             )
     if position.ndim != 2 or weight.shape != position.shape[1:]:
-        raise ValueError(
-            f"precision has shape {weight.shape}, particles {position.shape}; they must be [d] and [P, d]"
-        )
+        raise ValueError(f"precision has shape {weight.shape}, particles {position.shape}; they must be [d] and [P, d]")
     if refresh is not None and not 0 <= refresh <= 1:
         raise ValueError(f"refresh is {refresh}; it must lie between 0 and 1")
     energies = np.empty((len(position), 3))
@@ -507,15 +501,11 @@ def leapfrog(
     return LeapfrogEnergies(*(back(np.ascontiguousarray(column)) for column in energies.T))
 
 
-def read_particles(
-    particles: Array, network: MLP, engine: ModuleType | None = None
-) -> tuple[np.ndarray, arrays.Back]:
+def read_particles(particles: Array, network: MLP, engine: ModuleType | None = None) -> tuple[np.ndarray, arrays.Back]:
     """View particles [P, d] of a network on the host."""
     host, back = arrays.read_floats(particles, "particles")
     if host.ndim != 2 or host.shape[1] != network.num_params or len(host) == 0:
-        raise ValueError(
-            f"particles has shape {host.shape}; this network needs [P, {network.num_params}] with P >= 1"
-        )
+        raise ValueError(f"particles has shape {host.shape}; this network needs [P, {network.num_params}] with P >= 1")
     if engine is not None:
         _check_float32(engine, host)
     return host, back
@@ -533,9 +523,7 @@ def _read_inputs(x: Array, network: MLP, dtype: np.dtype) -> np.ndarray:
     if inputs.dtype.kind not in "fiub":
         raise TypeError(f"x has dtype {inputs.dtype}; it must hold real numbers")
     if inputs.ndim < 2 or len(inputs) == 0 or math.prod(inputs.shape[1:]) != network.num_inputs:
-        raise ValueError(
-            f"x has shape {inputs.shape}; this network needs [B, {network.num_inputs}] with B >= 1"
-        )
+        raise ValueError(f"x has shape {inputs.shape}; this network needs [B, {network.num_inputs}] with B >= 1")
     return np.ascontiguousarray(inputs.reshape(len(inputs), -1), dtype)
 
 

@@ -91,9 +91,7 @@ class Posterior:
         self.backend = backend
         self.prior_scales = self.prior.scales(network)
         self.prior_precision = (self.prior_scales**-2).astype(np.float32)
-        self._log_prior_constant = (
-            -float(np.log(self.prior_scales).sum()) - 0.5 * network.num_params * LOG_TWO_PI
-        )
+        self._log_prior_constant = -float(np.log(self.prior_scales).sum()) - 0.5 * network.num_params * LOG_TWO_PI
 
     def on(self, backend: str) -> Posterior:
         """The same posterior, computed by another engine."""
@@ -142,9 +140,7 @@ class Posterior:
             *ops.log_likelihood_and_grad(self.network, self.likelihood, particles, x, y, backend=self.backend)
         )
 
-    def log_density_and_grad(
-        self, particles: Any, x: Any, y: Any, likelihood_scale: float = 1.0
-    ) -> DensityAndGrad:
+    def log_density_and_grad(self, particles: Any, x: Any, y: Any, likelihood_scale: float = 1.0) -> DensityAndGrad:
         """Log prior plus ``likelihood_scale`` times the log-likelihood, and the gradient of that sum."""
         host, back = ops.read_particles(particles, self.network)
         log_likelihood, grad = self.log_likelihood_and_grad(host, x, y)

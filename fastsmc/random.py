@@ -78,7 +78,7 @@ def _fill(
         ("stream", stream, 32),
         ("first_slot", first_slot, 32),
     ):
-        if not 0 <= value < 2**bits:
+        if not (hasattr(value, "__index__") and 0 <= value < 2**bits):
             raise ValueError(f"{argument} is {value}; it must be a whole number from 0 to 2**{bits} - 1")
     out = np.empty(shape, dtype)
     if out.ndim != 2:

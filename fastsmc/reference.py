@@ -5,6 +5,7 @@ the caller and return None, or the status ``(code, position)`` of the first valu
 """
 
 import math
+from itertools import pairwise
 
 import numpy as np
 
@@ -14,9 +15,7 @@ _LANES = 8
 _BLOCK = 16384
 
 
-def normalize_log_weights(
-    log_weights: np.ndarray, weights: np.ndarray, log_sum: np.ndarray, ess: np.ndarray
-) -> Status:
+def normalize_log_weights(log_weights: np.ndarray, weights: np.ndarray, log_sum: np.ndarray, ess: np.ndarray) -> Status:
     """Weights, log-sum and effective sample size of log weights [..., P]."""
     rows = _rows(log_weights).astype(np.float64)
     if status := _check_log_weights(rows):
@@ -54,9 +53,7 @@ def resample(scheme: str, log: bool, weights: np.ndarray, u: np.ndarray, ancesto
     """Ancestors [..., M] by fixed-point scans: see csrc/common/fixed_scan.h."""
     rows, samples = _rows(weights).astype(np.float64), ancestors.shape[-1]
     uniforms = u.reshape(len(rows), -1).astype(np.float64)
-    status = (_check_log_weights if log else _check_weights)(rows) or _first(
-        5, ~((uniforms >= 0) & (uniforms < 1))
-    )
+    status = (_check_log_weights if log else _check_weights)(rows) or _first(5, ~((uniforms >= 0) & (uniforms < 1)))
     if status:
         return status
     for w, row_u, out in zip(rows, uniforms, _rows(ancestors), strict=True):
@@ -225,7 +222,7 @@ def network_outputs(
 
 def _layers(widths: tuple[int, ...], theta: np.ndarray) -> list[tuple[np.ndarray, np.ndarray]]:
     layers, rest = [], theta.astype(np.float64)
-    for fan_in, fan_out in zip(widths, widths[1:], strict=False):
+    for fan_in, fan_out in pairwise(widths):
         weight, bias, rest = np.split(rest, [fan_in * fan_out, (fan_in + 1) * fan_out])
         layers.append((weight.reshape(fan_out, fan_in), bias))
     return layers

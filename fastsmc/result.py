@@ -190,10 +190,7 @@ class Result:
 
         def log_density(outputs: np.ndarray) -> np.ndarray:
             z = (y - outputs) / noise
-            per_sample = -0.5 * np.sum(
-                z * z + 2 * np.log(noise) + np.log(2 * np.pi), axis=-1, dtype=np.float64
-            )
-            return per_sample
+            return -0.5 * np.sum(z * z + 2 * np.log(noise) + np.log(2 * np.pi), axis=-1, dtype=np.float64)
 
         outputs = np.asarray(self.posterior.outputs(np.asarray(self.particles), arrays.read(x, "x")[0]))
         log_mean = np.logaddexp.reduce(np.asarray(self.log_weights)[:, None] + log_density(outputs), axis=0)
@@ -255,14 +252,8 @@ def load(path: str | Path) -> Result:
     )
     particles, log_weights = tensors["particles"], tensors["log_weights"]
     if particles.ndim != 2 or particles.shape != (len(log_weights), posterior.network.num_params):
-        raise ValueError(
-            f"{path} holds particles of shape {particles.shape}, which do not fit its network and weights"
-        )
-    history = {
-        name.removeprefix("history."): values
-        for name, values in tensors.items()
-        if name.startswith("history.")
-    }
+        raise ValueError(f"{path} holds particles of shape {particles.shape}, which do not fit its network and weights")
+    history = {name.removeprefix("history."): values for name, values in tensors.items() if name.startswith("history.")}
     return Result(
         particles,
         log_weights,

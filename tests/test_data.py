@@ -132,9 +132,7 @@ def test_a_split_is_seeded_stratified_and_complete(tmp_path):
 def test_an_npz_header_is_not_believed(tmp_path):
     path = tmp_path / "lie.npz"
     header = io.BytesIO()
-    np.lib.format.write_array_header_1_0(
-        header, {"descr": "<f8", "fortran_order": False, "shape": (2**40, 8)}
-    )
+    np.lib.format.write_array_header_1_0(header, {"descr": "<f8", "fortran_order": False, "shape": (2**40, 8)})
     with zipfile.ZipFile(path, "w") as archive:
         archive.writestr("x.npy", header.getvalue() + bytes(64))
         archive.writestr("y.npy", b"not numpy")

@@ -173,9 +173,7 @@ def test_refused_in_one_sentence(backend, call, error, sentence):
 
 def test_in_place_needs_as_many_ancestors_as_particles(backend):
     state = np.zeros(6)
-    with pytest.raises(
-        ValueError, match="a has 2 entries; to gather in place there must be one for each of 3"
-    ):
+    with pytest.raises(ValueError, match="a has 2 entries; to gather in place there must be one for each of 3"):
         fs.gather_particles(state[:3], [0, 1], state[:2], backend=backend)
     with pytest.raises(ValueError, match="out overlaps particles"):
         fs.gather_particles(state[:3], [0, 1, 2], state[1:4], backend=backend)
@@ -198,9 +196,7 @@ def test_a_bad_entry_is_found_wherever_it_stands(backend):
 
 
 def test_backends_are_refused_with_their_reason(monkeypatch):
-    with pytest.raises(
-        ValueError, match="backend is 'gpu'; it must be one of 'reference', 'cpu', 'triton', 'cuda'"
-    ):
+    with pytest.raises(ValueError, match="backend is 'gpu'; it must be one of 'reference', 'cpu', 'triton', 'cuda'"):
         fs.systematic(W, 0.5, backend="gpu")
     with pytest.raises(ValueError, match="backend is 'triton', but this version has no Triton kernels yet"):
         fs.systematic(W, 0.5, backend="triton")
@@ -231,9 +227,7 @@ def test_strides_and_read_only_inputs_are_read(backend):
     raw = bytearray(8 * 3 + 1)
     unaligned = np.frombuffer(raw, np.float64, 3, offset=1)
     unaligned[:] = W
-    assert np.array_equal(
-        fs.systematic(unaligned, 0.5, backend=backend), fs.systematic(W, 0.5, backend=backend)
-    )
+    assert np.array_equal(fs.systematic(unaligned, 0.5, backend=backend), fs.systematic(W, 0.5, backend=backend))
 
 
 def test_integers_of_every_width_are_ancestors(backend):

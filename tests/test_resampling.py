@@ -92,9 +92,7 @@ def test_engines_equal_the_reference(engine, scheme, dtype, log):
             values = values if log else np.exp(values)
             u = draw(scheme, rng, samples).astype(dtype)
             u = np.minimum(u, np.nextafter(dtype(1), dtype(0)))
-            ours, truth = (
-                fs.resample(values, u, scheme, log, samples, backend=b) for b in (engine, "reference")
-            )
+            ours, truth = (fs.resample(values, u, scheme, log, samples, backend=b) for b in (engine, "reference"))
             assert np.array_equal(ours, truth)
 
 

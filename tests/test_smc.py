@@ -89,9 +89,7 @@ def test_cached_likelihoods_and_gradients_are_those_of_the_particles(problem):
             cloud = checked[-1]
             np.testing.assert_array_equal(cloud.particles, state.particles)
             data = fs.cloud.Data(x, y, posterior, 2)
-            log_likelihood, grad = posterior.log_likelihood_and_grad(
-                cloud.particles, *data.batch(state.target)
-            )
+            log_likelihood, grad = posterior.log_likelihood_and_grad(cloud.particles, *data.batch(state.target))
             np.testing.assert_allclose(cloud.log_likelihood, log_likelihood, rtol=1e-5)
             np.testing.assert_allclose(cloud.grad, grad, rtol=0, atol=1e-4 * np.abs(grad).max())
             np.testing.assert_allclose(cloud.log_prior, posterior.log_prior(cloud.particles), rtol=1e-5)
@@ -151,9 +149,7 @@ def test_all_particles_without_a_finite_density_end_the_run_with_the_last_good_s
 
 def test_a_collapsed_run_says_so(problem):
     posterior, x, y = problem
-    result = fs.SMC(posterior, 8, fs.FullBatch(), fs.HMC(2), 2).run(
-        np.repeat(x, 20, axis=0), np.repeat(y, 20)
-    )
+    result = fs.SMC(posterior, 8, fs.FullBatch(), fs.HMC(2), 2).run(np.repeat(x, 20, axis=0), np.repeat(y, 20))
     assert result.history.distinct_ancestors[0] == 1
     assert any("collapsed to one ancestor" in warning for warning in result.warnings)
 
@@ -199,7 +195,7 @@ def test_any_backend_serves_the_sampler(problem):
 )
 def test_what_cannot_be_is_refused_in_a_sentence(problem, options, fragment):
     posterior, x, y = problem
-    with pytest.raises(ValueError, match=".") as error:
+    with pytest.raises(ValueError, match=r".") as error:
         fs.SMC(posterior, **{k: v() if callable(v) else v for k, v in options.items()}).run(x, y)
     assert fragment in str(error.value) and "\n" not in str(error.value)
 

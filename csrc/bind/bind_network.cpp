@@ -28,8 +28,8 @@ Batch batch_of(const Strided& x) {
   return {x.shape(0), x.data(), x.strides(0) / item, x.strides(1) / item, nullptr, nullptr};
 }
 
-void network_outputs(const std::vector<int64_t>& widths, int activation, const Rows<float>& particles,
-                     const Strided& x, Rows<float>& outputs) {
+void network_outputs(const std::vector<int64_t>& widths, int activation, const Rows<float>& particles, const Strided& x,
+                     Rows<float>& outputs) {
   const MlpSpec spec{static_cast<int>(widths.size()) - 1, widths.data(), static_cast<Activation>(activation),
                      Likelihood::kCategorical, 1.f};
   const Batch batch = batch_of(x);
@@ -66,12 +66,11 @@ py::object log_likelihood(const std::vector<int64_t>& widths, int activation, in
 
 // sums [count, 3]: kinetic before, kinetic after, prior energy.
 void leapfrog_rows(const Rows<float>& particles, Rows<float>& momentum, const Rows<float>& grad,
-                   const Rows<float>& precision, Rows<float>& out, Rows<double>& sums, float kick,
-                   float drift, float likelihood_scale, bool refresh, float persistence, uint64_t seed,
-                   uint32_t iteration, uint32_t stream, uint32_t first_slot) {
-  const UpdatePlan plan{
-      particles.shape(1), kick,   drift,           likelihood_scale, persistence, refresh, seed,
-      iteration,          stream, precision.data()};
+                   const Rows<float>& precision, Rows<float>& out, Rows<double>& sums, float kick, float drift,
+                   float likelihood_scale, bool refresh, float persistence, uint64_t seed, uint32_t iteration,
+                   uint32_t stream, uint32_t first_slot) {
+  const UpdatePlan plan{particles.shape(1), kick,   drift,           likelihood_scale, persistence, refresh, seed,
+                        iteration,          stream, precision.data()};
   const int64_t count = particles.shape(0);
   const float *position = particles.data(), *gradient = grad.data();
   float *v = momentum.mutable_data(), *moved = out.mutable_data();
@@ -104,18 +103,17 @@ std::vector<std::string> levels() {
 
 void bind_network(py::module_& m) {
   m.def("log_likelihood", log_likelihood, py::arg("widths"), py::arg("activation"), py::arg("likelihood"),
-        py::arg("noise"), py::arg("particles").noconvert(), py::arg("x").noconvert(),
-        py::arg("y").noconvert(), py::arg("log_likelihood").noconvert(), py::arg("grad"));
-  m.def("network_outputs", network_outputs, py::arg("widths"), py::arg("activation"),
-        py::arg("particles").noconvert(), py::arg("x").noconvert(), py::arg("outputs").noconvert());
+        py::arg("noise"), py::arg("particles").noconvert(), py::arg("x").noconvert(), py::arg("y").noconvert(),
+        py::arg("log_likelihood").noconvert(), py::arg("grad"));
+  m.def("network_outputs", network_outputs, py::arg("widths"), py::arg("activation"), py::arg("particles").noconvert(),
+        py::arg("x").noconvert(), py::arg("outputs").noconvert());
   m.def("leapfrog", leapfrog_rows, py::arg("particles").noconvert(), py::arg("momentum").noconvert(),
         py::arg("grad").noconvert(), py::arg("precision").noconvert(), py::arg("out").noconvert(),
-        py::arg("sums").noconvert(), py::arg("kick"), py::arg("drift"), py::arg("likelihood_scale"),
-        py::arg("refresh"), py::arg("persistence"), py::arg("seed"), py::arg("iteration"), py::arg("stream"),
-        py::arg("first_slot"));
+        py::arg("sums").noconvert(), py::arg("kick"), py::arg("drift"), py::arg("likelihood_scale"), py::arg("refresh"),
+        py::arg("persistence"), py::arg("seed"), py::arg("iteration"), py::arg("stream"), py::arg("first_slot"));
   const auto fill_with = [&m](const char* name, auto function) {
-    m.def(name, function, py::arg("out").noconvert(), py::arg("seed"), py::arg("iteration"),
-          py::arg("stream"), py::arg("first_slot"));
+    m.def(name, function, py::arg("out").noconvert(), py::arg("seed"), py::arg("iteration"), py::arg("stream"),
+          py::arg("first_slot"));
   };
   fill_with("philox", fill<uint32_t, philox_integers>);
   fill_with("uniform", fill<double, uniform>);

@@ -39,8 +39,7 @@ bool holds(const py::array& a) {
 
 template <class T>
 const T* input(const py::array& a) {
-  require(holds<T>(a),
-          "the cpu engine takes C-contiguous arrays of matching types; call it through fastsmc.ops");
+  require(holds<T>(a), "the cpu engine takes C-contiguous arrays of matching types; call it through fastsmc.ops");
   return static_cast<const T*>(a.data());
 }
 
@@ -52,14 +51,12 @@ T* output(py::array& a, int64_t size) {
 }
 
 int64_t row_size(const py::array& a) {
-  require(a.ndim() > 0 && a.size() > 0,
-          "the cpu engine takes arrays with entries; call it through fastsmc.ops");
+  require(a.ndim() > 0 && a.size() > 0, "the cpu engine takes arrays with entries; call it through fastsmc.ops");
   return a.shape(a.ndim() - 1);
 }
 
 template <class T>
-py::object normalize_as(const py::array& log_weights, py::array& weights, py::array& log_sum,
-                        py::array& ess) {
+py::object normalize_as(const py::array& log_weights, py::array& weights, py::array& log_sum, py::array& ess) {
   const int64_t n = row_size(log_weights), rows = log_weights.size() / n;
   const T* from = input<T>(log_weights);
   T *to = output<T>(weights, rows * n), *sums = output<T>(log_sum, rows), *sizes = output<T>(ess, rows);
@@ -81,8 +78,7 @@ Scheme scheme_of(const std::string& name) {
 }
 
 template <class T>
-py::object resample_as(Scheme scheme, bool log, const py::array& weights, const py::array& u,
-                       py::array& ancestors) {
+py::object resample_as(Scheme scheme, bool log, const py::array& weights, const py::array& u, py::array& ancestors) {
   const int64_t n = row_size(weights), m = row_size(ancestors), rows = weights.size() / n;
   const T* from = input<T>(weights);
   int64_t* to = output<int64_t>(ancestors, rows * m);

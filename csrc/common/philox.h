@@ -1,10 +1,10 @@
-// Philox 4x32-10 (Salmon et al., "Parallel random numbers: as easy as 1, 2, 3", SC 2011) and what fastsmc
-// makes of its integers. The counter says which number is meant, so no state is kept and any order of
-// evaluation gives the same integers on every backend:
+// Philox 4x32-10 (Salmon et al., "Parallel random numbers: as easy as 1, 2, 3", SC 2011) and what fastsmc makes of its
+// integers. The counter says which number is meant, so no state is kept and any order of evaluation gives the same
+// integers on every backend:
 //
 //   key     = (seed low, seed high)
-//   counter = (parameter index / 4, particle slot, iteration, stream);   output word k serves parameter 4 *
-//   index + k
+//   counter = (parameter index / 4, particle slot, iteration, stream)
+//   word k of the output serves parameter 4 * (index / 4) + k
 //
 // Header for host and device; no Python, no torch.
 #pragma once

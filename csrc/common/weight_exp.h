@@ -22,8 +22,8 @@ FASTSMC_HD static inline V exp64(V x) {
   const V shifted = bounded * kLog2e + kMagic, n = shifted - kMagic;
   const V r = (bounded - n * kLn2High) - n * kLn2Low, r2 = r * r;
   const V r4 = r2 * r2, r8 = r4 * r4;
-  const V even = ((1. / 2 + r2 * (1. / 24)) + r4 * (1. / 720 + r2 * (1. / 40320))) +
-                 r8 * (1. / 3628800 + r2 * (1. / 479001600));
+  const V even =
+      ((1. / 2 + r2 * (1. / 24)) + r4 * (1. / 720 + r2 * (1. / 40320))) + r8 * (1. / 3628800 + r2 * (1. / 479001600));
   const V odd = ((1. / 6 + r2 * (1. / 120)) + r4 * (1. / 5040 + r2 * (1. / 362880))) +
                 r8 * (1. / 39916800 + r2 * (1. / 6227020800));
   const V y = 1. + (r + r2 * (even + r * odd));

@@ -39,8 +39,7 @@ const Kernels& choose() {
     if (automatic || std::strcmp(wanted, level.name) == 0) best = &level;
   }
   if (best == nullptr)
-    throw std::invalid_argument("FASTSMC_SIMD is '" + std::string(wanted) + "'; this processor runs " +
-                                runnable);
+    throw std::invalid_argument("FASTSMC_SIMD is '" + std::string(wanted) + "'; this processor runs " + runnable);
   return best->kernels();
 }
 

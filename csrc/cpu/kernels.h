@@ -41,8 +41,7 @@ struct MlpKernels {
   size_t (*scratch)(const MlpSpec&);
   // The log-likelihood of one particle over a chunk; its gradient is added to grad unless that is null.
   // Where outputs is not null, they are written there, [valid, outputs], and nothing else is done.
-  double (*particle)(const MlpSpec&, const MlpChunk&, const float* params, float* grad, float* outputs,
-                     float* scratch);
+  double (*particle)(const MlpSpec&, const MlpChunk&, const float* params, float* grad, float* outputs, float* scratch);
 };
 
 // One pass over the weights of one particle:
@@ -65,8 +64,8 @@ struct UpdateSums {
 };
 
 struct UpdateKernels {
-  UpdateSums (*leapfrog)(const UpdatePlan&, uint32_t slot, const float* particle, const float* grad,
-                         float* momentum, float* out);
+  UpdateSums (*leapfrog)(const UpdatePlan&, uint32_t slot, const float* particle, const float* grad, float* momentum,
+                         float* out);
   void (*normal)(float* out, int64_t dim, uint64_t seed, uint32_t slot, uint32_t iteration, uint32_t stream);
   // exp, log, tanh, gelu-cdf ... of the level, for tests of their stated errors
   void (*elementary)(int function, const float* x, float* y, int64_t n);
@@ -102,8 +101,7 @@ struct WeightKernels {
   WeightKernelsOf<float> float32;
   WeightKernelsOf<double> float64;
   // Inclusive prefix sums of n masses after `start`, in place, and how many teeth of the comb lie below each.
-  void (*comb)(const fixed::Share& share, uint64_t offset, uint64_t start, int64_t n, uint64_t* masses,
-               int64_t* below);
+  void (*comb)(const fixed::Share& share, uint64_t offset, uint64_t start, int64_t n, uint64_t* masses, int64_t* below);
 };
 
 struct Kernels {

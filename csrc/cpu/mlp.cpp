@@ -39,8 +39,8 @@ int64_t chunk_samples(const MlpSpec& spec, const MlpKernels& kernels, int64_t sa
 }
 
 // Panel `p` of the chunk that starts at sample `begin`: x in both layouts, and the targets.
-void pack_panel(const MlpSpec& spec, const Batch& batch, int64_t panel, int64_t begin, int64_t p,
-                int64_t chunk, float* x_panels, float* x_rows, void* targets) {
+void pack_panel(const MlpSpec& spec, const Batch& batch, int64_t panel, int64_t begin, int64_t p, int64_t chunk,
+                float* x_panels, float* x_rows, void* targets) {
   const int64_t inputs = spec.widths[0], outputs = spec.widths[spec.layers];
   const int64_t first = begin + p * panel;
   const int64_t real = std::clamp<int64_t>(batch.samples - first, 0, panel);
@@ -50,8 +50,7 @@ void pack_panel(const MlpSpec& spec, const Batch& batch, int64_t panel, int64_t 
     float* columns = x_panels + (p * inputs + i0) * panel;
     for (int64_t s = 0; s < panel; ++s) {
       const float* from = x + s * batch.row_stride + i0 * batch.column_stride;
-      for (int64_t i = 0; i < count; ++i)
-        columns[i * panel + s] = s < real ? from[i * batch.column_stride] : 0.f;
+      for (int64_t i = 0; i < count; ++i) columns[i * panel + s] = s < real ? from[i * batch.column_stride] : 0.f;
     }
     if (x_rows == nullptr) continue;
     float* rows = x_rows + (i0 / panel * chunk + p * panel) * panel;
@@ -61,8 +60,7 @@ void pack_panel(const MlpSpec& spec, const Batch& batch, int64_t panel, int64_t 
   if (targets == nullptr) return;
   if (spec.likelihood == Likelihood::kCategorical) {
     int32_t* label = static_cast<int32_t*>(targets) + p * panel;
-    for (int64_t s = 0; s < panel; ++s)
-      label[s] = s < real ? static_cast<int32_t>(batch.labels[first + s]) : 0;
+    for (int64_t s = 0; s < panel; ++s) label[s] = s < real ? static_cast<int32_t>(batch.labels[first + s]) : 0;
   } else {
     float* target = static_cast<float*>(targets) + p * outputs * panel;
     for (int64_t s = 0; s < panel; ++s)
@@ -88,10 +86,9 @@ void for_particles(const MlpSpec& spec, const Batch& batch, int64_t count, bool 
   const bool has_targets = batch.labels != nullptr || batch.targets != nullptr;
   const int64_t target_width = spec.likelihood == Likelihood::kCategorical ? 1 : spec.widths[spec.layers];
   const int64_t chunk = chunk_samples(spec, engine, batch.samples);
-  const double flops = 6. * static_cast<double>(count) * static_cast<double>(mlp_num_params(spec)) *
-                       static_cast<double>(batch.samples);
-  const int threads =
-      flops < kParallelFlops ? 1 : static_cast<int>(std::min<int64_t>(omp_get_max_threads(), count));
+  const double flops =
+      6. * static_cast<double>(count) * static_cast<double>(mlp_num_params(spec)) * static_cast<double>(batch.samples);
+  const int threads = flops < kParallelFlops ? 1 : static_cast<int>(std::min<int64_t>(omp_get_max_threads(), count));
   const size_t scratch = static_cast<size_t>(round_up(static_cast<int64_t>(engine.scratch(spec)), 16));
   const auto scratches = allocate<float>(scratch * static_cast<size_t>(threads));
   const auto x_panels = allocate<float>(static_cast<size_t>(chunk * inputs));
@@ -132,23 +129,19 @@ int64_t mlp_log_likelihood(const MlpSpec& spec, const Batch& batch, int64_t coun
   std::fill(log_likelihood, log_likelihood + count, constant_term(spec, batch.samples));
   if (grad != nullptr) std::fill(grad, grad + count * dim, 0.f);
   const MlpKernels& engine = kernels().mlp;
-  for_particles(
-      spec, batch, count, grad != nullptr, [&](int64_t i, int64_t, const MlpChunk& chunk, float* scratch) {
-        log_likelihood[i] += engine.particle(spec, chunk, particles + i * dim,
-                                             grad != nullptr ? grad + i * dim : nullptr, nullptr, scratch);
-      });
+  for_particles(spec, batch, count, grad != nullptr, [&](int64_t i, int64_t, const MlpChunk& chunk, float* scratch) {
+    log_likelihood[i] +=
+        engine.particle(spec, chunk, particles + i * dim, grad != nullptr ? grad + i * dim : nullptr, nullptr, scratch);
+  });
   return -1;
 }
 
-void mlp_outputs(const MlpSpec& spec, const Batch& batch, int64_t count, const float* particles,
-                 float* outputs) {
+void mlp_outputs(const MlpSpec& spec, const Batch& batch, int64_t count, const float* particles, float* outputs) {
   const int64_t dim = mlp_num_params(spec), width = spec.widths[spec.layers];
   const MlpKernels& engine = kernels().mlp;
-  for_particles(spec, batch, count, false,
-                [&](int64_t i, int64_t begin, const MlpChunk& chunk, float* scratch) {
-                  engine.particle(spec, chunk, particles + i * dim, nullptr,
-                                  outputs + (i * batch.samples + begin) * width, scratch);
-                });
+  for_particles(spec, batch, count, false, [&](int64_t i, int64_t begin, const MlpChunk& chunk, float* scratch) {
+    engine.particle(spec, chunk, particles + i * dim, nullptr, outputs + (i * batch.samples + begin) * width, scratch);
+  });
 }
 
 }  // namespace fastsmc::cpu

@@ -24,7 +24,6 @@ int64_t mlp_log_likelihood(const MlpSpec& spec, const Batch& batch, int64_t coun
                            double* log_likelihood, float* grad);
 
 // outputs [count, samples, widths[layers]]; the batch's labels and targets are not read.
-void mlp_outputs(const MlpSpec& spec, const Batch& batch, int64_t count, const float* particles,
-                 float* outputs);
+void mlp_outputs(const MlpSpec& spec, const Batch& batch, int64_t count, const float* particles, float* outputs);
 
 }  // namespace fastsmc::cpu

@@ -346,8 +346,7 @@ static double mlp_particle(const MlpSpec& spec, const MlpChunk& chunk, const flo
       float* layer_grad = grad + offset[l];
       add_row_sums(layer_grad + in * out, dz, out, panels);
       if (l == 0) {
-        add_weight_gradient(layer_grad, dz, out, in, panels, chunk.x_rows + begin * kPanel,
-                            chunk.samples * kPanel);
+        add_weight_gradient(layer_grad, dz, out, in, panels, chunk.x_rows + begin * kPanel, chunk.samples * kPanel);
         break;
       }
       panels_to_rows(output[l - 1], in, panels, rows);
@@ -355,8 +354,7 @@ static double mlp_particle(const MlpSpec& spec, const MlpChunk& chunk, const flo
       for (int64_t p = 0; p < panels; ++p) {
         float* below = output[l - 1] + p * in * kPanel;  // h of the layer below is not needed any more
         float* dz_below = slope[l - 1] + p * in * kPanel;
-        multiply<Init::kZero>({1, out, weight[l], 1, in, 0, dz + p * out * kPanel, 0, below, kPanel, nullptr},
-                              in);
+        multiply<Init::kZero>({1, out, weight[l], 1, in, 0, dz + p * out * kPanel, 0, below, kPanel, nullptr}, in);
         for (int64_t i = 0; i < in * kPanel; i += kLanes)
           store(dz_below + i, load<vfloat>(below + i) * load<vfloat>(dz_below + i));
       }

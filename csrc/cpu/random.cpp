@@ -10,26 +10,24 @@ constexpr int64_t kParallelNumbers = 1 << 15;
 
 // Calls row(first block of 4 words) for every block of every slot.
 template <class PerBlock>
-void for_blocks(int64_t slots, int64_t blocks, uint64_t seed, uint32_t first_slot, uint32_t iteration,
-                uint32_t stream, PerBlock use) {
+void for_blocks(int64_t slots, int64_t blocks, uint64_t seed, uint32_t first_slot, uint32_t iteration, uint32_t stream,
+                PerBlock use) {
   const philox::Key key = philox::key_of(seed);
 #pragma omp parallel for schedule(static) if (slots * blocks * 4 > kParallelNumbers)
   for (int64_t slot = 0; slot < slots; ++slot)
     for (int64_t block = 0; block < blocks; ++block)
       use(slot, block,
           philox::philox4x32(
-              {{static_cast<uint32_t>(block), first_slot + static_cast<uint32_t>(slot), iteration, stream}},
-              key));
+              {{static_cast<uint32_t>(block), first_slot + static_cast<uint32_t>(slot), iteration, stream}}, key));
 }
 
 }  // namespace
 
-void philox_integers(uint32_t* out, int64_t slots, int64_t dim, uint64_t seed, uint32_t first_slot,
-                     uint32_t iteration, uint32_t stream) {
+void philox_integers(uint32_t* out, int64_t slots, int64_t dim, uint64_t seed, uint32_t first_slot, uint32_t iteration,
+                     uint32_t stream) {
   for_blocks(slots, (dim + 3) / 4, seed, first_slot, iteration, stream,
              [=](int64_t slot, int64_t block, const philox::Counter& c) {
-               for (int64_t k = 0; k < 4 && 4 * block + k < dim; ++k)
-                 out[slot * dim + 4 * block + k] = c.word[k];
+               for (int64_t k = 0; k < 4 && 4 * block + k < dim; ++k) out[slot * dim + 4 * block + k] = c.word[k];
              });
 }
 
@@ -42,8 +40,8 @@ void uniform(double* out, int64_t slots, int64_t dim, uint64_t seed, uint32_t fi
              });
 }
 
-void standard_normal(float* out, int64_t slots, int64_t dim, uint64_t seed, uint32_t first_slot,
-                     uint32_t iteration, uint32_t stream) {
+void standard_normal(float* out, int64_t slots, int64_t dim, uint64_t seed, uint32_t first_slot, uint32_t iteration,
+                     uint32_t stream) {
   const auto normal = kernels().update.normal;
 #pragma omp parallel for schedule(static) if (slots * dim > kParallelNumbers)
   for (int64_t slot = 0; slot < slots; ++slot)

@@ -108,8 +108,7 @@ struct Stratified {
   int64_t before(int64_t block) const { return positions_below(starts[static_cast<size_t>(block)]); }
   int64_t positions_below(uint64_t mass) const {
     const fixed::Division d = fixed::divide(mass, share);
-    return d.quotient +
-           (d.remainder > 0 && fixed::offset(u[first_u + d.quotient], share.total) < d.remainder);
+    return d.quotient + (d.remainder > 0 && fixed::offset(u[first_u + d.quotient], share.total) < d.remainder);
   }
   void count(Cursor& at, const uint64_t* masses, int64_t n, int64_t* below) const {
     for (int64_t i = 0; i < n; ++i) below[i] = positions_below(at.mass += masses[i]);
@@ -122,8 +121,7 @@ std::vector<uint64_t> sorted_offsets(Uniforms u, int64_t first, int64_t m, uint6
   const int64_t buckets = m / 8 + 1;
   const double ratio = static_cast<double>(buckets) / (static_cast<double>(total) + 1);
   const auto bucket_of = [&](uint64_t position) {
-    return std::min(static_cast<size_t>(static_cast<double>(position) * ratio),
-                    static_cast<size_t>(buckets - 1));
+    return std::min(static_cast<size_t>(static_cast<double>(position) * ratio), static_cast<size_t>(buckets - 1));
   };
   std::vector<uint64_t> positions(static_cast<size_t>(m)), sorted(static_cast<size_t>(m));
   std::vector<int64_t> begin(static_cast<size_t>(buckets) + 1);
@@ -133,8 +131,7 @@ std::vector<uint64_t> sorted_offsets(Uniforms u, int64_t first, int64_t m, uint6
     ++begin[bucket_of(position)];
   }
   accumulate(begin);
-  for (const uint64_t position : positions)
-    sorted[static_cast<size_t>(begin[bucket_of(position)]++)] = position;
+  for (const uint64_t position : positions) sorted[static_cast<size_t>(begin[bucket_of(position)]++)] = position;
   int64_t from = 0;  // each begin has become the end of its bucket
   for (int64_t b = 0; b < buckets; ++b) {
     const int64_t to = begin[static_cast<size_t>(b)];
@@ -221,8 +218,7 @@ struct Residual {
 // Writes each ancestor at its samples, from where the one before it ended. Four are stored at once, without a
 // branch on how many there are: what is too much is overwritten by the next, and `limit` keeps it inside this
 // block's range.
-int64_t expand(int64_t ancestor, const int64_t* below, int64_t n, int64_t begin, int64_t limit,
-               int64_t* out) {
+int64_t expand(int64_t ancestor, const int64_t* below, int64_t n, int64_t begin, int64_t limit, int64_t* out) {
   for (int64_t i = 0; i < n; ++i, ++ancestor) {
     const int64_t end = below[i];
     if (begin + 4 <= limit) {
@@ -251,18 +247,16 @@ void emit(const Masses<T>& masses, const SchemeOf& scheme, bool parallel, int64_
 }
 
 template <class T>
-void resample_row(Scheme scheme, const Masses<T>& masses, int64_t m, Uniforms u, int64_t first_u,
-                  bool parallel, int64_t* out) {
+void resample_row(Scheme scheme, const Masses<T>& masses, int64_t m, Uniforms u, int64_t first_u, bool parallel,
+                  int64_t* out) {
   const fixed::Share share = fixed::share(masses.total(), m);
   switch (scheme) {
     case Scheme::kSystematic:
-      return emit(masses, Systematic{share, fixed::offset(u[first_u], masses.total()), masses.before},
-                  parallel, out);
+      return emit(masses, Systematic{share, fixed::offset(u[first_u], masses.total()), masses.before}, parallel, out);
     case Scheme::kStratified:
       return emit(masses, Stratified{share, u, first_u, masses.before}, parallel, out);
     case Scheme::kMultinomial:
-      return emit(masses, Multinomial{sorted_offsets(u, first_u, m, masses.total()), masses.before}, parallel,
-                  out);
+      return emit(masses, Multinomial{sorted_offsets(u, first_u, m, masses.total()), masses.before}, parallel, out);
     case Scheme::kResidual:
       return emit(masses, Residual(masses, m, u, first_u, parallel), parallel, out);
   }
@@ -335,8 +329,8 @@ Status permute_ancestors(int64_t rows, int64_t n, const int64_t* ancestors, int6
   });
 }
 
-Status gather_particles(int64_t n, int64_t m, size_t row_bytes, const void* particles,
-                        const int64_t* ancestors, void* out) {
+Status gather_particles(int64_t n, int64_t m, size_t row_bytes, const void* particles, const int64_t* ancestors,
+                        void* out) {
   if (const Status status = check_ancestors(ancestors, m, n)) return status;
   const auto* from = static_cast<const char*>(particles);
   auto* to = static_cast<char*>(out);
@@ -345,12 +339,10 @@ Status gather_particles(int64_t n, int64_t m, size_t row_bytes, const void* part
     if (n != m) return {Fault::kNotSquare, 0};
     for (int64_t i = 0; i < n; ++i)
       if (ancestors[ancestors[i]] != ancestors[i]) return {Fault::kNotPermuted, i};
-  } else if (from < to + static_cast<size_t>(m) * row_bytes &&
-             to < from + static_cast<size_t>(n) * row_bytes) {
+  } else if (from < to + static_cast<size_t>(m) * row_bytes && to < from + static_cast<size_t>(n) * row_bytes) {
     return {Fault::kOverlap, 0};
   }
-  const int64_t rows =
-      std::max<int64_t>(1, int64_t{1 << 16} / static_cast<int64_t>(row_bytes + 1));  // of a block
+  const int64_t rows = std::max<int64_t>(1, int64_t{1 << 16} / static_cast<int64_t>(row_bytes + 1));  // of a block
   for_each((m + rows - 1) / rows, true, [&](int64_t b) {
     for (int64_t i = b * rows; i < std::min(m, (b + 1) * rows); ++i)
       if (!in_place || ancestors[i] != i)

@@ -33,7 +33,7 @@ Status offspring(int64_t rows, int64_t m, int64_t n, const int64_t* ancestors, i
 Status permute_ancestors(int64_t rows, int64_t n, const int64_t* ancestors, int64_t* permuted);
 
 // particles [n] and out [m] of row_bytes each; out may be particles.
-Status gather_particles(int64_t n, int64_t m, size_t row_bytes, const void* particles,
-                        const int64_t* ancestors, void* out);
+Status gather_particles(int64_t n, int64_t m, size_t row_bytes, const void* particles, const int64_t* ancestors,
+                        void* out);
 
 }  // namespace fastsmc::cpu

@@ -2,14 +2,14 @@
 
 namespace fastsmc::cpu {
 
-void leapfrog(const UpdatePlan& plan, int64_t count, uint32_t first_slot, const float* particles,
-              const float* grad, float* momentum, float* out, UpdateSums* sums) {
+void leapfrog(const UpdatePlan& plan, int64_t count, uint32_t first_slot, const float* particles, const float* grad,
+              float* momentum, float* out, UpdateSums* sums) {
   const auto update = kernels().update.leapfrog;
 #pragma omp parallel for schedule(static) if (count * plan.dim > 1 << 14)
   for (int64_t i = 0; i < count; ++i) {
     const int64_t row = i * plan.dim;
-    sums[i] = update(plan, first_slot + static_cast<uint32_t>(i), particles + row, grad + row, momentum + row,
-                     out + row);
+    sums[i] =
+        update(plan, first_slot + static_cast<uint32_t>(i), particles + row, grad + row, momentum + row, out + row);
   }
 }
 

@@ -27,8 +27,8 @@ static inline void box_muller(vuint radius_bits, vuint angle_bits, vfloat& first
 }
 
 // kNormals standard normals for parameters 4 * block .. 4 * block + kNormals - 1.
-static inline void normals(uint32_t block, philox::Key key, uint32_t slot, uint32_t iteration,
-                           uint32_t stream, float* out) {
+static inline void normals(uint32_t block, philox::Key key, uint32_t slot, uint32_t iteration, uint32_t stream,
+                           float* out) {
   vuint c0 = (vuint)lane_numbers() + block, c1 = splat<vuint>(slot);
   vuint c2 = splat<vuint>(iteration), c3 = splat<vuint>(stream);
   for (int round = 0; round < philox::kRounds; ++round) {
@@ -49,8 +49,7 @@ static inline void normals(uint32_t block, philox::Key key, uint32_t slot, uint3
     for (int k = 0; k < 4; ++k) out[4 * lane + k] = n[k][lane];
 }
 
-static void normal(float* out, int64_t dim, uint64_t seed, uint32_t slot, uint32_t iteration,
-                   uint32_t stream) {
+static void normal(float* out, int64_t dim, uint64_t seed, uint32_t slot, uint32_t iteration, uint32_t stream) {
   const philox::Key key = philox::key_of(seed);
   float last[kNormals];
   for (int64_t i = 0; i < dim; i += kNormals) {
@@ -91,8 +90,8 @@ static UpdateSums leapfrog(const UpdatePlan& plan, uint32_t slot, const float* p
         vfloat v, moved;
         if (count == kLanes) {
           v = load<vfloat>(momentum + at);
-          step_vector(plan, load<vfloat>(plan.precision + at), load<vfloat>(grad + at),
-                      load<vfloat>(particle + at), load<vfloat>(xi + j), noise, v, moved, sums);
+          step_vector(plan, load<vfloat>(plan.precision + at), load<vfloat>(grad + at), load<vfloat>(particle + at),
+                      load<vfloat>(xi + j), noise, v, moved, sums);
           store(momentum + at, v);
           store(out + at, moved);
         } else {

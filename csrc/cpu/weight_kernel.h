@@ -113,12 +113,8 @@ static void exp_divided(const T* log_weights, int64_t n, double shift, double di
 
 struct VectorShift {
 #if FASTSMC_VECTOR_BYTES == 64
-  static vulong left(vulong x, vlong by) {
-    return (vulong)_mm512_maskz_sllv_epi64(0xFF, (__m512i)x, (__m512i)by);
-  }
-  static vulong right(vulong x, vlong by) {
-    return (vulong)_mm512_maskz_srlv_epi64(0xFF, (__m512i)x, (__m512i)by);
-  }
+  static vulong left(vulong x, vlong by) { return (vulong)_mm512_maskz_sllv_epi64(0xFF, (__m512i)x, (__m512i)by); }
+  static vulong right(vulong x, vlong by) { return (vulong)_mm512_maskz_srlv_epi64(0xFF, (__m512i)x, (__m512i)by); }
 #elif FASTSMC_VECTOR_BYTES == 32
   static vulong left(vulong x, vlong by) { return (vulong)_mm256_sllv_epi64((__m256i)x, (__m256i)by); }
   static vulong right(vulong x, vlong by) { return (vulong)_mm256_srlv_epi64((__m256i)x, (__m256i)by); }

@@ -27,8 +27,7 @@ Status normalize_row(int64_t n, const T* log_weights, T* weights, T* log_sum, T*
   const int64_t blocks = blocks_of(n);
   std::vector<ExpSums> partial(static_cast<size_t>(blocks));
   for_each(blocks, parallel, [&](int64_t b) {
-    partial[static_cast<size_t>(b)] =
-        kernel.exp_sums(log_weights + b * kWeightBlock, size_of_block(n, b), largest);
+    partial[static_cast<size_t>(b)] = kernel.exp_sums(log_weights + b * kWeightBlock, size_of_block(n, b), largest);
   });
   ExpSums sums{0, 0};
   for (const ExpSums& p : partial) {
@@ -63,9 +62,8 @@ Status largest_weight(const T* values, int64_t n, bool log, bool parallel, doubl
   const int64_t blocks = blocks_of(n);
   const double none = log ? -kInfinity : 0;
   std::vector<double> found(static_cast<size_t>(blocks));
-  for_each(blocks, parallel, [&](int64_t b) {
-    found[static_cast<size_t>(b)] = kernel(values + b * kWeightBlock, size_of_block(n, b));
-  });
+  for_each(blocks, parallel,
+           [&](int64_t b) { found[static_cast<size_t>(b)] = kernel(values + b * kWeightBlock, size_of_block(n, b)); });
   *largest = none;
   for (int64_t b = 0; b < blocks; ++b) {
     const double value = found[static_cast<size_t>(b)];

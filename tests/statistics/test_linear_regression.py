@@ -78,9 +78,7 @@ def test_any_number_of_data_steps(steps, move):
 
 @pytest.mark.parametrize("resampling", ["systematic", "stratified", "multinomial", "residual"])
 def test_every_resampling_scheme_at_every_iteration(resampling):
-    assert_exact(
-        *runs(DATA, fs.DataAnnealing(start=3), FIXED_HMC, 6, resampling=resampling, ess_threshold=1.0)
-    )
+    assert_exact(*runs(DATA, fs.DataAnnealing(start=3), FIXED_HMC, 6, resampling=resampling, ess_threshold=1.0))
 
 
 def test_no_resampling_is_importance_sampling():
@@ -115,9 +113,7 @@ def test_evidence_is_unbiased_with_few_particles():
     posterior, x, y = problem(6)
     ratios = []
     for seed in range(400):
-        result = fs.SMC(posterior, 8, fs.DataAnnealing(start=2), FIXED_HMC, 4, seed=seed).run(
-            x, y, progress=False
-        )
+        result = fs.SMC(posterior, 8, fs.DataAnnealing(start=2), FIXED_HMC, 4, seed=seed).run(x, y, progress=False)
         ratios.append(np.exp(result.log_evidence - closed_form(posterior, x, y, seed, result.target)[0]))
     assert abs(t_statistic(ratios, 1.0)) < 5.0
     assert abs(np.mean(ratios) - 1) < 0.1  # and the test has the power to see a bias of that size
