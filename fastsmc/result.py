@@ -192,9 +192,10 @@ class Result:
             z = (y - outputs) / noise
             return -0.5 * np.sum(z * z + 2 * np.log(noise) + np.log(2 * np.pi), axis=-1, dtype=np.float64)
 
-        outputs = np.asarray(self.posterior.outputs(np.asarray(self.particles), arrays.read(x, "x")[0]))
-        log_mean = np.logaddexp.reduce(np.asarray(self.log_weights)[:, None] + log_density(outputs), axis=0)
-        mean = np.einsum("p,pbk->bk", self.weights, outputs)
+        used = np.flatnonzero(self.weights > 0)
+        outputs = self.posterior.outputs(np.asarray(self.particles)[used], arrays.read(x, "x")[0])
+        log_mean = np.logaddexp.reduce(np.asarray(self.log_weights)[used, None] + log_density(outputs), axis=0)
+        mean = np.einsum("p,pbk->bk", self.weights[used], outputs)
         return {"rmse": metrics.rmse(mean, y), "nll": float(-np.mean(log_mean))}
 
     def plot(self, path: str | Path) -> None:

@@ -30,8 +30,8 @@ SHAPES = {
     "whole register tiles": ((32, 24, 12), 2, 64),
     "batch over the sample tile": ((20, 9, 2), 3, 300),
     "the main job's network": ((784, 100, 10), 2, 20),
-    "the deepest network": ((4,) * 64, 2, 5),
-    "widths for one-hot features": ((4, 6, 3), 3, 40),
+    "the deepest network": ((4,) * 64, 12, 9),
+    "widths for one-hot features": ((4, 6, 3), 6, 40),
     "chunks of one tile": ((8200, 2, 2), 2, 300),
     "chunks of the largest size": ((2, 3, 2), 2, 2 * 16384 + 5),
 }
@@ -88,11 +88,12 @@ class Problem:
 
 
 def as_exact_as(plain, ours, truth):
-    """Errors of each particle at most twice plain float32's, plus one rounding of the whole; 2-norm and largest."""
+    """The largest error of a particle, 2-norm and largest element: at most twice plain float32's, plus one rounding."""
     rows = [np.asarray(a, np.float64).reshape(1 if a.ndim == 1 else len(a), -1) for a in (ours, plain, truth)]
     for order in (2, np.inf):
-        ours, plain, truth = (np.linalg.norm(a, order, axis=1) for a in (rows[0] - rows[2], rows[1] - rows[2], rows[2]))
-        assert np.all(ours <= 2 * plain + EPS * truth)
+        size = np.maximum(np.linalg.norm(rows[2], order, axis=1), np.finfo(np.float32).tiny)
+        error, allowed = (np.max(np.linalg.norm(a - rows[2], order, axis=1) / size) for a in rows[:2])
+        assert error <= 2 * allowed + EPS
 
 
 @cache

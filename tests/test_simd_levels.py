@@ -11,7 +11,14 @@ from fastsmc import backends
 
 cpu = pytest.importorskip("fastsmc._cpu")
 TESTS = Path(__file__).parent
-OP_TESTS = ("test_weights.py", "test_resampling.py")
+OP_TESTS = (
+    "test_weights.py",
+    "test_resampling.py",
+    "test_mlp.py",
+    "test_random.py",
+    "test_update.py",
+    "test_vector_math.py",
+)
 SLOW = "million or tail"  # whose sizes add nothing to what a level does
 LEVELS = ("none", "avx2", "avx512")
 

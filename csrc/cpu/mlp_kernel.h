@@ -30,19 +30,16 @@ constexpr int kRows = 6, kColumns = 2;
 #endif
 constexpr int64_t kPanel = kColumns * kLanes;
 constexpr int64_t kTile = 128;
-constexpr int64_t kTilePanels = kTile / kPanel;
-constexpr int64_t kDepth = 128;  // terms in one chain of additions
+constexpr int64_t kDepth = 128;  // terms in one chain of additions, whose rounding grows with its length
 
 enum class Init { kZero, kRowBias, kAccumulate };
 
-// Operands of the micro-kernel. The sum runs over `batches` blocks of `depth` terms (batch-reduce form), of
-// which only one may be deeper than kDepth.
+// Operands of the micro-kernel: c[row, :] = start + sum over k < depth of a[row * a_row + k * a_column] b[k, :].
 struct Product {
-  int64_t batches, depth;
+  int64_t depth;
   const float* a;
-  int64_t a_row, a_column, a_batch;
+  int64_t a_row, a_column;
   const float* b;  // rows of kPanel floats
-  int64_t b_batch;
   float* c;
   int64_t c_row;
   const float* bias;
@@ -51,28 +48,29 @@ struct Product {
 template <int Rows, Init Start>
 static void micro_kernel(const Product& p) {
   vfloat sum[Rows][kColumns];
+#pragma GCC unroll 16
   for (int r = 0; r < Rows; ++r)
+#pragma GCC unroll 4
     for (int v = 0; v < kColumns; ++v) {
       sum[r][v] = Start == Init::kRowBias ? splat<vfloat>(p.bias[r]) : vfloat{};
       if (Start == Init::kAccumulate) __builtin_prefetch(p.c + r * p.c_row + v * kLanes, 1);
     }
   const int64_t a_row = p.a_row, a_column = p.a_column;
-  for (int64_t batch = 0; batch < p.batches; ++batch) {
-    const float* a = p.a + batch * p.a_batch;
-    const float* b = p.b + batch * p.b_batch;
-    for (int64_t k = 0; k < p.depth; ++k, a += a_column, b += kPanel) {
-      vfloat column[kColumns];
+  const float *a = p.a, *b = p.b;
+  for (int64_t k = 0; k < p.depth; ++k, a += a_column, b += kPanel) {
+    vfloat column[kColumns];
 #pragma GCC unroll 4
-      for (int v = 0; v < kColumns; ++v) column[v] = load<vfloat>(b + v * kLanes);
+    for (int v = 0; v < kColumns; ++v) column[v] = load<vfloat>(b + v * kLanes);
 #pragma GCC unroll 16
-      for (int r = 0; r < Rows; ++r) {
-        const vfloat factor = splat<vfloat>(a[r * a_row]);
+    for (int r = 0; r < Rows; ++r) {
+      const vfloat factor = splat<vfloat>(a[r * a_row]);
 #pragma GCC unroll 4
-        for (int v = 0; v < kColumns; ++v) sum[r][v] = fma(factor, column[v], sum[r][v]);
-      }
+      for (int v = 0; v < kColumns; ++v) sum[r][v] = fma(factor, column[v], sum[r][v]);
     }
   }
+#pragma GCC unroll 16
   for (int r = 0; r < Rows; ++r)
+#pragma GCC unroll 4
     for (int v = 0; v < kColumns; ++v) {
       float* c = p.c + r * p.c_row + v * kLanes;
       store(c, Start == Init::kAccumulate ? load<vfloat>(c) + sum[r][v] : sum[r][v]);
@@ -91,24 +89,29 @@ template <Init Start>
 using MicroKernelTable = MicroKernels<Start, 0, 1, 2, 3, 4, 5>;
 #endif
 
-// All rows of C, kRows at a time, and of a deep product kDepth terms at a time: the rounding of a chain of
-// additions grows with its length.
+// All rows of C, kRows at a time.
 template <Init Start>
-static inline void multiply(Product p, int64_t rows) {
+static inline void multiply_rows(Product p, int64_t rows) {
   for (int64_t r = 0; r < rows; r += kRows) {
     const int64_t count = rows - r < kRows ? rows - r : kRows;
-    Product part = p;
-    part.depth = p.depth < kDepth ? p.depth : kDepth;
-    MicroKernelTable<Start>::by_rows[count - 1](part);
-    for (int64_t k = kDepth; k < p.depth; k += kDepth) {
-      part.depth = p.depth - k < kDepth ? p.depth - k : kDepth;
-      part.a += kDepth * p.a_column;
-      part.b += kDepth * kPanel;
-      MicroKernelTable<Init::kAccumulate>::by_rows[count - 1](part);
-    }
+    MicroKernelTable<Start>::by_rows[count - 1](p);
     p.a += count * p.a_row;
     p.c += count * p.c_row;
     if (Start == Init::kRowBias) p.bias += count;
+  }
+}
+
+// The whole product, kDepth terms at a time: a block of B stays in L1 for all rows.
+template <Init Start>
+static void multiply(Product p, int64_t rows) {
+  const int64_t depth = p.depth;
+  p.depth = depth < kDepth ? depth : kDepth;
+  multiply_rows<Start>(p, rows);
+  for (int64_t k = kDepth; k < depth; k += kDepth) {
+    p.a += kDepth * p.a_column;
+    p.b += kDepth * kPanel;
+    p.depth = depth - k < kDepth ? depth - k : kDepth;
+    multiply_rows<Init::kAccumulate>(p, rows);
   }
 }
 
@@ -234,20 +237,28 @@ static void write_outputs(const float* z, int64_t width, int64_t left, float* to
     for (int64_t c = 0; c < width; ++c) to[sample * width + c] = z[c * kPanel + sample];
 }
 
-// bias_grad[row] += sum over the samples of the tile.
-static void add_row_sums(float* bias_grad, const float* dz, int64_t width, int64_t panels) {
+// bias_grad[row] += the sum of dz [width][samples] over the samples of a tile.
+static void add_row_sums(float* bias_grad, const float* dz, int64_t width, int64_t samples) {
   for (int64_t row = 0; row < width; ++row) {
     vfloat sum{};
-    for (int64_t p = 0; p < panels; ++p)
-      for (int v = 0; v < kColumns; ++v) sum += load<vfloat>(dz + (p * width + row) * kPanel + v * kLanes);
+    for (int64_t i = 0; i < samples; i += kLanes) sum += load<vfloat>(dz + row * samples + i);
     bias_grad[row] += static_cast<float>(sum_lanes(sum));
   }
 }
 
-// grad [out, in] += dz h^T over the samples of a tile; h by rows: column panel j at h_rows + j * stride.
-static void add_weight_gradient(float* grad, const float* dz, int64_t outputs, int64_t inputs, int64_t panels,
+// Panels [panels][width][kPanel] to one row per unit, [width][samples].
+static void join_panels(const float* dz, int64_t width, int64_t panels, float* joined) {
+  for (int64_t row = 0; row < width; ++row)
+    for (int64_t p = 0; p < panels; ++p)
+      for (int v = 0; v < kColumns; ++v, joined += kLanes)
+        store(joined, load<vfloat>(dz + (p * width + row) * kPanel + v * kLanes));
+}
+
+// grad [out, in] += dz h^T over the samples of a tile; dz [out][samples]; h by rows: column panel j at
+// h_rows + j * stride.
+static void add_weight_gradient(float* grad, const float* dz, int64_t outputs, int64_t inputs, int64_t samples,
                                 const float* h_rows, int64_t stride) {
-  Product p{panels, kPanel, dz, kPanel, 1, outputs * kPanel, h_rows, kPanel * kPanel, grad, inputs, nullptr};
+  Product p{samples, dz, samples, 1, h_rows, grad, inputs, nullptr};
   int64_t column = 0;
   for (; column + kPanel <= inputs; column += kPanel, p.b += stride, p.c += kPanel)
     multiply<Init::kAccumulate>(p, outputs);
@@ -257,7 +268,7 @@ static void add_weight_gradient(float* grad, const float* dz, int64_t outputs, i
   for (int64_t row = 0; row < outputs; row += kRows) {
     const int64_t count = outputs - row < kRows ? outputs - row : kRows;
     Product last = p;
-    last.a = dz + row * kPanel;
+    last.a = dz + row * samples;
     last.c = edge;
     last.c_row = kPanel;
     multiply<Init::kZero>(last, count);
@@ -281,15 +292,15 @@ static void panels_to_rows(const float* h, int64_t width, int64_t panels, float*
     }
 }
 
-// Scratch of a tile: for every layer its outputs [panels][width][kPanel], the same again for the slopes of
-// the hidden layers, and one hidden layer by rows.
+// Scratch of a tile: for every layer its outputs [panels][width][kPanel], the same again for the slopes of the hidden
+// layers; then dz of one layer joined, and h of one layer by rows.
 static size_t mlp_scratch(const MlpSpec& spec) {
   int64_t floats = 0, widest = 0;
   for (int l = 1; l <= spec.layers; ++l) {
     floats += spec.widths[l] * kTile * (l < spec.layers ? 2 : 1);
-    if (l < spec.layers && spec.widths[l] > widest) widest = spec.widths[l];
+    if (spec.widths[l] > widest) widest = spec.widths[l];
   }
-  return static_cast<size_t>(floats + (widest + kPanel - 1) / kPanel * kPanel * kTile);
+  return static_cast<size_t>(floats + (widest + (widest + kPanel - 1) / kPanel * kPanel) * kTile);
 }
 
 constexpr int kMaxLayers = 64;
@@ -299,7 +310,7 @@ static double mlp_particle(const MlpSpec& spec, const MlpChunk& chunk, const flo
   const float *weight[kMaxLayers], *bias[kMaxLayers];
   float *output[kMaxLayers], *slope[kMaxLayers];
   int64_t offset[kMaxLayers];
-  int64_t at = 0;
+  int64_t at = 0, widest = 0;
   for (int l = 0; l < spec.layers; ++l) {
     const int64_t in = spec.widths[l], out = spec.widths[l + 1];
     offset[l] = at;
@@ -309,9 +320,10 @@ static double mlp_particle(const MlpSpec& spec, const MlpChunk& chunk, const flo
     output[l] = scratch;
     scratch += out * kTile;
     slope[l] = scratch;
+    if (out > widest) widest = out;
     if (l + 1 < spec.layers) scratch += out * kTile;
   }
-  float* rows = scratch;
+  float *joined = scratch, *rows = scratch + widest * kTile;
   const int last = spec.layers - 1;
   const int64_t inputs = spec.widths[0], outputs = spec.widths[spec.layers];
   const int64_t target_width = spec.likelihood == Likelihood::kCategorical ? 1 : outputs;
@@ -319,7 +331,7 @@ static double mlp_particle(const MlpSpec& spec, const MlpChunk& chunk, const flo
   double log_likelihood = 0;
   for (int64_t begin = 0; begin < chunk.valid; begin += kTile) {
     const int64_t left = chunk.valid - begin < kTile ? chunk.valid - begin : kTile;
-    const int64_t panels = (left + kPanel - 1) / kPanel;
+    const int64_t panels = (left + kPanel - 1) / kPanel, samples = panels * kPanel;
     const float* x = chunk.x_panels + begin * inputs;
     const char* target = static_cast<const char*>(chunk.targets) + begin * target_width * 4;
     for (int64_t p = 0; p < panels; ++p) {
@@ -327,7 +339,7 @@ static double mlp_particle(const MlpSpec& spec, const MlpChunk& chunk, const flo
       for (int l = 0; l < spec.layers; ++l) {
         const int64_t in = spec.widths[l], out = spec.widths[l + 1];
         float* z = output[l] + p * out * kPanel;
-        multiply<Init::kRowBias>({1, in, weight[l], in, 1, 0, h, 0, z, kPanel, bias[l]}, out);
+        multiply<Init::kRowBias>({in, weight[l], in, 1, h, z, kPanel, bias[l]}, out);
         if (l < last)
           activate(spec.activation, z, grad != nullptr ? slope[l] + p * out * kPanel : nullptr, out * kPanel);
         h = z;
@@ -344,17 +356,19 @@ static double mlp_particle(const MlpSpec& spec, const MlpChunk& chunk, const flo
       const int64_t in = spec.widths[l], out = spec.widths[l + 1];
       const float* dz = l == last ? output[l] : slope[l];
       float* layer_grad = grad + offset[l];
-      add_row_sums(layer_grad + in * out, dz, out, panels);
+      join_panels(dz, out, panels, joined);
+      add_row_sums(layer_grad + in * out, joined, out, samples);
       if (l == 0) {
-        add_weight_gradient(layer_grad, dz, out, in, panels, chunk.x_rows + begin * kPanel, chunk.samples * kPanel);
+        add_weight_gradient(layer_grad, joined, out, in, samples, chunk.x_rows + begin * kPanel,
+                            chunk.samples * kPanel);
         break;
       }
       panels_to_rows(output[l - 1], in, panels, rows);
-      add_weight_gradient(layer_grad, dz, out, in, panels, rows, panels * kPanel * kPanel);
+      add_weight_gradient(layer_grad, joined, out, in, samples, rows, samples * kPanel);
       for (int64_t p = 0; p < panels; ++p) {
         float* below = output[l - 1] + p * in * kPanel;  // h of the layer below is not needed any more
         float* dz_below = slope[l - 1] + p * in * kPanel;
-        multiply<Init::kZero>({1, out, weight[l], 1, in, 0, dz + p * out * kPanel, 0, below, kPanel, nullptr}, in);
+        multiply<Init::kZero>({out, weight[l], 1, in, dz + p * out * kPanel, below, kPanel, nullptr}, in);
         for (int64_t i = 0; i < in * kPanel; i += kLanes)
           store(dz_below + i, load<vfloat>(below + i) * load<vfloat>(dz_below + i));
       }

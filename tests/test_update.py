@@ -1,0 +1,292 @@
+import math
+import os
+import subprocess
+import sys
+from statistics import NormalDist
+
+import numpy as np
+import pytest
+
+from fastsmc import backends, ops, random
+
+EPS = np.finfo(np.float32).eps
+FALSE_ALARM = 1e-6
+# one, odd, around a vector of 4 to 16 and four of them, and around the block of the running sums: 256 to 1024
+SIZES = [1, 3, 7, 15, 17, 31, 33, 63, 65, 127, 255, 257, 1023, 1025, 2500]
+NAMES = {"seed": 5, "iteration": 3, "stream": 2, "first_slot": 4}
+STEP = {"kick": 0.3, "drift": 0.2, "likelihood_scale": 1.7}
+
+
+def state(dim, particles=3):
+    rng = np.random.default_rng(dim)
+    theta, v, grad = rng.standard_normal((3, particles, dim), np.float32)
+    return theta, v, grad, rng.uniform(0.5, 2, dim).astype(np.float32)
+
+
+def by_formula(theta, v, grad, precision, xi, refresh, dtype):
+    """Every line of the docstring in one precision, energies summed in it too."""
+    theta, v, grad, precision, xi = (a.astype(dtype) for a in (theta, v, grad, precision, xi))
+    kick, drift, scale = (dtype(STEP[name]) for name in ("kick", "drift", "likelihood_scale"))
+    if refresh is not None:
+        v = dtype(refresh) * v + dtype(math.sqrt(1 - refresh**2)) * xi
+    before = np.sum(v * v, axis=1) / 2
+    v = v + kick * (scale * grad - precision * theta)
+    moved = theta + drift * v
+    return moved, v, before, np.sum(v * v, axis=1) / 2, np.sum(precision * moved * moved, axis=1) / 2
+
+
+@pytest.mark.parametrize("dim", SIZES)
+@pytest.mark.parametrize("refresh", [None, 0, 0.7, 1])
+@pytest.mark.parametrize("aliased", [True, False])
+def test_a_step_is_as_exact_as_plain_float32(backend, dim, refresh, aliased):
+    theta, v, grad, precision = state(dim)
+    xi = random.normal(theta.shape, **NAMES, backend=backend)
+    truth = by_formula(theta, v, grad, precision, xi, refresh, np.float64)
+    plain = by_formula(theta, v, grad, precision, xi, refresh, np.float32)
+    particles, momentum = theta.copy(), v.copy()
+    out = particles if aliased else np.full_like(theta, np.nan)
+    energies = ops.leapfrog(
+        particles, momentum, grad, precision=precision, refresh=refresh, out=out, backend=backend, **STEP, **NAMES
+    )
+    assert aliased or np.array_equal(particles, theta)
+    assert [e.dtype for e in energies] == [np.float64] * 3
+    for ours, exact, float32 in zip((out, momentum, *energies), truth, plain, strict=True):
+        assert ours.shape == exact.shape
+        error, allowed = (np.linalg.norm(a - exact) for a in (ours, float32))
+        assert error <= 2 * allowed + EPS * np.linalg.norm(exact)
+
+
+@pytest.mark.parametrize("dim", [33, 1025])
+def test_the_reference_is_the_formula_in_float64(dim):
+    theta, v, grad, precision = (a.astype(np.float64) for a in state(dim))
+    xi = np.empty(theta.shape)
+    backends.choose("reference").normal(xi, *(NAMES[n] for n in ("seed", "iteration", "stream", "first_slot")))
+    truth = by_formula(theta, v, grad, precision, xi, 0.7, np.float64)
+    energies = ops.leapfrog(theta, v, grad, precision=precision, refresh=0.7, backend="reference", **STEP, **NAMES)
+    for ours, exact in zip((theta, v, *energies), truth, strict=True):
+        assert np.linalg.norm(ours - exact) <= dim * 2.0**-53 * np.linalg.norm(exact)
+
+
+@pytest.mark.parametrize("dim", SIZES)
+def test_fresh_momentum_is_the_normal_numbers_it_names(backend, dim):
+    theta, _, grad, precision = state(dim)
+    momentum = np.zeros_like(theta)
+    nowhere = {"kick": 0.0, "drift": 0.0}
+    before = theta.copy()
+    energies = ops.leapfrog(
+        theta, momentum, grad, precision=precision, refresh=0.0, backend=backend, **nowhere, **NAMES
+    )
+    assert np.array_equal(momentum, random.normal(theta.shape, **NAMES, backend=backend))
+    assert np.array_equal(theta, before)
+    assert np.array_equal(energies.kinetic_before, energies.kinetic_after)
+
+
+def test_particles_may_be_updated_in_parts(backend):
+    """As ranks do: each row alone, named by its slot, gives the bits of all together."""
+    whole, parts = state(129, 5), state(129, 5)
+    shared = {"precision": whole[3], "refresh": 0.5, "seed": 1, "backend": backend, **STEP}
+    energies = ops.leapfrog(*whole[:3], **shared, first_slot=2)
+    for row in range(5):
+        alone = ops.leapfrog(*(a[row : row + 1] for a in parts[:3]), **shared, first_slot=2 + row)
+        assert [e[0] for e in alone] == [e[row] for e in energies]
+    assert all(map(np.array_equal, whole, parts))
+
+
+def test_it_is_one_and_the_same_twice(backend):
+    once, again = state(1000), state(1000)
+    results = [
+        ops.leapfrog(*arrays[:3], precision=arrays[3], refresh=0.5, backend=backend, **STEP) for arrays in (once, again)
+    ]
+    assert all(map(np.array_equal, results[0], results[1]))
+    assert all(map(np.array_equal, once, again))
+
+
+@pytest.mark.parametrize("poison", [np.nan, np.inf])
+def test_a_particle_that_is_not_a_number_harms_no_other(backend, poison):
+    clean, dirty = state(70), state(70)
+    dirty[0][1, 40] = poison
+    with np.errstate(invalid="ignore"):
+        energies = [ops.leapfrog(*a[:3], precision=a[3], backend=backend, **STEP) for a in (clean, dirty)]
+    for pure, bad in zip((*energies[0], *clean[:2]), (*energies[1], *dirty[:2]), strict=True):
+        assert np.array_equal(pure[[0, 2]], bad[[0, 2]])
+    assert not np.isfinite(energies[1].kinetic_after[1])
+    assert not np.isfinite(energies[1].prior_energy[1])
+
+
+class Gaussian:
+    """log pi = -(prior + data precision) theta^2 / 2 + pull theta in every coordinate, over many particles."""
+
+    def __init__(self, backend, dtype=np.float32, dim=67, particles=50):
+        rng = np.random.default_rng(0)
+        self.backend, self.dtype = backend, dtype
+        self.prior, self.data, self.pull = rng.uniform(0.5, 2, (3, dim)).astype(dtype)
+        self.theta, self.v = rng.standard_normal((2, particles, dim)).astype(dtype)
+
+    def grad(self, theta):
+        return (self.pull - self.data * theta).astype(self.dtype)
+
+    def step(self, theta, v, kick, drift):
+        """The op, or the same by plain NumPy."""
+        if self.backend is None:
+            v += self.dtype(kick) * (self.grad(theta) - self.prior * theta)
+            theta += self.dtype(drift) * v
+            return None
+        return ops.leapfrog(
+            theta, v, self.grad(theta), precision=self.prior, kick=kick, drift=drift, backend=self.backend
+        )
+
+    def trajectory(self, theta, v, steps, size):
+        """As moves.HMC composes it; returns the energies of the first and of the last kick."""
+        first = self.step(theta, v, size / 2, size)
+        for _ in range(steps - 1):
+            self.step(theta, v, size, size)
+        return first, self.step(theta, v, size / 2, 0.0)
+
+    def potential(self, theta):
+        theta = theta.astype(np.float64)
+        return np.sum((self.prior + self.data) * theta**2 / 2 - self.pull * theta, axis=1)
+
+    def energy_error(self, steps, size):
+        theta, v = self.theta.copy(), self.v.copy()
+        first, last = self.trajectory(theta, v, steps, size)
+        return self.potential(theta) + last.kinetic_after - self.potential(self.theta) - first.kinetic_before
+
+    def there_and_back(self):
+        theta, v = self.theta.copy(), self.v.copy()
+        self.trajectory(theta, v, 25, 0.1)
+        assert np.linalg.norm(theta - self.theta) > np.linalg.norm(self.theta)  # it went somewhere
+        v *= -1
+        self.trajectory(theta, v, 25, 0.1)
+        return np.hypot(np.linalg.norm(theta - self.theta), np.linalg.norm(v + self.v))
+
+
+def test_a_trajectory_is_reversible_to_rounding(engine):
+    size = np.linalg.norm(Gaussian(engine).theta)
+    assert Gaussian(engine).there_and_back() <= 2 * Gaussian(None).there_and_back() + EPS * size
+    # fifty steps of a few roundings each
+    assert Gaussian("reference", np.float64).there_and_back() <= 50 * 8 * 2.0**-53 * size
+
+
+def test_the_energy_error_is_of_second_order(backend):
+    target = Gaussian(backend)
+    coarse, fine = (np.linalg.norm(target.energy_error(n, 2.0 / n)) for n in (10, 20))
+    assert 3.5 < coarse / fine < 4.5
+    exact = Gaussian("reference", np.float64)
+    errors = [np.linalg.norm(exact.energy_error(n, 2.0 / n)) for n in (100, 200)]
+    assert errors[0] / errors[1] == pytest.approx(4, abs=0.01)
+
+
+def test_the_energies_are_those_of_the_state(backend):
+    target = Gaussian(backend)
+    theta, v = target.theta.copy(), target.v.copy()
+    first, last = target.trajectory(theta, v, 5, 0.1)
+    for ours, truth in (
+        (first.kinetic_before, np.sum(target.v.astype(float) ** 2, axis=1) / 2),
+        (last.kinetic_after, np.sum(v.astype(float) ** 2, axis=1) / 2),
+        (last.prior_energy, np.sum(target.prior * theta.astype(float) ** 2, axis=1) / 2),
+    ):
+        assert np.all(np.abs(ours - truth) <= 2 * EPS * truth)
+
+
+@pytest.mark.statistics
+@pytest.mark.parametrize("refresh", [0.0, 0.7])
+def test_refreshed_momentum_is_standard_normal(backend, refresh):
+    """z of mean, variance and the correlation with what was there, Bonferroni over the three: false alarm 1e-6."""
+    shape = (256, 1000)
+    old = random.normal(shape, seed=1, stream=9).astype(np.float32)
+    v, zero = old.copy(), np.zeros(shape, np.float32)
+    energies = ops.leapfrog(
+        zero.copy(), v, zero, precision=np.ones(1000, np.float32), kick=0.0, drift=0.0, refresh=refresh, seed=1,
+        backend=backend,
+    )  # fmt: skip
+    v, old = v.astype(float), old.astype(float)
+    checks = [(v, 0, 1), (v**2, 1, 2), (v * old, refresh, 1 + refresh**2)]
+    bound = -NormalDist().inv_cdf(FALSE_ALARM / 2 / len(checks))
+    for values, mean, variance in checks:
+        assert abs(values.mean() - mean) < bound * math.sqrt(variance / values.size)
+    assert np.allclose(energies.kinetic_before, np.sum(v * v, axis=1) / 2, rtol=2 * EPS)
+
+
+EVERYTHING = """
+import hashlib, numpy as np
+from fastsmc import ops, random
+digest, rng = hashlib.sha256(), np.random.default_rng(3)
+for particles, dim in ((3, 33), (5, 10_001), (64, 1000)):
+    theta, v, grad = rng.standard_normal((3, particles, dim), np.float32)
+    precision = rng.uniform(0.5, 2, dim).astype(np.float32)
+    for refresh in (None, 0.7):
+        step = {"precision": precision, "kick": 0.1, "drift": 0.2, "refresh": refresh}
+        for part in (*ops.leapfrog(theta, v, grad, **step), theta, v):
+            digest.update(part)
+    for kind in (random.philox, random.uniform, random.normal):
+        digest.update(kind((particles, dim), seed=1))
+print(digest.hexdigest())
+"""
+
+
+def test_the_number_of_threads_changes_no_bit():
+    def digest(threads):
+        environment = {**os.environ, "OMP_NUM_THREADS": threads}
+        command = [sys.executable, "-c", EVERYTHING]
+        return subprocess.run(command, env=environment, capture_output=True, text=True, check=True).stdout
+
+    assert digest("1") == digest("2") == digest("3")
+
+
+def test_torch_tensors_are_updated_in_place(backend):
+    torch = pytest.importorskip("torch")
+    arrays = state(65)
+    tensors = [torch.from_numpy(a.copy()) for a in arrays]
+    plain = ops.leapfrog(*arrays[:3], precision=arrays[3], refresh=0.5, backend=backend, **STEP)
+    energies = ops.leapfrog(*tensors[:3], precision=tensors[3], refresh=0.5, backend=backend, **STEP)
+    assert all(type(e) is torch.Tensor and e.dtype == torch.float64 for e in energies)
+    assert all(map(np.array_equal, energies, plain))
+    assert all(map(np.array_equal, tensors, arrays))
+
+
+A = np.zeros((2, 3), np.float32)
+ONE = np.ones(3, np.float32)
+FROZEN = np.zeros((2, 3), np.float32)
+FROZEN.flags.writeable = False
+
+
+def step(b, particles=A, momentum=A, grad=A, precision=ONE, **others):
+    # copies, but for what cannot be written into
+    particles, momentum = (a if a is FROZEN or not a.flags.c_contiguous else a.copy() for a in (particles, momentum))
+    return ops.leapfrog(particles, momentum, grad, precision=precision, **{**STEP, **others}, backend=b)
+
+
+# (what is called, the exception, parts of its sentence)
+REFUSED = [
+    (lambda b: step(b, momentum=A[:, :2].copy()), ValueError, "momentum has shape (2, 2) and dtype float32"),
+    (lambda b: step(b, momentum=A.astype(float)), ValueError, "momentum has shape (2, 3) and dtype float64"),
+    (lambda b: step(b, momentum=FROZEN), ValueError, "momentum is read-only; it must be writeable"),
+    (lambda b: step(b, momentum=np.zeros((3, 2), np.float32).T), ValueError, "momentum is not a C-contiguous array"),
+    (lambda b: step(b, particles=FROZEN), ValueError, "out is read-only; it must be writeable"),
+    (lambda b: step(b, out=np.zeros((2, 4), np.float32)), ValueError, "out has shape (2, 4) and dtype float32"),
+    (lambda b: step(b, out=np.zeros((2, 6), np.float32)[:, ::2]), ValueError, "out is not a C-contiguous array"),
+    (lambda b: step(b, grad=A[:1]), ValueError, "grad has shape (1, 3) and dtype float32; it must have"),
+    (lambda b: step(b, grad=A.astype(float)), ValueError, "grad has shape (2, 3) and dtype float64; it must have"),
+    (lambda b: step(b, grad=A.astype(int)), TypeError, "grad has dtype int64; it must be float32 or float64"),
+    (lambda b: step(b, precision=ONE[:2]), ValueError, "precision has shape (2,), particles (2, 3); they must be [d]"),
+    (lambda b: step(b, precision=A), ValueError, "precision has shape (2, 3), particles (2, 3); they must be"),
+    (lambda b: step(b, *([ONE] * 3)), ValueError, "precision has shape (3,), particles (3,); they must be"),
+    (lambda b: step(b, refresh=1.01), ValueError, "refresh is 1.01; it must lie between 0 and 1"),
+    (lambda b: step(b, refresh=-0.1), ValueError, "refresh is -0.1; it must lie between 0 and 1"),
+    (lambda b: step(b, refresh=math.nan), ValueError, "refresh is nan; it must lie between 0 and 1"),
+]  # fmt: skip
+
+
+@pytest.mark.parametrize(("call", "error", "sentence"), REFUSED, ids=range(len(REFUSED)))
+def test_refused_in_one_sentence(backend, call, error, sentence):
+    with pytest.raises(error) as raised:
+        call(backend)
+    assert sentence in str(raised.value)
+    assert "\n" not in str(raised.value)
+
+
+def test_float64_particles_are_for_the_reference_alone(engine):
+    wide = A.astype(float)
+    step("reference", wide, wide, wide)
+    with pytest.raises(TypeError, match="particles has dtype float64; the engine computes in float32"):
+        step(engine, wide, wide, wide)
