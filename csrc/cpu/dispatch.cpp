@@ -21,8 +21,12 @@ const Level kLevels[] = {
     {"avx2", [] { return __builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma"); }, kernels_avx2},
     {"avx512",
      [] {
+#if defined(FASTSMC_EMULATE_AVX512)
+       return __builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma");
+#else
        return __builtin_cpu_supports("avx512f") && __builtin_cpu_supports("avx512bw") &&
               __builtin_cpu_supports("avx512dq") && __builtin_cpu_supports("avx512vl");
+#endif
      },
      kernels_avx512},
 #endif

@@ -11,6 +11,13 @@
 #include <immintrin.h>
 #endif
 
+// Vectors of 64 bytes are compiled without AVX-512 too (FASTSMC_EMULATE_AVX512), to test them where it is missing.
+#if FASTSMC_VECTOR_BYTES == 64 && defined(__AVX512F__)
+#define FASTSMC_USE_AVX512 1
+#elif FASTSMC_VECTOR_BYTES == 32
+#define FASTSMC_USE_AVX2 1
+#endif
+
 namespace fastsmc::cpu::FASTSMC_LEVEL {
 
 constexpr int kVectorBytes = FASTSMC_VECTOR_BYTES;
@@ -42,9 +49,9 @@ static inline V splat(T value) {
 }
 
 static inline vfloat fma(vfloat a, vfloat b, vfloat c) {
-#if FASTSMC_VECTOR_BYTES == 64
+#if FASTSMC_USE_AVX512
   return (vfloat)_mm512_fmadd_ps((__m512)a, (__m512)b, (__m512)c);
-#elif FASTSMC_VECTOR_BYTES == 32
+#elif FASTSMC_USE_AVX2
   return (vfloat)_mm256_fmadd_ps((__m256)a, (__m256)b, (__m256)c);
 #else
   return a * b + c;
@@ -69,9 +76,9 @@ static inline vfloat to_float(vint v) {
 }
 
 static inline vfloat sqrt(vfloat a) {
-#if FASTSMC_VECTOR_BYTES == 64
+#if FASTSMC_USE_AVX512
   return (vfloat)_mm512_maskz_sqrt_ps(0xFFFF, (__m512)a);
-#elif FASTSMC_VECTOR_BYTES == 32
+#elif FASTSMC_USE_AVX2
   return (vfloat)_mm256_sqrt_ps((__m256)a);
 #else
   for (int i = 0; i < kLanes; ++i) a[i] = __builtin_sqrtf(a[i]);
@@ -94,13 +101,13 @@ static inline double sum_lanes(vfloat v) {
 
 // The 64-bit product of each lane with one multiplier, as its two halves.
 static inline void multiply_wide(vuint a, uint32_t multiplier, vuint& high, vuint& low) {
-#if FASTSMC_VECTOR_BYTES == 64  // the maskz forms: GCC 12 warns of its own undefined operand in the others
+#if FASTSMC_USE_AVX512  // the maskz forms: GCC 12 warns of its own undefined operand in the others
   const __m512i m = _mm512_set1_epi32(static_cast<int>(multiplier)), v = (__m512i)a;
   const __m512i even = _mm512_maskz_mul_epu32(0xFF, v, m),
                 odd = _mm512_maskz_mul_epu32(0xFF, _mm512_maskz_srli_epi64(0xFF, v, 32), m);
   high = (vuint)_mm512_mask_blend_epi32(0xAAAA, _mm512_maskz_srli_epi64(0xFF, even, 32), odd);
   low = (vuint)_mm512_mask_blend_epi32(0xAAAA, even, _mm512_maskz_slli_epi64(0xFF, odd, 32));
-#elif FASTSMC_VECTOR_BYTES == 32
+#elif FASTSMC_USE_AVX2
   const __m256i m = _mm256_set1_epi32(static_cast<int>(multiplier)), v = (__m256i)a;
   const __m256i even = _mm256_mul_epu32(v, m), odd = _mm256_mul_epu32(_mm256_srli_epi64(v, 32), m);
   high = (vuint)_mm256_blend_epi32(_mm256_srli_epi64(even, 32), odd, 0xAA);

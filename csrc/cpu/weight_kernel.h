@@ -25,9 +25,9 @@ static inline vdouble load_doubles(const double* from) {
 // Written out, since GCC 12 converts a wide vector in halves through memory; the masked form, since the plain
 // one of its AVX-512 header draws a false warning.
 static inline vdouble load_doubles(const float* from) {
-#if FASTSMC_VECTOR_BYTES == 64
+#if FASTSMC_USE_AVX512
   return (vdouble)_mm512_maskz_cvtps_pd(0xFF, _mm256_loadu_ps(from));
-#elif FASTSMC_VECTOR_BYTES == 32
+#elif FASTSMC_USE_AVX2
   return (vdouble)_mm256_cvtps_pd(_mm_loadu_ps(from));
 #else
   return __builtin_convertvector(load<vfloat_narrow>(from), vdouble);
@@ -112,10 +112,10 @@ static void exp_divided(const T* log_weights, int64_t n, double shift, double di
 }
 
 struct VectorShift {
-#if FASTSMC_VECTOR_BYTES == 64
+#if FASTSMC_USE_AVX512
   static vulong left(vulong x, vlong by) { return (vulong)_mm512_maskz_sllv_epi64(0xFF, (__m512i)x, (__m512i)by); }
   static vulong right(vulong x, vlong by) { return (vulong)_mm512_maskz_srlv_epi64(0xFF, (__m512i)x, (__m512i)by); }
-#elif FASTSMC_VECTOR_BYTES == 32
+#elif FASTSMC_USE_AVX2
   static vulong left(vulong x, vlong by) { return (vulong)_mm256_sllv_epi64((__m256i)x, (__m256i)by); }
   static vulong right(vulong x, vlong by) { return (vulong)_mm256_srlv_epi64((__m256i)x, (__m256i)by); }
 #else

@@ -8,12 +8,7 @@ from math import lgamma, pi
 
 import numpy as np
 import pytest
-
-import fastsmc as fs
-from fastsmc.annealing import PRIOR, Target
-from fastsmc.cloud import Cloud, Data
-from fastsmc.moves import Draw
-from tests.statistics.conjugate import (
+from conjugate import (
     RUNS,
     T_LIMIT,
     assert_exact,
@@ -23,6 +18,11 @@ from tests.statistics.conjugate import (
     runs,
     t_statistic,
 )
+
+import fastsmc as fs
+from fastsmc.annealing import PRIOR, Target
+from fastsmc.cloud import Cloud, Data
+from fastsmc.moves import Draw
 
 pytestmark = pytest.mark.statistics
 
