@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import Any
 
 from fastsmc import data
-from fastsmc.demo import BASELINE, PRESETS, SCHEMES, picture, run_scheme, states, summarise, table
+from fastsmc.demo import BASELINE, PRESETS, SCHEMES, picture, run_schemes, summarise, table
 
 INTERRUPTED = 130
 
@@ -115,11 +115,8 @@ def _demo(args: argparse.Namespace) -> int:
     dataset = preset.load(args.data_dir)
     widths = "-".join(map(str, (dataset.x_train.shape[1], *preset.hidden, dataset.classes)))
     title = f"{dataset.name}: MLP {widths}, {preset.particles} particles, {preset.iterations} iterations"
-    tried = []
-    for scheme in dict.fromkeys(args.schemes):
-        tried.append(run_scheme(scheme, dataset, preset, seed=args.seed, progress=not args.quiet))
-        if tried[-1].interrupted:
-            break
+    schemes = list(dict.fromkeys(args.schemes))
+    tried = run_schemes(schemes, dataset, preset, seed=args.seed, progress=not args.quiet)
     runs = [run for run in tried if run.accuracy]
     rows = summarise(runs, dataset.y_test)
     if rows:
@@ -133,7 +130,7 @@ def _demo(args: argparse.Namespace) -> int:
     if runs:
         picture(runs, dataset.y_test, args.out, title)
         print(f"picture: {args.out}")
-    return INTERRUPTED if tried[-1].interrupted else int(not runs)
+    return INTERRUPTED if any(run.interrupted for run in tried) else int(not runs)
 
 
 def _train(args: argparse.Namespace) -> int:
@@ -165,15 +162,7 @@ def _train(args: argparse.Namespace) -> int:
         num_iterations=args.iterations,
         seed=args.seed,
     )
-    result, code = None, 0
-    try:
-        for state in states(smc, dataset.x_train, dataset.y_train, "training", not args.quiet):
-            result = state
-    except KeyboardInterrupt:
-        if result is None:
-            raise
-        code = INTERRUPTED
-        result.warnings.append(f"interrupted after {len(result.history)} of {args.iterations} iterations")
+    result = smc.run(dataset.x_train, dataset.y_train, progress=not args.quiet)
     quality = result.evaluate(dataset.x_test, dataset.y_test)
     seconds = float(result.history["seconds"][-1])
     shown = "  ".join(f"{name} {value:.4f}" for name, value in quality.items())
@@ -196,7 +185,7 @@ def _train(args: argparse.Namespace) -> int:
             **features,
         }
         _write_json(args.json, report | {"warnings": result.warnings, "history": dict(result.history)})
-    return code
+    return INTERRUPTED if result.interrupted else 0
 
 
 def _doctor(args: argparse.Namespace) -> int:

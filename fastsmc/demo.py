@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import closing
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -125,21 +124,12 @@ class Run:
         return float(self.result.history["seconds"][reached.argmax()]) if reached.any() else math.nan
 
 
-def states(smc: SMC, x: np.ndarray, y: np.ndarray, description: str, progress: bool) -> Iterator[Result]:
-    """Every state of a run, behind a progress bar."""
-    with Progress(smc.num_iterations, progress, description) as bar, closing(smc.iterate(x, y)) as iterations:
-        for state in iterations:
-            bar.update(state.history.last)
-            yield state
-
-
-def run_scheme(scheme: str, dataset: Dataset, preset: Preset, seed: int = 0, progress: bool = True) -> Run:
-    """Run one scheme; where Ctrl-C or a degenerate cloud ends it, the run holds what there was."""
+def sampler(scheme: str, dataset: Dataset, preset: Preset, seed: int) -> SMC:
+    """Build the sampler of one scheme; all else is the same for every scheme."""
     import fastsmc as fs
 
-    run = Run(scheme)
     net = fs.MLP([dataset.x_train.shape[1], *preset.hidden, dataset.classes])
-    smc = fs.SMC(
+    return fs.SMC(
         fs.Posterior(net, prior=fs.Normal(preset.prior_scale)),
         num_particles=preset.particles,
         annealing=SCHEMES[scheme].make(fs, preset.start, preset.likelihood_scale),
@@ -147,16 +137,44 @@ def run_scheme(scheme: str, dataset: Dataset, preset: Preset, seed: int = 0, pro
         num_iterations=preset.iterations,
         seed=seed,
     )
-    try:
-        for state in states(smc, dataset.x_train, dataset.y_train, run.label, progress):
-            run.record(state, dataset)
-        run.complete = True
-    except KeyboardInterrupt:
-        run.interrupted = True
-        run.notes.append(f"interrupted after {len(run.accuracy)} of {preset.iterations} iterations")
-    except fs.DegenerateError as error:
-        run.notes.append(f"ended after {len(run.accuracy)} of {preset.iterations} iterations: {error}")
-    return run
+
+
+def run_schemes(
+    schemes: Sequence[str], dataset: Dataset, preset: Preset, seed: int = 0, progress: bool = True
+) -> list[Run]:
+    """Run the schemes an iteration each in turn, so that the machine's moods touch all of them alike.
+
+    Each is timed by its own clock. Where Ctrl-C or a degenerate cloud ends a run, it holds what there was.
+    """
+    from fastsmc.cloud import DegenerateError
+
+    runs = [Run(scheme) for scheme in schemes]
+    active = {
+        run.scheme: sampler(run.scheme, dataset, preset, seed).iterate(dataset.x_train, dataset.y_train) for run in runs
+    }
+    with Progress(preset.iterations * len(runs), progress, dataset.name) as bar:
+        while active:
+            for run in runs:
+                if run.scheme not in active:
+                    continue
+                try:
+                    run.record(next(active[run.scheme]), dataset)
+                    bar.update(run.result.history.last)
+                except StopIteration:
+                    run.complete = True
+                    del active[run.scheme]
+                except DegenerateError as error:
+                    run.notes.append(f"ended after {len(run.accuracy)} of {preset.iterations} iterations: {error}")
+                    del active[run.scheme]
+                except KeyboardInterrupt:
+                    for stopped in runs:
+                        if stopped.scheme in active:
+                            stopped.interrupted = True
+                            stopped.notes.append(
+                                f"interrupted after {len(stopped.accuracy)} of {preset.iterations} iterations"
+                            )
+                    return runs
+    return runs
 
 
 def summarise(runs: Sequence[Run], y_test: np.ndarray) -> list[dict[str, Any]]:

@@ -24,6 +24,9 @@ class Likelihood:
             raise ValueError(f"y has shape {y.shape}; it must be [B] or [B, {num_outputs}], as the network's outputs")
         if y.dtype.kind not in "fiub":
             raise TypeError(f"y has dtype {y.dtype}; the {self.name} likelihood needs numbers")
+        if not np.isfinite(y).all():
+            row = int(np.argmin(np.isfinite(y).all(axis=1)))
+            raise ValueError(f"y[{row}] is {y[row]}; every target must be a finite number")
         return np.ascontiguousarray(y, np.float32)
 
     def probabilities(self, outputs: np.ndarray) -> np.ndarray:

@@ -14,7 +14,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from fastsmc import arrays, backends
+from fastsmc import arrays, backends, random
 from fastsmc.likelihoods import Likelihood
 from fastsmc.networks import MLP
 
@@ -478,6 +478,9 @@ def leapfrog(
         raise ValueError(f"precision has shape {weight.shape}, particles {position.shape}; they must be [d] and [P, d]")
     if refresh is not None and not 0 <= refresh <= 1:
         raise ValueError(f"refresh is {refresh}; it must lie between 0 and 1")
+    if np.may_share_memory(moved, v) or np.may_share_memory(moved, gradient):
+        raise ValueError("out overlaps momentum or grad; it must be particles itself or memory of its own")
+    random.check_key(seed, iteration, stream, first_slot)
     energies = np.empty((len(position), 3))
     engine = backends.choose(backend)
     _check_float32(engine, position)

@@ -62,6 +62,18 @@ def normal(
     return _fill("normal", np.float32, shape, seed, iteration, stream, first_slot, backend)
 
 
+def check_key(seed: int, iteration: int, stream: int, first_slot: int) -> None:
+    """Raise ValueError unless these are whole numbers that fit the key and the counter."""
+    for argument, value, bits in (
+        ("seed", seed, 64),
+        ("iteration", iteration, 32),
+        ("stream", stream, 32),
+        ("first_slot", first_slot, 32),
+    ):
+        if not (hasattr(value, "__index__") and 0 <= value < 2**bits):
+            raise ValueError(f"{argument} is {value}; it must be a whole number from 0 to 2**{bits} - 1")
+
+
 def _fill(
     name: str,
     dtype: type,
@@ -72,14 +84,7 @@ def _fill(
     first_slot: int,
     backend: str | None,
 ) -> np.ndarray:
-    for argument, value, bits in (
-        ("seed", seed, 64),
-        ("iteration", iteration, 32),
-        ("stream", stream, 32),
-        ("first_slot", first_slot, 32),
-    ):
-        if not (hasattr(value, "__index__") and 0 <= value < 2**bits):
-            raise ValueError(f"{argument} is {value}; it must be a whole number from 0 to 2**{bits} - 1")
+    check_key(seed, iteration, stream, first_slot)
     out = np.empty(shape, dtype)
     if out.ndim != 2:
         raise ValueError(f"shape is {shape}; it must be (slots, numbers)")

@@ -85,6 +85,8 @@ class Result:
         One row an iteration.
     warnings
         What a reader of the numbers must know, a sentence each.
+    interrupted
+        Whether Ctrl-C ended the run.
     """
 
     particles: Any
@@ -94,6 +96,7 @@ class Result:
     num_data: int
     history: History
     warnings: list[str] = field(default_factory=list)
+    interrupted: bool = False
 
     @classmethod
     def of(cls, cloud: Cloud, target: Target, num_data: int, history: History, like: Any) -> Result:
@@ -166,7 +169,7 @@ class Result:
                 weights[used],
                 transform(self.posterior.outputs(particles[used], host[i : i + rows])),
             )
-            for i in range(0, len(host), rows)
+            for i in range(0, max(len(host), 1), rows)
         ]
         return back(np.concatenate(blocks))
 
@@ -267,7 +270,10 @@ def load(path: str | Path) -> Result:
 
 
 class Checkpoint:
-    """Keeps the newest state of a run in a folder, at most every ``interval`` seconds and when the run ends."""
+    """Keeps the newest state of a run in a folder, at most every ``interval`` seconds and when the run ends.
+
+    A full disk or a folder that cannot be written does not end the run: the result warns of it.
+    """
 
     interval = 30.0
 
@@ -279,14 +285,22 @@ class Checkpoint:
 
     def offer(self, result: Result) -> None:
         """Save a state if it is time to."""
-        if self._path is not None and time.monotonic() >= self._next:
-            result.save(self._path)
+        if time.monotonic() >= self._next:
+            self._save(result)
             self._next = time.monotonic() + self.interval
 
     def close(self, result: Result | None) -> None:
         """Save the last state."""
-        if self._path is not None and result is not None:
+        if result is not None:
+            self._save(result)
+
+    def _save(self, result: Result) -> None:
+        if self._path is None:
+            return
+        try:
             result.save(self._path)
+        except OSError as error:
+            result.warnings.append(f"the checkpoint {self._path} could not be written: {error}")
 
 
 def write_atomically(path: Path, content: bytes) -> None:

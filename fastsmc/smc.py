@@ -172,6 +172,7 @@ class SMC:
         except KeyboardInterrupt:
             if result is None:
                 raise
+            result.interrupted = True
             result.warnings.append(
                 f"the run was interrupted after {len(result.history)} of {self.num_iterations} iterations"
             )

@@ -395,3 +395,26 @@ def test_a_result_says_which_target_it_represents(run):
     assert states[0].log_evidence is None
     assert "represent 10 of 40 data points at likelihood scale 1 and temperature 1" in states[0].warnings[0]
     assert not any("not the full posterior" in warning for warning in run.warnings)
+
+
+def test_a_full_disk_at_the_checkpoint_does_not_lose_the_run(tmp_path, monkeypatch):
+    def full(*_):
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(os, "replace", full)
+    finished = sampler().run(*data_of(), checkpoint=tmp_path)
+    assert len(finished.history) == sampler().num_iterations
+    assert "could not be written" in finished.warnings[-1] and "No space left" in finished.warnings[-1]
+
+
+def test_predictions_for_no_rows_are_refused():
+    finished = sampler().run(*data_of())
+    with pytest.raises(ValueError, match=r"x has shape \(0,"):
+        finished.predict_proba(np.empty((0, data_of()[0].shape[1]), np.float32))
+
+
+def test_a_target_that_is_not_finite_is_refused_with_its_row():
+    x, y = np.zeros((4, 2), np.float32), np.array([0.0, 1.0, np.nan, 2.0], np.float32)
+    posterior = fs.Posterior(fs.MLP([2, 1]), likelihood="gaussian")
+    with pytest.raises(ValueError, match=r"y\[2\] is \[nan\]"):
+        fs.SMC(posterior, 4, num_iterations=2).run(x, y)

@@ -290,3 +290,16 @@ def test_float64_particles_are_for_the_reference_alone(engine):
     step("reference", wide, wide, wide)
     with pytest.raises(TypeError, match="particles has dtype float64; the engine computes in float32"):
         step(engine, wide, wide, wide)
+
+
+@pytest.mark.parametrize("name", ["momentum", "grad"])
+def test_out_that_overlaps_another_argument_is_refused(name):
+    state = {k: np.zeros((2, 5), np.float32) for k in ("particles", "momentum", "grad")}
+    with pytest.raises(ValueError, match="out overlaps momentum or grad"):
+        ops.leapfrog(**state, precision=np.ones(5, np.float32), kick=0.1, drift=0.1, out=state[name])
+
+
+def test_a_key_that_does_not_fit_is_refused():
+    state = {k: np.zeros((2, 5), np.float32) for k in ("particles", "momentum", "grad")}
+    with pytest.raises(ValueError, match="seed is -1; it must be a whole number"):
+        ops.leapfrog(**state, precision=np.ones(5, np.float32), kick=0.1, drift=0.1, refresh=0.0, seed=-1)
