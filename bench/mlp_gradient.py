@@ -140,64 +140,6 @@ def agree(ours, other) -> None:
             raise AssertionError(f"the providers differ by {error:.1e} of the norm")
 
 
-def run():
-        grad, value = call(theta, x, y)
-        return value, grad
-
-    return run
-
-
-def with_torch_by_hand(case, theta, x, y):
-    """One tensor per layer for all particles; the first layer, whose input is shared, as one product."""
-    import torch
-
-    P = len(theta)
-    x, y = torch.from_numpy(x), torch.from_numpy(y)
-    parts = []
-    for part, size in zip(
-        np.split(theta, case.bounds[:-1], axis=1),
-        [size for i, o in case.layers for size in ((o, i), (o,))],
-        strict=True,
-    ):
-        parts.append(torch.from_numpy(part.copy()).view(P, *size).requires_grad_())
-
-    def call():
-        i, o = case.layers[0]
-        h = (x @ parts[0].view(P * o, i).T).view(-1, P, o).transpose(0, 1) + parts[1][:, None]
-        for weight, bias in zip(parts[2::2], parts[3::2], strict=True):
-            h = torch.baddbmm(bias[:, None], torch.relu(h), weight.transpose(1, 2))
-        value = _torch_log_likelihood(h, y.expand(P, -1), case)
-        return value.detach(), torch.autograd.grad(value.sum(), parts)
-
-    return call
-
-
-def _torch_log_likelihood(h, y, case):
-    import torch
-
-    if case.likelihood == "gaussian":
-        return torch.sum(-0.5 * (y - h[..., 0]) ** 2 - 0.5 * np.log(2 * np.pi), dim=-1)
-    return torch.log_softmax(h, -1).gather(-1, y[..., None]).sum(dim=(-2, -1))
-
-
-PROVIDERS = {
-    OURS: with_fastsmc,
-    "jax.vmap (jit)": with_jax,
-    "torch.func.vmap": with_torch_func,
-    "torch baddbmm + autograd": with_torch_by_hand,
-}
-
-
-def agree(ours, other) -> None:
-    """Both parts agree to the precision of float32, measured against their largest entry."""
-    value, grad = other
-    if isinstance(grad, tuple):
-        grad = np.concatenate([np.asarray(part).reshape(len(part), -1) for part in grad], axis=1)
-    for mine, theirs in zip(ours, (value, grad), strict=True):
-        mine, theirs = np.asarray(mine, np.float64), np.asarray(theirs, np.float64)
-        np.testing.assert_allclose(theirs, mine, rtol=1e-3, atol=1e-4 * np.abs(mine).max())
-
-
 def run(effort: Effort, quick: bool) -> None:
     """Measure all shapes."""
     bench = Bench("mlp_gradient", effort)
