@@ -81,10 +81,10 @@ PRESETS = {
         load=_mnist,
         hidden=(100,),
         particles=32,
-        iterations=14,
-        start=300,
+        iterations=10,
+        start=200,
         likelihood_scale="full",
-        num_steps=12,
+        num_steps=15,
         prior_scale=0.2,
     ),
 }
