@@ -24,9 +24,6 @@ class Likelihood:
             raise ValueError(f"y has shape {y.shape}; it must be [B] or [B, {num_outputs}], as the network's outputs")
         if y.dtype.kind not in "fiub":
             raise TypeError(f"y has dtype {y.dtype}; the {self.name} likelihood needs numbers")
-        if not np.isfinite(y).all():
-            row = int(np.argmin(np.isfinite(y).all(axis=1)))
-            raise ValueError(f"y[{row}] is {y[row]}; every target must be a finite number")
         return np.ascontiguousarray(y, np.float32)
 
     def probabilities(self, outputs: np.ndarray) -> np.ndarray:
@@ -103,6 +100,14 @@ class Gaussian(Likelihood):
     def __post_init__(self) -> None:
         if not (math.isfinite(self.noise) and self.noise > 0):
             raise ValueError(f"noise is {self.noise!r}; it must be a positive standard deviation")
+
+    def targets(self, y: np.ndarray, num_outputs: int) -> np.ndarray:
+        """See `Likelihood`."""
+        y = super().targets(y, num_outputs)
+        if not np.isfinite(y).all():
+            row = int(np.argmin(np.isfinite(y).all(axis=1)))
+            raise ValueError(f"y[{row}] is {y[row]}; every target must be a finite number")
+        return y
 
     def probabilities(self, outputs: np.ndarray) -> np.ndarray:
         """The mean itself."""

@@ -140,6 +140,7 @@ def test_structure(backend, scheme, kind):
                 assert np.all(counts >= np.floor(expected - slack))
 
 
+@pytest.mark.large
 def test_ten_million_particles_from_float32_log_weights(engine):
     n = 10_000_000
     rng = np.random.default_rng(8)
@@ -164,6 +165,7 @@ def test_ten_million_particles_from_float32_log_weights(engine):
     assert np.count_nonzero(plain != ancestors) == 0
 
 
+@pytest.mark.large
 def test_a_long_tail_keeps_its_share(backend):
     weights = np.full(5_000_001, 1e-12)
     weights[0] = 1
