@@ -24,6 +24,7 @@ class CMakeBuild(build_ext):
         build = Path(self.build_temp).resolve() / ext.name
         configure = [
             "cmake",
+            "--fresh",  # an isolated build leaves a cache that names tools which are gone
             f"-S{ROOT}",
             f"-B{build}",
             "-GNinja",
