@@ -32,7 +32,8 @@ class Data:
         if inputs.dtype.kind == "f" and not np.isfinite(inputs).all():
             row = int(np.argmin(np.isfinite(inputs.reshape(len(inputs), -1)).all(axis=1)))
             raise ValueError(f"x[{row}] holds NaN or infinity; every feature must be a finite number")
-        order = np.argsort(random.uniform((1, len(inputs)), seed=seed, stream=random.Stream.ORDER)[0], kind="stable")
+        u = random.uniform((1, len(inputs)), seed=seed, stream=random.Stream.ORDER, backend=posterior.backend)[0]
+        order = np.argsort(u, kind="stable")
         self.x = np.ascontiguousarray(inputs[order].reshape(len(inputs), -1), np.float32)
         self.y = targets[order]
 
@@ -123,26 +124,28 @@ class Cloud:
                 f"all {len(log_weights)} particles have a density that is zero or not finite; "
                 "the data may hold NaN, or the step size may be too large"
             )
-        _, log_sum, ess = ops.normalize_log_weights(log_weights)
+        _, log_sum, ess = ops.normalize_log_weights(log_weights, backend=self.posterior.backend)
         self.log_weights, self.ess = log_weights - log_sum, float(ess)
         return float(log_sum), lost
 
     def conditional_ess(self, increment: np.ndarray) -> float:
         """Conditional effective sample size of increments, as a fraction of one: (sum W v)^2 / sum W v^2."""
         usable = np.where(np.isnan(increment), -np.inf, increment)
-        first = ops.normalize_log_weights(self.log_weights + usable).log_sum
-        second = ops.normalize_log_weights(self.log_weights + 2 * usable).log_sum
+        first, second = (
+            ops.normalize_log_weights(self.log_weights + power * usable, backend=self.posterior.backend).log_sum
+            for power in (1, 2)
+        )
         return float(np.exp(2 * first - second))
 
     def resample(self, scheme: str, seed: int, iteration: int) -> int:
         """Replace the particles by equally weighted draws of them; returns the number of distinct ancestors."""
-        count = len(self.particles)
-        u = random.uniform((1, count), seed=seed, iteration=iteration, stream=random.Stream.RESAMPLING)[0]
-        ancestors = ops.resample(self.log_weights, u if ops.SCHEMES[scheme] else u[0], scheme=scheme)
-        ancestors = ops.permute_ancestors(ancestors)
+        count, on = len(self.particles), {"backend": self.posterior.backend}
+        u = random.uniform((1, count), seed=seed, iteration=iteration, stream=random.Stream.RESAMPLING, **on)[0]
+        ancestors = ops.resample(self.log_weights, u if ops.SCHEMES[scheme] else u[0], scheme=scheme, **on)
+        ancestors = ops.permute_ancestors(ancestors, **on)
         state = [self.particles, self.log_likelihood, self.log_prior]
         state += [] if self.grad is None else [self.grad]
-        ops.gather_particles(tuple(state), ancestors, out=tuple(state))
+        ops.gather_particles(tuple(state), ancestors, out=tuple(state), **on)
         self.log_weights = np.full(count, -np.log(count))
         self.ess = float(count)
         return len(np.unique(ancestors))

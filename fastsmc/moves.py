@@ -88,7 +88,8 @@ class Move:
         """Move the cloud under a target."""
         proposal = self.propose(cloud, data, target, step_size, draw)
         ratio = proposal.log_ratio
-        u = random.uniform((1, len(ratio)), **draw.key(random.Stream.ACCEPTANCE))[0]
+        stream = draw.key(random.Stream.ACCEPTANCE)
+        u = random.uniform((1, len(ratio)), **stream, backend=cloud.posterior.backend)[0]
         stay = np.flatnonzero(~self.lkernel.accepted(ratio, np.log1p(-u)))
         for old, new in (
             (cloud.particles, proposal.particles),
@@ -119,7 +120,8 @@ class RandomWalk(Move):
 
     def propose(self, cloud: Cloud, data: Data, target: Target, step_size: float, draw: Draw) -> Proposal:
         """See `Move`."""
-        noise = random.normal(cloud.particles.shape, **draw.key(random.Stream.MOMENTUM))
+        stream = draw.key(random.Stream.MOMENTUM)
+        noise = random.normal(cloud.particles.shape, **stream, backend=cloud.posterior.backend)
         particles = np.add(cloud.particles, np.float32(step_size) * noise, out=noise)
         log_likelihood, grad = cloud.evaluate(particles, *data.batch(target))
         log_prior = cloud.posterior.log_prior(particles)
@@ -155,7 +157,11 @@ class HMC(Move):
     def propose(self, cloud: Cloud, data: Data, target: Target, step_size: float, draw: Draw) -> Proposal:
         """See `Move`."""
         x, y = data.batch(target)
-        common = {"precision": cloud.posterior.prior_precision, "likelihood_scale": target.power}
+        common = {
+            "precision": cloud.posterior.prior_precision,
+            "likelihood_scale": target.power,
+            "backend": cloud.posterior.backend,
+        }
         particles, momentum = np.empty_like(cloud.particles), np.zeros_like(cloud.particles)
         start = ops.leapfrog(
             cloud.particles,

@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 
 import fastsmc as fs
+from fastsmc import backends
 
 RUN = """
 import hashlib, numpy as np, fastsmc as fs
@@ -175,6 +176,20 @@ def test_any_backend_serves_the_sampler(problem):
     ]
     np.testing.assert_allclose(runs[0].particles, runs[1].particles, atol=1e-4)
     assert runs[0].log_evidence == pytest.approx(runs[1].log_evidence, abs=1e-2)
+
+
+@pytest.mark.parametrize("move", [fs.HMC(2, adjusted=False), fs.RandomWalk()])
+def test_a_forced_backend_serves_every_op(problem, monkeypatch, move):
+    posterior, x, y = problem
+    chosen, choose = set(), backends.choose
+
+    def record(backend=None, device="cpu"):
+        chosen.add(backend)
+        return choose(backend, device)
+
+    monkeypatch.setattr(backends, "choose", record)
+    fs.SMC(posterior, 8, fs.LikelihoodTempering(), move, 2, ess_threshold=1.0, backend="reference").run(x, y)
+    assert chosen == {"reference"}
 
 
 @pytest.mark.parametrize(
