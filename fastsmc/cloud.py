@@ -98,6 +98,13 @@ class Cloud:
             return self.posterior.log_likelihood(particles, x, y), None
         return self.posterior.log_likelihood_and_grad(particles, x, y)
 
+    def trajectory(self, x: np.ndarray, y: np.ndarray, **plan: Any) -> tuple[np.ndarray, np.ndarray, ops.Trajectory]:
+        """Where a leapfrog trajectory with fresh momentum takes every particle, and the gradient there."""
+        self.evaluations += len(x) * plan["num_steps"]
+        particles, grad = self.particles.copy(), self.grad.copy()
+        momentum = np.zeros_like(particles)
+        return particles, grad, self.posterior.trajectory(particles, momentum, grad, x, y, refresh=0.0, **plan)
+
     def observe(self, data: Data, previous: Target, target: Target) -> None:
         """Bring the likelihood from the batch of one target to that of the next; nested batches cost the new rows."""
         nested = target.start == previous.start and target.stop >= previous.stop

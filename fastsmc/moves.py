@@ -8,7 +8,7 @@ from typing import ClassVar, NamedTuple
 
 import numpy as np
 
-from fastsmc import ops, random
+from fastsmc import random
 from fastsmc.annealing import Target
 from fastsmc.cloud import Cloud, Data
 from fastsmc.lkernels import ForwardProposal, LKernel, Reversible
@@ -156,32 +156,17 @@ class HMC(Move):
 
     def propose(self, cloud: Cloud, data: Data, target: Target, step_size: float, draw: Draw) -> Proposal:
         """See `Move`."""
-        x, y = data.batch(target)
-        common = {
-            "precision": cloud.posterior.prior_precision,
-            "likelihood_scale": target.power,
-            "backend": cloud.posterior.backend,
-        }
-        particles, momentum = np.empty_like(cloud.particles), np.zeros_like(cloud.particles)
-        start = ops.leapfrog(
-            cloud.particles,
-            momentum,
-            cloud.grad,
-            kick=step_size / 2,
-            drift=step_size,
-            refresh=0.0,
-            out=particles,
+        particles, grad, end = cloud.trajectory(
+            *data.batch(target),
+            step_size=step_size,
+            num_steps=self.num_steps,
+            likelihood_scale=target.power,
             **draw.key(random.Stream.MOMENTUM),
-            **common,
         )
-        for step in range(1, self.num_steps + 1):
-            log_likelihood, grad = cloud.evaluate(particles, x, y)
-            kick, drift = (step_size, step_size) if step < self.num_steps else (step_size / 2, 0.0)
-            end = ops.leapfrog(particles, momentum, grad, kick=kick, drift=drift, out=particles, **common)
         log_prior = cloud.posterior.log_prior_from_energy(end.prior_energy)
-        change = log_prior + target.power * log_likelihood - cloud.log_density(target)
-        ratio = change + start.kinetic_before - end.kinetic_after
-        return Proposal(particles, grad, log_likelihood, log_prior, ratio)
+        change = log_prior + target.power * end.log_likelihood - cloud.log_density(target)
+        ratio = change + end.kinetic_before - end.kinetic_after
+        return Proposal(particles, grad, end.log_likelihood, log_prior, ratio)
 
 
 @dataclass(frozen=True)

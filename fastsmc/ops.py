@@ -9,6 +9,7 @@ always made.
 
 import math
 from collections.abc import Sequence
+from itertools import combinations
 from types import ModuleType
 from typing import Any, NamedTuple
 
@@ -16,12 +17,15 @@ import numpy as np
 
 from fastsmc import arrays, backends, random
 from fastsmc.likelihoods import Likelihood
-from fastsmc.networks import MLP
+from fastsmc.networks import Network
 
 Array = Any
 
 SCHEMES = {"systematic": False, "stratified": True, "multinomial": True, "residual": True}
 """The resampling schemes, and whether each sample has a uniform number of its own."""
+
+PRECISIONS = ("highest", "high", "medium")
+"""Float32 throughout; each operand the sum of two bfloat16 numbers; bfloat16 operands. Sums are float32 always."""
 
 
 class NormalizedWeights(NamedTuple):
@@ -332,12 +336,13 @@ class LeapfrogEnergies(NamedTuple):
 
 
 def log_likelihood(
-    network: MLP,
+    network: Network,
     likelihood: Likelihood,
     particles: Array,
     x: Array,
     y: Array,
     *,
+    precision: str = "highest",
     backend: str | None = None,
 ) -> Array:
     """Log-likelihood of every particle of a network, summed over a batch that all share.
@@ -352,6 +357,8 @@ def log_likelihood(
         Converted to the type of the particles if it has another.
     y : array_like [B] or [B, outputs]
         As the likelihood takes it.
+    precision : {"highest", "high", "medium"}
+        What the products may lose (see `precision_in_use`).
     backend
         See the module.
 
@@ -359,43 +366,42 @@ def log_likelihood(
     -------
     log_likelihood : float64 array [P]
     """
-    return _likelihood(network, likelihood, particles, x, y, False, backend)[0]
+    return _likelihood(network, likelihood, particles, x, y, False, precision, backend)[0]
 
 
 def log_likelihood_and_grad(
-    network: MLP,
+    network: Network,
     likelihood: Likelihood,
     particles: Array,
     x: Array,
     y: Array,
     *,
+    precision: str = "highest",
     backend: str | None = None,
 ) -> tuple[Array, Array]:
     """Log-likelihood [P] and its gradient [P, d], in the type of the particles; arguments as for `log_likelihood`."""
-    return _likelihood(network, likelihood, particles, x, y, True, backend)
+    return _likelihood(network, likelihood, particles, x, y, True, precision, backend)
 
 
 def _likelihood(
-    network: MLP,
+    network: Network,
     likelihood: Likelihood,
     particles: Array,
     x: Array,
     y: Array,
     with_grad: bool,
+    precision: str,
     backend: str | None,
 ) -> tuple[Array, Array]:
     engine = backends.choose(backend)
     host, back = read_particles(particles, network, engine)
-    inputs = _read_inputs(x, network, host.dtype)
-    targets = likelihood.targets(arrays.read(y, "y")[0], network.num_outputs)
-    if len(targets) != len(inputs):
-        raise ValueError(f"y has {len(targets)} rows, but x has {len(inputs)}; they must agree")
+    inputs, targets = _read_batch(x, y, network, likelihood, host.dtype)
     total, grad = np.empty(len(host)), np.empty_like(host) if with_grad else None
     status = engine.log_likelihood(
-        network.widths,
-        network.activation_code,
+        network.layer_table,
         likelihood.code,
         likelihood.noise,
+        _precision_code(precision),
         host,
         inputs,
         targets,
@@ -407,14 +413,21 @@ def _likelihood(
     return back(total), None if grad is None else back(grad)
 
 
-def network_outputs(network: MLP, particles: Array, x: Array, *, backend: str | None = None) -> Array:
+def network_outputs(
+    network: Network, particles: Array, x: Array, *, precision: str = "highest", backend: str | None = None
+) -> Array:
     """Outputs of every particle's network for every row of x: [P, B, outputs], in the type of the particles."""
     engine = backends.choose(backend)
     host, back = read_particles(particles, network, engine)
     inputs = _read_inputs(x, network, host.dtype)
     outputs = np.empty((len(host), len(inputs), network.num_outputs), host.dtype)
-    engine.network_outputs(network.widths, network.activation_code, host, inputs, outputs)
+    engine.network_outputs(network.layer_table, _precision_code(precision), host, inputs, outputs)
     return back(outputs)
+
+
+def precision_in_use(network: Network, precision: str, *, backend: str | None = None) -> str:
+    """The precision in which an engine computes a network here when it is asked for one: never a lower one."""
+    return PRECISIONS[backends.choose(backend).precision_in_use(network.layer_table, _precision_code(precision))]
 
 
 def leapfrog(
@@ -467,17 +480,11 @@ def leapfrog(
     position, back = arrays.read_floats(particles, "particles")
     v = arrays.read_output(momentum, "momentum")
     moved = arrays.read_output(particles if out is None else out, "out")
-    gradient, weight = arrays.read_floats(grad, "grad")[0], arrays.read_floats(precision, "precision")[0]
+    gradient = arrays.read_floats(grad, "grad")[0]
     for name, array in (("momentum", v), ("grad", gradient), ("out", moved)):
-        if array.shape != position.shape or array.dtype != position.dtype:
-            raise ValueError(
-                f"{name} has shape {array.shape} and dtype {array.dtype}; "
-                f"it must have {position.shape} and {position.dtype}, as particles"
-            )
-    if position.ndim != 2 or weight.shape != position.shape[1:]:
-        raise ValueError(f"precision has shape {weight.shape}, particles {position.shape}; they must be [d] and [P, d]")
-    if refresh is not None and not 0 <= refresh <= 1:
-        raise ValueError(f"refresh is {refresh}; it must lie between 0 and 1")
+        _check_like_particles(name, array, position)
+    weight = _read_prior(precision, position)
+    _check_refresh(refresh)
     if np.may_share_memory(moved, v) or np.may_share_memory(moved, gradient):
         raise ValueError("out overlaps momentum or grad; it must be particles itself or memory of its own")
     random.check_key(seed, iteration, stream, first_slot)
@@ -488,7 +495,7 @@ def leapfrog(
         position,
         v,
         gradient,
-        weight.astype(position.dtype, copy=False),
+        weight,
         moved,
         energies,
         kick,
@@ -504,7 +511,108 @@ def leapfrog(
     return LeapfrogEnergies(*(back(np.ascontiguousarray(column)) for column in energies.T))
 
 
-def read_particles(particles: Array, network: MLP, engine: ModuleType | None = None) -> tuple[np.ndarray, arrays.Back]:
+class Trajectory(NamedTuple):
+    """What `trajectory` returns besides the state that it overwrites, float64 [P] each."""
+
+    log_likelihood: Array
+    kinetic_before: Array
+    kinetic_after: Array
+    prior_energy: Array
+
+
+def trajectory(
+    network: Network,
+    likelihood: Likelihood,
+    particles: Array,
+    momentum: Array,
+    grad: Array,
+    x: Array,
+    y: Array,
+    *,
+    prior_precision: Array,
+    step_size: float,
+    num_steps: int,
+    likelihood_scale: float = 1.0,
+    refresh: float | None = None,
+    seed: int = 0,
+    iteration: int = 0,
+    stream: int = 0,
+    first_slot: int = 0,
+    precision: str = "highest",
+    backend: str | None = None,
+) -> Trajectory:
+    """Leapfrog steps of every particle over a batch that all share, without coming back between them.
+
+    The same as `leapfrog` and `log_likelihood_and_grad` in turn, to the bit: half a kick, then ``num_steps`` times a
+    drift, the gradient and a kick, the last one by half.
+
+    Parameters
+    ----------
+    network, likelihood, x, y, precision
+        As for `log_likelihood`.
+    particles, momentum, grad : float32 array [P, d]
+        Positions, momenta and the gradient of the log-likelihood there; overwritten by those at the end.
+    prior_precision : float32 array [d]
+        Of the normal prior with mean zero.
+    step_size, num_steps
+        Length and number of the steps.
+    likelihood_scale, refresh, seed, iteration, stream, first_slot, backend
+        As for `leapfrog`; the momentum is refreshed once, at the start.
+
+    Returns
+    -------
+    log_likelihood : float64 [P]
+        At the end.
+    kinetic_before, kinetic_after, prior_energy : float64 [P]
+        ``v.v / 2`` at the start, after the refreshment, and at the end; ``sum(prior_precision * theta^2) / 2`` at the
+        end.
+    """
+    engine = backends.choose(backend)
+    position, back = read_particles(particles, network, engine)
+    state = {"particles": arrays.read_output(particles, "particles")}
+    for name, array in (("momentum", momentum), ("grad", grad)):
+        state[name] = arrays.read_output(array, name)
+        _check_like_particles(name, state[name], position)
+    for first, second in combinations(state, 2):
+        if np.may_share_memory(state[first], state[second]):
+            raise ValueError(f"{second} overlaps {first}; each must have memory of its own")
+    steps = _count(num_steps, "num_steps")
+    inputs, targets = _read_batch(x, y, network, likelihood, position.dtype)
+    weight = _read_prior(prior_precision, position)
+    _check_refresh(refresh)
+    random.check_key(seed, iteration, stream, first_slot)
+    total, start, end = np.empty(len(position)), np.empty((len(position), 3)), np.empty((len(position), 3))
+    status = engine.trajectory(
+        network.layer_table,
+        likelihood.code,
+        likelihood.noise,
+        _precision_code(precision),
+        *state.values(),
+        inputs,
+        targets,
+        weight,
+        total,
+        start,
+        end,
+        step_size,
+        steps,
+        likelihood_scale,
+        refresh is not None,
+        refresh or 0.0,
+        seed,
+        iteration,
+        stream,
+        first_slot,
+    )
+    if status:
+        raise _bad_value(status, network.num_outputs, y=targets)
+    columns = (total, start[:, 0], end[:, 1], end[:, 2])
+    return Trajectory(*(back(np.ascontiguousarray(column)) for column in columns))
+
+
+def read_particles(
+    particles: Array, network: Network, engine: ModuleType | None = None
+) -> tuple[np.ndarray, arrays.Back]:
     """View particles [P, d] of a network on the host."""
     host, back = arrays.read_floats(particles, "particles")
     if host.ndim != 2 or host.shape[1] != network.num_params or len(host) == 0:
@@ -521,13 +629,51 @@ def _check_float32(engine: ModuleType, particles: np.ndarray) -> None:
         )
 
 
-def _read_inputs(x: Array, network: MLP, dtype: np.dtype) -> np.ndarray:
+def _read_inputs(x: Array, network: Network, dtype: np.dtype) -> np.ndarray:
     inputs, _ = arrays.read(x, "x")
     if inputs.dtype.kind not in "fiub":
         raise TypeError(f"x has dtype {inputs.dtype}; it must hold real numbers")
     if inputs.ndim < 2 or len(inputs) == 0 or math.prod(inputs.shape[1:]) != network.num_inputs:
         raise ValueError(f"x has shape {inputs.shape}; this network needs [B, {network.num_inputs}] with B >= 1")
     return np.ascontiguousarray(inputs.reshape(len(inputs), -1), dtype)
+
+
+def _read_batch(
+    x: Array, y: Array, network: Network, likelihood: Likelihood, dtype: np.dtype
+) -> tuple[np.ndarray, np.ndarray]:
+    inputs = _read_inputs(x, network, dtype)
+    targets = likelihood.targets(arrays.read(y, "y")[0], network.num_outputs)
+    if len(targets) != len(inputs):
+        raise ValueError(f"y has {len(targets)} rows, but x has {len(inputs)}; they must agree")
+    return inputs, targets
+
+
+def _read_prior(precision: Array, particles: np.ndarray) -> np.ndarray:
+    weight = arrays.read_floats(precision, "precision")[0]
+    if particles.ndim != 2 or weight.shape != particles.shape[1:]:
+        raise ValueError(
+            f"precision has shape {weight.shape}, particles {particles.shape}; they must be [d] and [P, d]"
+        )
+    return weight.astype(particles.dtype, copy=False)
+
+
+def _check_like_particles(name: str, array: np.ndarray, particles: np.ndarray) -> None:
+    if array.shape != particles.shape or array.dtype != particles.dtype:
+        raise ValueError(
+            f"{name} has shape {array.shape} and dtype {array.dtype}; "
+            f"it must have {particles.shape} and {particles.dtype}, as particles"
+        )
+
+
+def _check_refresh(refresh: float | None) -> None:
+    if refresh is not None and not 0 <= refresh <= 1:
+        raise ValueError(f"refresh is {refresh}; it must lie between 0 and 1")
+
+
+def _precision_code(precision: str) -> int:
+    if precision not in PRECISIONS:
+        raise ValueError(f"precision is {precision!r}; it must be one of {', '.join(map(repr, PRECISIONS))}")
+    return PRECISIONS.index(precision)
 
 
 def _rows(values: np.ndarray, name: str) -> tuple[int, ...]:

@@ -13,10 +13,9 @@ import numpy as np
 
 from fastsmc import ops, random
 from fastsmc.likelihoods import Likelihood, as_likelihood
-from fastsmc.networks import MLP
+from fastsmc.networks import Network
 
 LOG_TWO_PI = math.log(2 * math.pi)
-PRECISIONS = ("highest", "high", "medium")
 
 
 @dataclass(frozen=True)
@@ -37,7 +36,7 @@ class Normal:
         if not (self.scale == "fan_in" or (number and math.isfinite(self.scale) and self.scale > 0)):
             raise ValueError(f"scale is {self.scale!r}; it must be a positive number or 'fan_in'")
 
-    def scales(self, network: MLP) -> np.ndarray:
+    def scales(self, network: Network) -> np.ndarray:
         """Standard deviation of every weight of a particle, float64 [d]."""
         scales = np.empty(network.num_params)
         for p in network.parameters:
@@ -64,24 +63,23 @@ class Posterior:
     likelihood
         ``"categorical"``, ``"bernoulli"``, ``"gaussian"`` or ``Gaussian(noise=0.1)``.
     precision
-        ``"highest"``: float32 arithmetic. ``"high"`` and ``"medium"`` allow less (the names are torch's); this version
-        computes them in float32 too, and ``precision_in_use`` says so.
+        ``"highest"``: float32 arithmetic. ``"high"``: products of operands that are each the sum of two bfloat16
+        numbers. ``"medium"``: products of bfloat16 numbers. The names are torch's; sums are float32 always. Where the
+        processor has no instructions for the lower ones, they are computed at a higher one: see ``precision_in_use``.
     backend
         Forces one of ``backends.names()``; otherwise the best for the particles' device.
     """
 
-    precision_in_use = "highest"
-
     def __init__(
         self,
-        network: MLP,
+        network: Network,
         prior: Normal | None = None,
         likelihood: str | Likelihood = "categorical",
         precision: str = "highest",
         backend: str | None = None,
     ) -> None:
-        if precision not in PRECISIONS:
-            raise ValueError(f"precision is {precision!r}; it must be one of {', '.join(PRECISIONS)}")
+        if precision not in ops.PRECISIONS:
+            raise ValueError(f"precision is {precision!r}; it must be one of {', '.join(ops.PRECISIONS)}")
         self.network = network
         self.prior = Normal(1.0) if prior is None else prior
         if not isinstance(self.prior, Normal):
@@ -89,9 +87,15 @@ class Posterior:
         self.likelihood = as_likelihood(likelihood)
         self.precision = precision
         self.backend = backend
+        self._engine = {"precision": precision, "backend": backend}
         self.prior_scales = self.prior.scales(network)
         self.prior_precision = (self.prior_scales**-2).astype(np.float32)
         self._log_prior_constant = -float(np.log(self.prior_scales).sum()) - 0.5 * network.num_params * LOG_TWO_PI
+
+    @property
+    def precision_in_use(self) -> str:
+        """The precision of the products here: the one that was asked for, or a higher one."""
+        return ops.precision_in_use(self.network, self.precision, backend=self.backend)
 
     def on(self, backend: str) -> Posterior:
         """The same posterior, computed by another engine."""
@@ -132,12 +136,43 @@ class Posterior:
         -------
         float64 [P]
         """
-        return ops.log_likelihood(self.network, self.likelihood, particles, x, y, backend=self.backend)
+        return ops.log_likelihood(self.network, self.likelihood, particles, x, y, **self._engine)
 
     def log_likelihood_and_grad(self, particles: Any, x: Any, y: Any) -> DensityAndGrad:
         """Log-likelihood [P] in float64 and its gradient [P, d]; arguments as for ``log_likelihood``."""
         return DensityAndGrad(
-            *ops.log_likelihood_and_grad(self.network, self.likelihood, particles, x, y, backend=self.backend)
+            *ops.log_likelihood_and_grad(self.network, self.likelihood, particles, x, y, **self._engine)
+        )
+
+    def trajectory(
+        self, particles: Any, momentum: Any, grad: Any, x: Any, y: Any, *, step_size: float, num_steps: int, **plan: Any
+    ) -> ops.Trajectory:
+        """Leapfrog steps of all particles under this posterior, in place: see `ops.trajectory`.
+
+        Parameters
+        ----------
+        particles, momentum, grad
+            Float32 [P, d]: positions, momenta and the gradient of the log-likelihood; overwritten.
+        x, y
+            As for ``log_likelihood``.
+        step_size, num_steps
+            Length and number of the steps.
+        plan
+            ``likelihood_scale``, ``refresh``, and what names the random numbers, as `ops.trajectory` takes them.
+        """
+        return ops.trajectory(
+            self.network,
+            self.likelihood,
+            particles,
+            momentum,
+            grad,
+            x,
+            y,
+            prior_precision=self.prior_precision,
+            step_size=step_size,
+            num_steps=num_steps,
+            **plan,
+            **self._engine,
         )
 
     def log_density_and_grad(self, particles: Any, x: Any, y: Any, likelihood_scale: float = 1.0) -> DensityAndGrad:
@@ -150,4 +185,4 @@ class Posterior:
 
     def outputs(self, particles: Any, x: Any) -> Any:
         """Network outputs of every particle (logits or means), [P, B, outputs]."""
-        return ops.network_outputs(self.network, particles, x, backend=self.backend)
+        return ops.network_outputs(self.network, particles, x, **self._engine)

@@ -5,9 +5,10 @@ the caller and return None, or the status ``(code, position)`` of the first valu
 """
 
 import math
-from itertools import pairwise
 
 import numpy as np
+
+from fastsmc.networks import Layer
 
 Status = tuple[int, int] | None
 
@@ -184,10 +185,10 @@ def _ordered_sum(values: np.ndarray) -> np.ndarray:
 
 
 def log_likelihood(
-    widths: tuple[int, ...],
-    activation: int,
+    layers: np.ndarray,
     likelihood: int,
     noise: float,
+    precision: int,
     particles: np.ndarray,
     x: np.ndarray,
     y: np.ndarray,
@@ -195,17 +196,17 @@ def log_likelihood(
     grad: np.ndarray | None,
 ) -> Status:
     """Log-likelihood of every particle, and its gradient by the chain rule, one particle at a time."""
-    if likelihood == 0 and (status := _first(10, (y < 0) | (y >= widths[-1]))):
+    if likelihood == 0 and (status := _first(10, (y < 0) | (y >= _table(layers)[-1].num_outputs))):
         return status
     for p, theta in enumerate(particles):
-        layers = _layers(widths, theta)
-        inputs, slopes, z = _forward(layers, activation, x)
+        stack = _stack(layers, theta)
+        z, kept = _forward(stack, x)
         log_likelihood[p], delta = _LOSSES[likelihood](z, y.astype(np.float64), noise)
         if grad is None:
             continue
         gradients: list[np.ndarray] = []
-        for (weight, _), h, slope in zip(layers[::-1], inputs[::-1], [None, *slopes[::-1]], strict=True):
-            delta = delta if slope is None else delta * slope
+        for (_, weight, _), (h, slope) in zip(stack[::-1], kept[::-1], strict=True):
+            delta = delta * slope
             gradients = [(delta.T @ h).ravel(), delta.sum(axis=0), *gradients]
             delta = delta @ weight
         grad[p] = np.concatenate(gradients)
@@ -213,30 +214,40 @@ def log_likelihood(
 
 
 def network_outputs(
-    widths: tuple[int, ...], activation: int, particles: np.ndarray, x: np.ndarray, outputs: np.ndarray
+    layers: np.ndarray, precision: int, particles: np.ndarray, x: np.ndarray, outputs: np.ndarray
 ) -> Status:
     """Outputs [P, B, K] of every particle's network."""
     for p, theta in enumerate(particles):
-        outputs[p] = _forward(_layers(widths, theta), activation, x)[2]
+        outputs[p] = _forward(_stack(layers, theta), x)[0]
 
 
-def _layers(widths: tuple[int, ...], theta: np.ndarray) -> list[tuple[np.ndarray, np.ndarray]]:
-    layers, rest = [], theta.astype(np.float64)
-    for fan_in, fan_out in pairwise(widths):
-        weight, bias, rest = np.split(rest, [fan_in * fan_out, (fan_in + 1) * fan_out])
-        layers.append((weight.reshape(fan_out, fan_in), bias))
-    return layers
+def precision_in_use(layers: np.ndarray, precision: int) -> int:
+    """Float64 is better than any that can be asked for."""
+    return 0
 
 
-def _forward(layers: list, activation: int, x: np.ndarray) -> tuple[list, list, np.ndarray]:
-    """Inputs of every layer, slopes of every hidden layer, outputs."""
-    inputs, slopes = [x.astype(np.float64)], []
-    for weight, bias in layers[:-1]:
-        h, slope = _ACTIVATIONS[activation](inputs[-1] @ weight.T + bias)
-        inputs.append(h)
-        slopes.append(slope)
-    weight, bias = layers[-1]
-    return inputs, slopes, inputs[-1] @ weight.T + bias
+def _table(layers: np.ndarray) -> list[Layer]:
+    return [Layer(*map(int, row)) for row in layers]
+
+
+def _stack(layers: np.ndarray, theta: np.ndarray) -> list[tuple[Layer, np.ndarray, np.ndarray]]:
+    """Layers with their weights and biases."""
+    stack, rest = [], theta.astype(np.float64)
+    for layer in _table(layers):
+        shape = layer.weight_shape
+        weight, bias, rest = np.split(rest, [math.prod(shape), math.prod(shape) + shape[0]])
+        stack.append((layer, weight.reshape(shape), bias))
+    return stack
+
+
+def _forward(stack: list, x: np.ndarray) -> tuple[np.ndarray, list]:
+    """Outputs, and the inputs and slopes of every layer."""
+    h, kept = x.astype(np.float64), []
+    for layer, weight, bias in stack:
+        inputs = h
+        h, slope = _ACTIVATIONS[layer.activation](inputs @ weight.T + bias)
+        kept.append((inputs, slope))
+    return h, kept
 
 
 def _gelu(z: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
@@ -306,6 +317,41 @@ def leapfrog(
     theta = theta + drift * v
     energies[:, 2] = 0.5 * np.sum(lam * theta * theta, axis=1)
     momentum[...], out[...] = v, theta
+
+
+def trajectory(
+    layers: np.ndarray,
+    likelihood: int,
+    noise: float,
+    precision: int,
+    particles: np.ndarray,
+    momentum: np.ndarray,
+    grad: np.ndarray,
+    x: np.ndarray,
+    y: np.ndarray,
+    prior_precision: np.ndarray,
+    total: np.ndarray,
+    start: np.ndarray,
+    end: np.ndarray,
+    step_size: float,
+    steps: int,
+    likelihood_scale: float,
+    refresh: bool,
+    *key: float,
+) -> Status:
+    """Half a kick and a drift, then the gradient and a kick after every drift."""
+    sums = start
+    for step in range(steps + 1):
+        if step > 0:
+            status = log_likelihood(layers, likelihood, noise, precision, particles, x, y, total, grad)
+            if status:
+                return status
+            sums = end
+        kick = step_size if 0 < step < steps else step_size / 2
+        drift = step_size if step < steps else 0.0
+        plan = (kick, drift, likelihood_scale, refresh and step == 0, *key)
+        leapfrog(particles, momentum, grad, prior_precision, particles, sums, *plan)
+    return None
 
 
 def philox(out: np.ndarray, seed: int, iteration: int, stream: int, first_slot: int) -> Status:

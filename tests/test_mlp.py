@@ -17,8 +17,8 @@ from torch.nn import functional  # noqa: E402
 EPS = np.finfo(np.float32).eps
 NAN, INF = np.nan, np.inf
 
-# widths, particles, samples. The engine's register tile is 6 or 12 rows of 8 to 32 samples, its tile 128
-# samples, its chunk 2^20 / inputs samples in whole tiles, from 128 to 16384.
+# widths, particles, samples. The engine's register tile is 6 rows of 8, 16 or 64 samples, its tile 128 samples, its
+# chunk about 2^20 / inputs samples in whole tiles, from 128 to 4096.
 SHAPES = {
     "odd widths, P and B multiples of nothing": ((13, 7, 5, 3), 5, 29),
     "no hidden layer": ((6, 4), 3, 50),
@@ -33,7 +33,7 @@ SHAPES = {
     "the deepest network": ((4,) * 64, 12, 9),
     "widths for one-hot features": ((4, 6, 3), 6, 40),
     "chunks of one tile": ((8200, 2, 2), 2, 300),
-    "chunks of the largest size": ((2, 3, 2), 2, 2 * 16384 + 5),
+    "chunks of the largest size": ((2, 3, 2), 2, 2 * 4096 + 5),
 }
 
 LOSSES = {
@@ -160,12 +160,12 @@ def test_every_element_is_written(backend, shape):
     value, grad = np.full(len(problem.theta), NAN), np.full_like(problem.theta, NAN)
     targets = likelihood.targets(problem.y, net.num_outputs)
     engine.log_likelihood(
-        net.widths, net.activation_code, likelihood.code, likelihood.noise,
+        net.layer_table, likelihood.code, likelihood.noise, 0,
         problem.theta, problem.x, targets, value, grad,
     )  # fmt: skip
     assert all(map(np.array_equal, (value, grad), problem.value_and_grad(backend)))
     outputs = np.full((*value.shape, len(problem.x), net.num_outputs), NAN, np.float32)
-    engine.network_outputs(net.widths, net.activation_code, problem.theta, problem.x, outputs)
+    engine.network_outputs(net.layer_table, 0, problem.theta, problem.x, outputs)
     assert np.array_equal(outputs, problem.outputs(backend))
     assert np.isfinite(value).all()
     assert np.isfinite(grad).all()
@@ -326,7 +326,7 @@ def test_the_engine_itself_reads_strides():
     for x in (wide(problem.x), np.asfortranarray(problem.x), problem.x[::-1, ::-1].copy()[::-1, ::-1]):
         value, grad = np.empty(len(problem.theta)), np.empty_like(problem.theta)
         net = problem.net
-        engine.log_likelihood(net.widths, net.activation_code, 0, 1.0, problem.theta, x, problem.y, value, grad)
+        engine.log_likelihood(net.layer_table, 0, 1.0, 0, problem.theta, x, problem.y, value, grad)
         assert all(map(np.array_equal, (value, grad), expected))
 
 
@@ -474,7 +474,7 @@ def test_float64_particles_are_for_the_reference_alone(engine):
 
 def test_a_bad_label_is_found_wherever_it_stands(backend):
     problem = Problem("chunks of the largest size")
-    for row in (0, 16384, len(problem.y) - 1):
+    for row in (0, 4096, len(problem.y) - 1):
         y = problem.y.copy()
         y[row] = 2
         with pytest.raises(ValueError, match=rf"y\[{row}\] is 2; labels must lie in \[0, 2\)"):

@@ -8,7 +8,7 @@
 #include <vector>
 
 #include "bind/bind.h"
-#include "cpu/mlp.h"
+#include "cpu/network.h"
 #include "cpu/random.h"
 #include "cpu/update.h"
 
@@ -23,34 +23,49 @@ using Strided = py::array_t<float, 0>;
 
 constexpr int kLabelOutOfRange = 10;  // the code of its sentence in fastsmc/ops.py
 
-Batch batch_of(const Strided& x) {
-  const auto item = static_cast<int64_t>(sizeof(float));
-  return {x.shape(0), x.data(), x.strides(0) / item, x.strides(1) / item, nullptr, nullptr};
+// layers [layers, fields of Layer].
+NetworkSpec spec_of(const Rows<int64_t>& layers, int likelihood, float noise, int precision) {
+  static_assert(sizeof(Layer) == 9 * sizeof(int64_t), "a row of the table is a Layer");
+  if (layers.ndim() != 2 || layers.shape(1) * static_cast<int64_t>(sizeof(int64_t)) != sizeof(Layer))
+    throw py::type_error("layers must be [layers, 9]; call the engine through fastsmc.ops");
+  return {static_cast<int>(layers.shape(0)), reinterpret_cast<const Layer*>(layers.data()),
+          static_cast<Likelihood>(likelihood), noise, static_cast<Precision>(precision)};
 }
 
-void network_outputs(const std::vector<int64_t>& widths, int activation, const Rows<float>& particles, const Strided& x,
-                     Rows<float>& outputs) {
-  const MlpSpec spec{static_cast<int>(widths.size()) - 1, widths.data(), static_cast<Activation>(activation),
-                     Likelihood::kCategorical, 1.f};
-  const Batch batch = batch_of(x);
+Batch batch_of(const NetworkSpec& spec, const Strided& x, const py::object& y) {
+  const auto item = static_cast<int64_t>(sizeof(float));
+  Batch batch{x.shape(0), x.data(), x.strides(0) / item, x.strides(1) / item, nullptr, nullptr};
+  if (y.is_none()) return batch;
+  if (spec.likelihood == Likelihood::kCategorical)
+    batch.labels = y.cast<Rows<int64_t>>().data();
+  else
+    batch.targets = y.cast<Rows<float>>().data();
+  return batch;
+}
+
+// None, or the status of the first label out of range.
+py::object label_status(int64_t bad_row) {
+  if (bad_row < 0) return py::none();
+  return py::make_tuple(kLabelOutOfRange, bad_row);
+}
+
+void outputs_of(const Rows<int64_t>& layers, int precision, const Rows<float>& particles, const Strided& x,
+                Rows<float>& outputs) {
+  const NetworkSpec spec = spec_of(layers, 0, 1.f, precision);
+  const Batch batch = batch_of(spec, x, py::none());
   const int64_t count = particles.shape(0);
   const float* from = particles.data();
   float* to = outputs.mutable_data();
   py::gil_scoped_release release;
-  mlp_outputs(spec, batch, count, from, to);
+  network_outputs(spec, batch, count, from, to);
 }
 
-// grad may be None. Returns None, or the status (10, row) of the first label out of range.
-py::object log_likelihood(const std::vector<int64_t>& widths, int activation, int likelihood, float noise,
-                          const Rows<float>& particles, const Strided& x, const py::array& y,
+// grad may be None.
+py::object log_likelihood(const Rows<int64_t>& layers, int likelihood, float noise, int precision,
+                          const Rows<float>& particles, const Strided& x, const py::object& y,
                           Rows<double>& log_likelihood, const py::object& grad) {
-  const MlpSpec spec{static_cast<int>(widths.size()) - 1, widths.data(), static_cast<Activation>(activation),
-                     static_cast<Likelihood>(likelihood), noise};
-  Batch batch = batch_of(x);
-  if (spec.likelihood == Likelihood::kCategorical)
-    batch.labels = static_cast<const int64_t*>(y.data());
-  else
-    batch.targets = static_cast<const float*>(y.data());
+  const NetworkSpec spec = spec_of(layers, likelihood, noise, precision);
+  const Batch batch = batch_of(spec, x, y);
   float* gradient = grad.is_none() ? nullptr : grad.cast<Rows<float>>().mutable_data();
   const int64_t count = particles.shape(0);
   const float* from = particles.data();
@@ -58,10 +73,41 @@ py::object log_likelihood(const std::vector<int64_t>& widths, int activation, in
   int64_t bad_row;
   {
     py::gil_scoped_release release;
-    bad_row = mlp_log_likelihood(spec, batch, count, from, to, gradient);
+    bad_row = network_log_likelihood(spec, batch, count, from, to, gradient);
   }
-  if (bad_row < 0) return py::none();
-  return py::make_tuple(kLabelOutOfRange, bad_row);
+  return label_status(bad_row);
+}
+
+// particles, momentum and grad are overwritten; start and end are sums as leapfrog_rows returns them.
+py::object trajectory_of(const Rows<int64_t>& layers, int likelihood, float noise, int precision,
+                         Rows<float>& particles, Rows<float>& momentum, Rows<float>& grad, const Strided& x,
+                         const py::object& y, const Rows<float>& prior_precision, Rows<double>& log_likelihood,
+                         Rows<double>& start, Rows<double>& end, float step_size, int64_t steps, float likelihood_scale,
+                         bool refresh, float persistence, uint64_t seed, uint32_t iteration, uint32_t stream,
+                         uint32_t first_slot) {
+  const NetworkSpec spec = spec_of(layers, likelihood, noise, precision);
+  const Batch batch = batch_of(spec, x, y);
+  const UpdatePlan plan{
+      particles.shape(1),    0.f, 0.f, likelihood_scale, persistence, refresh, seed, iteration, stream,
+      prior_precision.data()};
+  const Phase phase{particles.shape(0),
+                    first_slot,
+                    particles.mutable_data(),
+                    momentum.mutable_data(),
+                    grad.mutable_data(),
+                    log_likelihood.mutable_data(),
+                    reinterpret_cast<UpdateSums*>(start.mutable_data()),
+                    reinterpret_cast<UpdateSums*>(end.mutable_data())};
+  int64_t bad_row;
+  {
+    py::gil_scoped_release release;
+    bad_row = trajectory(spec, batch, plan, step_size, steps, phase);
+  }
+  return label_status(bad_row);
+}
+
+int precision_in_use(const Rows<int64_t>& layers, int precision) {
+  return static_cast<int>(network_kernels(spec_of(layers, 0, 1.f, precision)).precision);
 }
 
 // sums [count, 3]: kinetic before, kinetic after, prior energy.
@@ -102,11 +148,18 @@ std::vector<std::string> levels() {
 }  // namespace
 
 void bind_network(py::module_& m) {
-  m.def("log_likelihood", log_likelihood, py::arg("widths"), py::arg("activation"), py::arg("likelihood"),
-        py::arg("noise"), py::arg("particles").noconvert(), py::arg("x").noconvert(), py::arg("y").noconvert(),
+  m.def("log_likelihood", log_likelihood, py::arg("layers").noconvert(), py::arg("likelihood"), py::arg("noise"),
+        py::arg("precision"), py::arg("particles").noconvert(), py::arg("x").noconvert(), py::arg("y"),
         py::arg("log_likelihood").noconvert(), py::arg("grad"));
-  m.def("network_outputs", network_outputs, py::arg("widths"), py::arg("activation"), py::arg("particles").noconvert(),
-        py::arg("x").noconvert(), py::arg("outputs").noconvert());
+  m.def("network_outputs", outputs_of, py::arg("layers").noconvert(), py::arg("precision"),
+        py::arg("particles").noconvert(), py::arg("x").noconvert(), py::arg("outputs").noconvert());
+  m.def("trajectory", trajectory_of, py::arg("layers").noconvert(), py::arg("likelihood"), py::arg("noise"),
+        py::arg("precision"), py::arg("particles").noconvert(), py::arg("momentum").noconvert(),
+        py::arg("grad").noconvert(), py::arg("x").noconvert(), py::arg("y"), py::arg("prior_precision").noconvert(),
+        py::arg("log_likelihood").noconvert(), py::arg("start").noconvert(), py::arg("end").noconvert(),
+        py::arg("step_size"), py::arg("steps"), py::arg("likelihood_scale"), py::arg("refresh"), py::arg("persistence"),
+        py::arg("seed"), py::arg("iteration"), py::arg("stream"), py::arg("first_slot"));
+  m.def("precision_in_use", precision_in_use, py::arg("layers").noconvert(), py::arg("precision"));
   m.def("leapfrog", leapfrog_rows, py::arg("particles").noconvert(), py::arg("momentum").noconvert(),
         py::arg("grad").noconvert(), py::arg("precision").noconvert(), py::arg("out").noconvert(),
         py::arg("sums").noconvert(), py::arg("kick"), py::arg("drift"), py::arg("likelihood_scale"), py::arg("refresh"),

@@ -54,6 +54,11 @@ const Kernels& kernels() {
   return chosen;
 }
 
+const NetworkKernels& network_kernels(const NetworkSpec& spec) {
+  const NetworkKernels& wanted = *kernels().network[static_cast<int>(spec.precision)];
+  return wanted.serves(spec) ? wanted : *kernels().network[static_cast<int>(Precision::kHighest)];
+}
+
 int available_levels(const char** names, int capacity) {
   int count = 0;
   for (const Level& level : kLevels)

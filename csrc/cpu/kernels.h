@@ -9,39 +9,89 @@
 
 namespace fastsmc::cpu {
 
-enum class Activation : int { kIdentity, kRelu, kTanh, kGelu, kSilu };
+enum class Activation : int64_t { kIdentity, kRelu, kTanh, kGelu, kSilu };
 enum class Likelihood : int { kCategorical, kBernoulli, kGaussian };
 
-// A network of fully connected layers: widths[0] inputs, widths[layers] outputs, parameters of one particle
-// as torch lays them out: for each layer the weight [out, in] by rows, then the bias [out].
-struct MlpSpec {
-  int layers;
-  const int64_t* widths;
+// torch's names: float32 throughout, operands as sums of two bfloat16 numbers, operands in bfloat16.
+enum class Precision : int { kHighest, kHigh, kMedium };
+constexpr int kPrecisions = 3;
+
+enum class LayerKind : int64_t { kDense, kConvolution };
+
+// One layer: dense from in_channels * in_height * in_width inputs to out_channels outputs, or a convolution of stride 1
+// with square kernel and zero padding, then the activation, then a maximum over squares of pool x pool.
+// Parameters as torch lays them out: the weight [out_channels, in_channels, kernel, kernel] or [out, in], then the
+// bias. All fields are 64 bits wide: the binding hands over rows of integers.
+struct Layer {
+  LayerKind kind;
   Activation activation;
+  int64_t in_channels, in_height, in_width;
+  int64_t out_channels, kernel, padding, pool;
+
+  bool dense() const { return kind == LayerKind::kDense; }
+  int64_t inputs() const { return in_channels * in_height * in_width; }
+  int64_t height() const { return dense() ? 1 : in_height + 2 * padding - kernel + 1; }  // before pooling
+  int64_t width() const { return dense() ? 1 : in_width + 2 * padding - kernel + 1; }
+  int64_t outputs() const { return out_channels * (height() / pool) * (width() / pool); }
+  int64_t terms() const { return dense() ? inputs() : in_channels * kernel * kernel; }  // of the sum behind one output
+  int64_t num_params() const { return out_channels * (terms() + 1); }
+};
+
+// A network: its layers in order; one particle holds the parameters of each after the other.
+struct NetworkSpec {
+  int layers;
+  const Layer* layer;
   Likelihood likelihood;
   float noise;  // standard deviation of the Gaussian likelihood
+  Precision precision;
+
+  int64_t inputs() const { return layer[0].inputs(); }
+  int64_t outputs() const { return layer[layers - 1].outputs(); }
+  int64_t num_params() const {
+    int64_t count = 0;
+    for (int l = 0; l < layers; ++l) count += layer[l].num_params();
+    return count;
+  }
 };
 
-// Part of a batch, packed once and read by all particles. A panel holds `panel` samples side by side:
-//   x_panels [samples / panel][inputs][panel]            forward: one vector load per input
-//   x_rows   [ceil(inputs / panel)][samples][panel]      weight gradient of the first layer
-//   targets  [samples / panel][target_width][panel]      int32 labels or float values; samples is padded with
-//   zeros
-struct MlpChunk {
-  int64_t samples, valid;
-  const float* x_panels;
-  const float* x_rows;
-  const void* targets;
+// The batch: x [samples, inputs] with strides in elements, targets by rows; labels are int64 for the
+// categorical likelihood, targets float [samples, outputs] for the others; neither where only outputs are wanted.
+struct Batch {
+  int64_t samples;
+  const float* x;
+  int64_t row_stride, column_stride;
+  const int64_t* labels;
+  const float* targets;
+
+  bool has_targets() const { return labels != nullptr || targets != nullptr; }
 };
 
-struct MlpKernels {
-  int64_t panel, tile;  // samples per panel; samples whose activations are held at a time
+// Part of a batch, packed once and read by all particles. What `data` holds is the business of the kernels that packed
+// it.
+struct Chunk {
+  int64_t begin, samples;  // of the batch
+  bool for_gradient, has_targets;
+  char* data;
+};
+
+struct Tiles {
+  int64_t begin, end;  // end may lie beyond the chunk
+};
+
+// One set per way of computing. A chunk is worked on by tiles of `tile` samples, so it should be a multiple of them
+// long.
+struct NetworkKernels {
+  Precision precision;
+  int64_t tile;
   int max_layers;
-  // floats of scratch for one particle's tile
-  size_t (*scratch)(const MlpSpec&);
-  // The log-likelihood of one particle over a chunk; its gradient is added to grad unless that is null.
-  // Where outputs is not null, they are written there, [valid, outputs], and nothing else is done.
-  double (*particle)(const MlpSpec&, const MlpChunk&, const float* params, float* grad, float* outputs, float* scratch);
+  bool (*serves)(const NetworkSpec&);  // whether these kernels know all its layers
+  size_t (*chunk_bytes)(const NetworkSpec&, int64_t samples, bool for_gradient, bool has_targets);
+  void (*pack)(const NetworkSpec&, const Batch&, const Chunk&, int64_t tile);
+  size_t (*scratch_bytes)(const NetworkSpec&);
+  // The log-likelihood of one particle over some tiles of a chunk; its gradient is added to grad unless that is null.
+  // Where outputs is not null, they are written there, [chunk.samples, outputs], and nothing else is done.
+  double (*particle)(const NetworkSpec&, const Chunk&, Tiles, const float* params, float* grad, float* outputs,
+                     char* scratch);
 };
 
 // One pass over the weights of one particle:
@@ -106,13 +156,15 @@ struct WeightKernels {
 
 struct Kernels {
   const char* level;
-  MlpKernels mlp;
+  const NetworkKernels* network[kPrecisions];
   UpdateKernels update;
   WeightKernels weights;
 };
 
 // The level in use: the highest that the processor has, or the one that FASTSMC_SIMD names.
 const Kernels& kernels();
+// The kernels for a network at its precision, or at `highest` where there are none for its layers at that.
+const NetworkKernels& network_kernels(const NetworkSpec& spec);
 // The levels this processor can run, lowest first; returns how many were written.
 int available_levels(const char** names, int capacity);
 

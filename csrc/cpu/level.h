@@ -5,7 +5,7 @@
 #define FASTSMC_STRINGIFY(x) FASTSMC_STRINGIFY_(x)
 
 #include "cpu/kernels.h"
-#include "cpu/mlp_kernel.h"
+#include "cpu/network_kernel.h"
 #include "cpu/update_kernel.h"
 #include "cpu/weight_kernel.h"
 
@@ -13,7 +13,7 @@ namespace fastsmc::cpu::FASTSMC_LEVEL {
 
 static const Kernels table = {
     FASTSMC_STRINGIFY(FASTSMC_LEVEL),
-    mlp_kernels,
+    {&network_kernels, &network_kernels, &network_kernels},
     update_kernels,
     weight_kernels,
 };

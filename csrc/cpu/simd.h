@@ -92,6 +92,25 @@ static inline vint lane_numbers() {
   return v;
 }
 
+// A square of floats: rows become columns, by swapping off-diagonal blocks of 1, 2, 4 ... lanes.
+static inline void transpose(vfloat rows[kLanes]) {
+#pragma GCC unroll 4
+  for (int step = 1; step < kLanes; step *= 2) {
+    vint low, high;  // lanes of the first operand, then of the second
+    for (int j = 0; j < kLanes; ++j) {
+      low[j] = (j & step) ? kLanes + j - step : j;
+      high[j] = (j & step) ? kLanes + j : j + step;
+    }
+#pragma GCC unroll 16
+    for (int i = 0; i < kLanes; ++i) {
+      if (i & step) continue;
+      const vfloat a = rows[i], b = rows[i + step];
+      rows[i] = __builtin_shuffle(a, b, low);
+      rows[i + step] = __builtin_shuffle(a, b, high);
+    }
+  }
+}
+
 // Lanes in order, in float64: the same sum whatever the compiler makes of it.
 static inline double sum_lanes(vfloat v) {
   double sum = 0;

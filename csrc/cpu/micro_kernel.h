@@ -1,0 +1,135 @@
+// The micro-kernel of every float32 product, C[rows, samples] = start + sum over k of a(row, k) B[k, samples]: samples
+// are vector lanes, a register tile of kRows x kColumns accumulators, one broadcast of a for kColumns multiplications.
+//
+// A panel is kPanel samples side by side (fewer, a multiple of kLanes, at the end of a batch); whatever belongs to
+// samples is stored as [panel][unit][samples of the panel], so activations, pooling and loss are vertical, and no
+// weight is packed. B is read kDepth rows at a time, so that a block of it stays in L1 while all rows of C pass, and
+// the next block is fetched meanwhile.
+#pragma once
+
+#include "cpu/simd.h"
+
+namespace fastsmc::cpu::FASTSMC_LEVEL {
+
+constexpr int kRows = 6;
+#if FASTSMC_VECTOR_BYTES == 64
+constexpr int kColumns = 4;  // 24 accumulators, 4 of B, one broadcast, of 32 registers
+#else
+constexpr int kColumns = 2;  // 12 + 2 + 1 of 16
+#endif
+constexpr int64_t kPanel = kColumns * kLanes;
+constexpr int64_t kDepth = 128;  // terms in one chain of additions, whose rounding grows with its length
+
+enum class Init { kZero, kRowBias, kAccumulate };
+
+// Operands: c[row, :] = start + sum over k < depth of a[row * a_row + k * a_column] b[k * b_row, :], `columns` vectors
+// wide. `next` is what b will be when this product is done, fetched at next_step floats per term.
+struct Product {
+  int64_t depth;
+  const float* a;
+  int64_t a_row, a_column;
+  const float* b;
+  int64_t b_row;
+  float* c;
+  int64_t c_row;
+  int columns;
+  const float* bias;
+  const float* next;
+  int64_t next_step;
+};
+
+template <int Rows, int Columns, Init Start>
+static void micro_kernel(const Product& p) {
+  vfloat sum[Rows][Columns];
+#pragma GCC unroll 8
+  for (int r = 0; r < Rows; ++r)
+#pragma GCC unroll 4
+    for (int v = 0; v < Columns; ++v) {
+      sum[r][v] = Start == Init::kRowBias ? splat<vfloat>(p.bias[r]) : vfloat{};
+      if (Start == Init::kAccumulate) __builtin_prefetch(p.c + r * p.c_row + v * kLanes, 1);
+    }
+  const int64_t a_row = p.a_row, a_column = p.a_column, b_row = p.b_row, next_step = p.next_step;
+  const float *a = p.a, *b = p.b, *next = p.next;
+  for (int64_t k = 0; k < p.depth; ++k, a += a_column, b += b_row, next += next_step) {
+    __builtin_prefetch(next);
+    vfloat column[Columns];
+#pragma GCC unroll 4
+    for (int v = 0; v < Columns; ++v) column[v] = load<vfloat>(b + v * kLanes);
+#pragma GCC unroll 8
+    for (int r = 0; r < Rows; ++r) {
+      const vfloat factor = splat<vfloat>(a[r * a_row]);
+#pragma GCC unroll 4
+      for (int v = 0; v < Columns; ++v) sum[r][v] = fma(factor, column[v], sum[r][v]);
+    }
+  }
+#pragma GCC unroll 8
+  for (int r = 0; r < Rows; ++r)
+#pragma GCC unroll 4
+    for (int v = 0; v < Columns; ++v) {
+      float* c = p.c + r * p.c_row + v * kLanes;
+      store(c, Start == Init::kAccumulate ? load<vfloat>(c) + sum[r][v] : sum[r][v]);
+    }
+}
+
+using MicroKernel = void (*)(const Product&);
+
+template <int Columns, Init Start>
+constexpr MicroKernel kMicroKernelsByRows[kRows] = {micro_kernel<1, Columns, Start>, micro_kernel<2, Columns, Start>,
+                                                    micro_kernel<3, Columns, Start>, micro_kernel<4, Columns, Start>,
+                                                    micro_kernel<5, Columns, Start>, micro_kernel<6, Columns, Start>};
+
+template <Init Start>
+constexpr const MicroKernel* kMicroKernels[kColumns] = {
+    kMicroKernelsByRows<1, Start>,
+    kMicroKernelsByRows<2, Start>,
+#if FASTSMC_VECTOR_BYTES == 64
+    kMicroKernelsByRows<3, Start>,
+    kMicroKernelsByRows<4, Start>,
+#endif
+};
+
+// All rows of C, kRows at a time; each call fetches its share of the next block.
+template <Init Start>
+static inline void multiply_rows(Product p, int64_t rows) {
+  const MicroKernel* kernels = kMicroKernels<Start>[p.columns - 1];
+  const int64_t calls = (rows + kRows - 1) / kRows;
+  p.next_step = (p.columns * kLanes + calls - 1) / calls;
+  for (int64_t r = 0; r < rows; r += kRows) {
+    const int64_t count = rows - r < kRows ? rows - r : kRows;
+    kernels[count - 1](p);
+    p.a += count * p.a_row;
+    p.c += count * p.c_row;
+    p.next += p.next_step * p.depth;
+    if (Start == Init::kRowBias) p.bias += count;
+  }
+}
+
+// The whole product, kDepth terms at a time.
+template <Init Start>
+static void multiply(Product p, int64_t rows) {
+  const int64_t depth = p.depth;
+  const float* after = p.next != nullptr ? p.next : p.b + depth * p.b_row;
+  p.depth = depth < kDepth ? depth : kDepth;
+  p.next = depth <= kDepth ? after : p.b + kDepth * p.b_row;
+  multiply_rows<Start>(p, rows);
+  for (int64_t k = kDepth; k < depth; k += kDepth) {
+    p.a += kDepth * p.a_column;
+    p.b += kDepth * p.b_row;
+    p.depth = depth - k < kDepth ? depth - k : kDepth;
+    p.next = k + kDepth < depth ? p.b + kDepth * p.b_row : after;
+    multiply_rows<Init::kAccumulate>(p, rows);
+  }
+}
+
+// Samples [begin, begin + samples) of something, panel by panel; samples is a multiple of kLanes.
+struct Panels {
+  int64_t samples;
+
+  int64_t count() const { return (samples + kPanel - 1) / kPanel; }
+  int columns(int64_t panel) const {
+    const int64_t left = samples - panel * kPanel;
+    return left < kPanel ? static_cast<int>(left / kLanes) : kColumns;
+  }
+};
+
+}  // namespace fastsmc::cpu::FASTSMC_LEVEL
