@@ -196,7 +196,7 @@ def log_likelihood(
     grad: np.ndarray | None,
 ) -> Status:
     """Log-likelihood of every particle, and its gradient by the chain rule, one particle at a time."""
-    if likelihood == 0 and (status := _first(10, (y < 0) | (y >= _table(layers)[-1].num_outputs))):
+    if status := _check_labels(layers, likelihood, y):
         return status
     for p, theta in enumerate(particles):
         stack = _stack(layers, theta)
@@ -211,6 +211,10 @@ def log_likelihood(
             delta = delta @ weight
         grad[p] = np.concatenate(gradients)
     return None
+
+
+def _check_labels(layers: np.ndarray, likelihood: int, y: np.ndarray) -> Status:
+    return _first(10, (y < 0) | (y >= _table(layers)[-1].num_outputs)) if likelihood == 0 else None
 
 
 def network_outputs(
@@ -340,17 +344,15 @@ def trajectory(
     *key: float,
 ) -> Status:
     """Half a kick and a drift, then the gradient and a kick after every drift."""
-    sums = start
+    if status := _check_labels(layers, likelihood, y):
+        return status
     for step in range(steps + 1):
         if step > 0:
-            status = log_likelihood(layers, likelihood, noise, precision, particles, x, y, total, grad)
-            if status:
-                return status
-            sums = end
+            log_likelihood(layers, likelihood, noise, precision, particles, x, y, total, grad)
         kick = step_size if 0 < step < steps else step_size / 2
         drift = step_size if step < steps else 0.0
         plan = (kick, drift, likelihood_scale, refresh and step == 0, *key)
-        leapfrog(particles, momentum, grad, prior_precision, particles, sums, *plan)
+        leapfrog(particles, momentum, grad, prior_precision, particles, end if step else start, *plan)
     return None
 
 

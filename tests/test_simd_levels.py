@@ -17,6 +17,7 @@ OP_TESTS = (
     "test_mlp.py",
     "test_random.py",
     "test_update.py",
+    "test_trajectory.py",
     "test_vector_math.py",
 )
 SLOW = "million or tail"  # whose sizes add nothing to what a level does

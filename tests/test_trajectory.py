@@ -1,0 +1,131 @@
+"""A trajectory is its steps, to the bit, however the batch is cut and whoever shares the work."""
+
+import os
+import subprocess
+import sys
+
+import numpy as np
+import pytest
+
+import fastsmc as fs
+from fastsmc import ops
+
+NAMES = {"seed": 7, "iteration": 3, "stream": 2, "first_slot": 4}
+# widths, particles, samples: one chunk, several chunks, fewer particles than threads
+CASES = {
+    "one chunk": ((13, 7, 3), 5, 300),
+    "one particle of many groups": ((13, 7, 3), 1, 4000),
+    "several chunks": ((900, 3), 3, 2500),
+}
+
+
+def problem(case, kind="categorical"):
+    widths, particles, samples = CASES[case]
+    rng = np.random.default_rng(1)
+    post = fs.Posterior(fs.MLP(widths, "tanh"), prior=fs.Normal("fan_in"), likelihood=kind)
+    theta = post.sample_prior(particles)
+    x = rng.standard_normal((samples, widths[0]), np.float32)
+    y = rng.integers(0, widths[-1], samples) if kind == "categorical" else rng.random((samples, widths[-1]), np.float32)
+    return post, theta, rng.standard_normal(theta.shape, np.float32), x, y
+
+
+def by_steps(post, theta, v, x, y, step, steps, scale, refresh):
+    common = {"precision": post.prior_precision, "likelihood_scale": scale, "backend": post.backend}
+    grad = post.log_likelihood_and_grad(theta, x, y).grad
+    start = ops.leapfrog(theta, v, grad, kick=step / 2, drift=step, refresh=refresh, **NAMES, **common)
+    for k in range(1, steps + 1):
+        value, grad = post.log_likelihood_and_grad(theta, x, y)
+        kick, drift = (step, step) if k < steps else (step / 2, 0.0)
+        end = ops.leapfrog(theta, v, grad, kick=kick, drift=drift, **common)
+    return theta, v, grad, value, start.kinetic_before, end.kinetic_after, end.prior_energy
+
+
+def in_one(post, theta, v, x, y, step, steps, scale, refresh):
+    grad = post.log_likelihood_and_grad(theta, x, y).grad
+    plan = {"step_size": step, "num_steps": steps, "likelihood_scale": scale, "refresh": refresh, **NAMES}
+    return theta, v, grad, *post.trajectory(theta, v, grad, x, y, **plan)
+
+
+@pytest.mark.parametrize("case", CASES)
+@pytest.mark.parametrize("steps", [1, 2, 5])
+@pytest.mark.parametrize("refresh", [None, 0.0, 0.6])
+def test_it_is_its_steps(backend, case, steps, refresh):
+    post, theta, v, x, y = problem(case)
+    post = post.on(backend)
+    plan = (x, y, 0.01, steps, 1.7, refresh)
+    apart, together = (run(post, theta.copy(), v.copy(), *plan) for run in (by_steps, in_one))
+    for expected, found in zip(apart, together, strict=True):
+        assert np.array_equal(expected, found)
+
+
+@pytest.mark.parametrize("kind", ["categorical", "bernoulli", "gaussian"])
+def test_it_goes_where_float64_goes(engine, kind):
+    post, theta, v, x, y = problem("one chunk", kind)
+    plan = (x, y, 0.005, 4, 1.0, 0.3)
+    found = in_one(post.on(engine), theta.copy(), v.copy(), *plan)
+    exact = in_one(post.on("reference"), theta.astype(float), v.astype(float), *plan)
+    for ours, truth in zip(found, exact, strict=True):
+        assert np.linalg.norm(ours - truth) <= 1e-5 * np.linalg.norm(truth)  # 4 steps of 1e-7, in a curved landscape
+
+
+def test_time_reversal_leads_back(backend):
+    post, theta, v, x, y = problem("one chunk")
+    plan = (x, y, 0.004, 6, 1.0, None)
+    there = in_one(post.on(backend), theta.copy(), v.copy(), *plan)
+    back = in_one(post.on(backend), there[0], -there[1], *plan)
+    assert np.linalg.norm(back[0] - theta) < 1e-5 * np.linalg.norm(theta)
+    assert np.linalg.norm(back[1] + v) < 1e-5 * np.linalg.norm(v)
+
+
+def test_a_bad_label_leaves_the_state_alone(backend):
+    post, theta, v, x, y = problem("one chunk")
+    post, y = post.on(backend), y.copy()
+    y[17] = 3
+    before, grad = theta.copy(), np.ones_like(theta)
+    with pytest.raises(ValueError, match=r"y\[17\] is 3; labels must lie in \[0, 3\)"):
+        post.trajectory(theta, v, grad, x, y, step_size=0.1, num_steps=2)
+    assert np.array_equal(theta, before)
+
+
+@pytest.mark.parametrize(
+    ("change", "sentence"),
+    [
+        ({"num_steps": 0}, "num_steps is 0; it must be at least 1"),
+        ({"refresh": 1.5}, "refresh is 1.5; it must lie between 0 and 1"),
+        ({"seed": -1}, "seed"),
+    ],
+)
+def test_refusals(backend, change, sentence):
+    post, theta, v, x, y = problem("one chunk")
+    with pytest.raises(ValueError, match=sentence):
+        post.on(backend).trajectory(theta, v, theta * 0, x, y, **{"step_size": 0.1, "num_steps": 1, **change})
+
+
+def test_overlapping_state_is_refused(backend):
+    post, theta, v, x, y = problem("one chunk")
+    with pytest.raises(ValueError, match="grad overlaps momentum; each must have memory of its own"):
+        post.on(backend).trajectory(theta, v, v, x, y, step_size=0.1, num_steps=1)
+    with pytest.raises(ValueError, match="momentum has shape"):
+        post.on(backend).trajectory(theta, v[:1], theta * 0, x, y, step_size=0.1, num_steps=1)
+
+
+DIGEST = """
+import hashlib, sys
+sys.path.insert(0, sys.argv[1])
+import test_trajectory as t
+digest = hashlib.sha256()
+for case in t.CASES:
+    post, theta, v, x, y = t.problem(case)
+    for part in t.in_one(post, theta, v, x, y, 0.01, 3, 1.0, 0.0):
+        digest.update(part)
+print(digest.hexdigest())
+"""
+
+
+def test_the_number_of_threads_changes_no_bit():
+    def digest(threads):
+        command = [sys.executable, "-c", DIGEST, os.path.dirname(__file__)]
+        environment = {**os.environ, "OMP_NUM_THREADS": threads, "FASTSMC_BACKEND": "cpu"}
+        return subprocess.run(command, env=environment, capture_output=True, text=True, check=True).stdout
+
+    assert digest("1") == digest("2") == digest("3") == digest("16")
