@@ -2,10 +2,10 @@
 
 import argparse
 
-from bench import mlp_gradient, resampling
+from bench import mlp_gradient, resampling, trajectory
 from bench.harness import QUICK, Effort
 
-BENCHES = {"resampling": resampling.run, "mlp_gradient": mlp_gradient.run}
+BENCHES = {"resampling": resampling.run, "mlp_gradient": mlp_gradient.run, "trajectory": trajectory.run}
 
 
 def main() -> None:

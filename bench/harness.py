@@ -22,7 +22,7 @@ import numpy as np
 from rich.console import Console
 from rich.table import Table
 
-OURS = "fastsmc"
+OURS, LIMIT = "fastsmc", "limit"
 RESULTS = Path(__file__).parent / "results"
 PAUSE = 0.02  # seconds, in which the threads of the provider before go to sleep
 Call = Callable[[], Any]
@@ -53,6 +53,9 @@ class Row:
     p80_us: float
     rounds: int
     ratio: float
+    rate: float
+    unit: str
+    share_of_limit: float
     machine: str
     cores: int
     simd: str
@@ -85,6 +88,41 @@ def version(name: str) -> str:
         return ""
 
 
+@dataclass(frozen=True)
+class Work:
+    """What a case needs at least, and a call that does as much of that per second as the machine can."""
+
+    amount: float
+    unit: str
+    limit: Prepare
+    limit_amount: float
+
+    @classmethod
+    def of(cls, flops: float, moved_bytes: float) -> Work | None:
+        """Arithmetic where there is some, memory traffic otherwise."""
+        if flops:
+            return cls(flops, "GF/s", _matrix_product, 2.0 * MATRIX**3)
+        return cls(moved_bytes, "GB/s", _copy, 2.0 * COPIED) if moved_bytes else None
+
+
+MATRIX = 1024
+COPIED = 1 << 27
+
+
+def _matrix_product() -> Call:
+    import torch
+
+    a, b = torch.randn(2, MATRIX, MATRIX)
+    return lambda: a @ b
+
+
+def _copy() -> Call:
+    import torch
+
+    a, b = torch.zeros(2, COPIED // 4)
+    return lambda: b.copy_(a)[:1]
+
+
 class Bench:
     """Collects rows, prints a table per case, and writes them all at the end."""
 
@@ -93,7 +131,16 @@ class Bench:
         self.rows: list[Row] = []
         self.console = Console()
 
-    def case(self, name: str, providers: Mapping[str, Prepare], args: tuple, agree: Callable[[Any, Any], None]) -> None:
+    def case(
+        self,
+        name: str,
+        providers: Mapping[str, Prepare],
+        args: tuple,
+        agree: Callable[[Any, Any], None],
+        *,
+        flops: float = 0.0,
+        moved_bytes: float = 0.0,
+    ) -> None:
         """Measure one case.
 
         Parameters
@@ -102,29 +149,43 @@ class Bench:
             What is measured, with its sizes.
         providers
             For each a module's function that takes `args` and returns the call to time. One whose import
-            fails is left out, and that is printed.
+            fails is left out, and that is printed. Names that begin with ours are variants of ours, not peers.
         args
             The problem, the same for all.
         agree
             Raises if a provider's result is not the same thing as ours.
+        flops, moved_bytes
+            What the work needs at least. The rates are then set against the machine's limit, which is measured in
+            turn with the providers: a matrix product by torch, or a copy.
         """
+        work = Work.of(flops, moved_bytes)
         with ExitStack() as stack:
             workers = {p: stack.enter_context(Worker(prepare, args, self.effort)) for p, prepare in providers.items()}
+            if work:
+                workers[LIMIT] = stack.enter_context(Worker(work.limit, (), self.effort))
             for provider in [p for p, worker in workers.items() if worker.missing]:
                 self.console.print(f"{provider} is left out of {name}: {workers.pop(provider).missing}")
-            for provider in workers.keys() - {OURS}:
+            for provider in workers.keys() - {OURS, LIMIT}:
                 agree(workers[OURS].result, workers[provider].result)
-            self._record(name, time_in_turn(workers, self.effort))
+            self._record(name, time_in_turn(workers, self.effort), work)
 
-    def _record(self, case: str, samples: dict[str, list[float]]) -> None:
+    def _record(self, case: str, samples: dict[str, list[float]], work: Work | None) -> None:
+        limit = work.limit_amount / median(samples.pop(LIMIT)) if work and LIMIT in samples else float("nan")
         ours = median(samples[OURS])
-        best = min((median(s) for p, s in samples.items() if p != OURS), default=float("nan"))
-        table = Table("provider", *("median", "p20", "p80"), "against ours", title=f"{self.name}: {case}")
+        best = min((median(s) for p, s in samples.items() if not p.startswith(OURS)), default=float("nan"))
+        unit = work.unit if work else ""
+        columns = ("median", "p20", "p80", "against ours", unit or "rate", "of the limit")
+        table = Table("provider", *columns, title=f"{self.name}: {case}")
         for provider, times in sorted(samples.items(), key=lambda item: median(item[1])):
             low, middle, high = (1e6 * float(t) for t in np.quantile(times, (0.2, 0.5, 0.8)))
             ratio = middle / (1e6 * ours)
-            self.rows.append(Row(self.name, case, provider, middle, low, high, len(times), ratio, **machine()))
-            table.add_row(provider, *(f"{t:,.1f} us" for t in (middle, low, high)), f"{ratio:.2f}x")
+            rate = work.amount / (1e-6 * middle) if work else float("nan")
+            spread = (middle, low, high)
+            self.rows.append(
+                Row(self.name, case, provider, *spread, len(times), ratio, rate / 1e9, unit, rate / limit, **machine())
+            )
+            cells = (f"{rate / 1e9:.1f}", f"{rate / limit:.0%}") if work else ("", "")
+            table.add_row(provider, *(f"{t:,.1f} us" for t in spread), f"{ratio:.2f}x", *cells)
         table.caption = f"best peer / {OURS}: {best / ours:.2f}x"
         self.console.print(table)
 

@@ -27,6 +27,12 @@ class Case(NamedTuple):
         return list(zip(self.widths, self.widths[1:], strict=False))
 
     @property
+    def flops(self) -> float:
+        """Of value and gradient: three products per layer, but for the gradient of the inputs x."""
+        products = sum((3 if k else 2) * i * o for k, (i, o) in enumerate(self.layers))
+        return 2.0 * products * self.particles * self.batch
+
+    @property
     def bounds(self) -> np.ndarray:
         """Where each weight and each bias ends in a particle."""
         return np.cumsum([size for i, o in self.layers for size in (i * o, o)])
@@ -39,6 +45,10 @@ CASES = (
     Case((784, 100, 10), 64, 64),
     Case((784, 100, 10), 8, 600),
     Case((784, 100, 10), 64, 600),
+    Case((784, 100, 10), 512, 64),
+    Case((784, 100, 10), 512, 600),
+    Case((784, 100, 10), 8, 10_000),
+    Case((784, 100, 10), 64, 10_000),
     Case((784, 64, 64, 10), 64, 512),
 )
 
@@ -129,29 +139,37 @@ PROVIDERS = {
 
 
 def agree(ours, other) -> None:
-    """Agree in norm: a unit whose input is zero to rounding may be on for one provider and off for another."""
+    """Agree to rounding for most particles, and roughly for all.
+
+    A ReLU whose input is zero to rounding may be on for one provider and off for another: among millions of units
+    one or two are, and the gradients of their particles then differ by up to a percent.
+    """
     value, grad = other
     if isinstance(grad, tuple):
         grad = np.concatenate([np.asarray(part).reshape(len(part), -1) for part in grad], axis=1)
     for mine, theirs in zip(ours, (value, grad), strict=True):
-        mine, theirs = np.asarray(mine, np.float64), np.asarray(theirs, np.float64)
-        error = np.linalg.norm(theirs - mine) / np.linalg.norm(mine)
-        if not error < 1e-2:
-            raise AssertionError(f"the providers differ by {error:.1e} of the norm")
+        mine, theirs = (np.asarray(a, np.float64).reshape(len(a), -1) for a in (mine, theirs))
+        errors = np.linalg.norm(theirs - mine, axis=1) / np.linalg.norm(mine, axis=1)
+        if not (np.median(errors) < 1e-5 and errors.max() < 5e-2):
+            raise AssertionError(f"the providers differ by {np.median(errors):.1e}, at worst by {errors.max():.1e}")
+
+
+def problem(case: Case) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Particles and a batch."""
+    rng = np.random.default_rng(0)
+    x = rng.normal(size=(case.batch, case.widths[0])).astype(np.float32)
+    categorical = case.likelihood == "categorical"
+    y = rng.integers(0, case.widths[-1], case.batch) if categorical else rng.normal(size=case.batch)
+    net = fs.MLP(case.widths)
+    scales = fs.Normal("fan_in").scales(net)
+    theta = (rng.normal(size=(case.particles, net.num_params)) * scales).astype(np.float32)
+    return theta, x, y.astype(np.int64 if categorical else np.float32)
 
 
 def run(effort: Effort, quick: bool) -> None:
     """Measure all shapes."""
     bench = Bench("mlp_gradient", effort)
     for case in CASES[: 3 if quick else None]:
-        rng = np.random.default_rng(0)
-        x = rng.normal(size=(case.batch, case.widths[0])).astype(np.float32)
-        categorical = case.likelihood == "categorical"
-        y = rng.integers(0, case.widths[-1], case.batch) if categorical else rng.normal(size=case.batch)
-        y = y.astype(np.int64 if categorical else np.float32)
-        net = fs.MLP(case.widths)
-        scales = fs.Normal("fan_in").scales(net)
-        theta = (rng.normal(size=(case.particles, net.num_params)) * scales).astype(np.float32)
-        bench.case(str(case), PROVIDERS, (case, theta, x, y), agree)
+        bench.case(str(case), PROVIDERS, (case, *problem(case)), agree, flops=case.flops)
     if not quick:
         bench.write()
