@@ -11,6 +11,7 @@
 #include <cmath>
 
 #include "cpu/memory.h"
+#include "cpu/threads.h"
 
 namespace fastsmc::cpu {
 namespace {
@@ -55,7 +56,7 @@ class Pass {
     chunk_ = std::min(chunk_, batch.samples);
     groups_ = ceil_divide(chunk_, kGroup * tile);
     const double flops = 6. * static_cast<double>(count * batch.samples) * static_cast<double>(dim_);
-    const int available = flops < kParallelFlops ? 1 : omp_get_max_threads();
+    const int available = flops < kParallelFlops ? 1 : available_threads();
     by_groups_ = count < 2 * available && groups_ > 1 && available > 1;
     threads_ = static_cast<int>(std::min<int64_t>(available, by_groups_ ? count * groups_ : count));
     scratch_bytes_ = static_cast<size_t>(ceil_divide(static_cast<int64_t>(engine_.scratch_bytes(spec)), 64) * 64);

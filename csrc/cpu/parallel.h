@@ -3,6 +3,8 @@
 
 #include <cstdint>
 
+#include "cpu/threads.h"
+
 namespace fastsmc::cpu {
 
 // Below this many elements an op runs on the calling thread, without entering a parallel region at all.
@@ -14,7 +16,7 @@ void for_each(int64_t count, bool parallel, const Work& work) {
     for (int64_t i = 0; i < count; ++i) work(i);
     return;
   }
-#pragma omp parallel for schedule(static)
+#pragma omp parallel for schedule(static) num_threads(available_threads())
   for (int64_t i = 0; i < count; ++i) work(i);
 }
 

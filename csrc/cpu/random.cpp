@@ -2,6 +2,7 @@
 
 #include "common/philox.h"
 #include "cpu/kernels.h"
+#include "cpu/threads.h"
 
 namespace fastsmc::cpu {
 namespace {
@@ -13,7 +14,8 @@ template <class PerBlock>
 void for_blocks(int64_t slots, int64_t blocks, uint64_t seed, uint32_t first_slot, uint32_t iteration, uint32_t stream,
                 PerBlock use) {
   const philox::Key key = philox::key_of(seed);
-#pragma omp parallel for schedule(static) if (slots * blocks * 4 > kParallelNumbers)
+  const int threads = slots * blocks * 4 > kParallelNumbers ? available_threads() : 1;
+#pragma omp parallel for schedule(static) num_threads(threads)
   for (int64_t slot = 0; slot < slots; ++slot)
     for (int64_t block = 0; block < blocks; ++block)
       use(slot, block,
@@ -43,7 +45,8 @@ void uniform(double* out, int64_t slots, int64_t dim, uint64_t seed, uint32_t fi
 void standard_normal(float* out, int64_t slots, int64_t dim, uint64_t seed, uint32_t first_slot, uint32_t iteration,
                      uint32_t stream) {
   const auto normal = kernels().update.normal;
-#pragma omp parallel for schedule(static) if (slots * dim > kParallelNumbers)
+  const int threads = slots * dim > kParallelNumbers ? available_threads() : 1;
+#pragma omp parallel for schedule(static) num_threads(threads)
   for (int64_t slot = 0; slot < slots; ++slot)
     normal(out + slot * dim, dim, seed, first_slot + static_cast<uint32_t>(slot), iteration, stream);
 }

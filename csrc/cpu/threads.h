@@ -1,0 +1,10 @@
+// How many threads a parallel region may ask for: every region of the engine asks here.
+#pragma once
+
+namespace fastsmc::cpu {
+
+// OpenMP's number, but one in a forked child: the threads of libgomp's pool do not survive a fork, and a child that
+// waits for them waits for ever.
+int available_threads();
+
+}  // namespace fastsmc::cpu

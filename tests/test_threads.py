@@ -1,0 +1,74 @@
+"""The engine's threads: one OpenMP runtime beside torch, and processes that fork."""
+
+import os
+import subprocess
+import sys
+
+import pytest
+
+pytestmark = pytest.mark.skipif(not sys.platform.startswith("linux"), reason="reads /proc")
+
+
+def run(code, **environment):
+    done = subprocess.run(
+        [sys.executable, "-c", code], env={**os.environ, **environment}, capture_output=True, text=True, timeout=120
+    )
+    assert done.returncode == 0, done.stderr
+    return done.stdout.split()
+
+
+@pytest.mark.parametrize("first", ["torch", "fastsmc._cpu"])
+def test_one_openmp_runtime_whoever_is_imported_first(first):
+    code = f"""
+import importlib
+for name in ({first!r}, "torch", "fastsmc._cpu"): importlib.import_module(name)
+print(*{{line.split()[-1] for line in open("/proc/self/maps") if "gomp" in line or "iomp" in line}})
+"""
+    assert len(run(code)) == 1
+
+
+FORK = """
+import os, signal
+import numpy as np
+import fastsmc as fs
+post = fs.Posterior(fs.MLP([784, 100, 10]))
+theta, x, y = post.sample_prior(8), np.ones((300, 784), np.float32), np.zeros(300, int)
+def work():
+    state = theta.copy(), theta * 0, post.log_likelihood_and_grad(theta, x, y).grad
+    post.trajectory(*state, x, y, step_size=0.01, num_steps=2, refresh=0.0)
+    ancestors = fs.systematic(np.ones(10**6), 0.3)
+    return [*state, ancestors, fs.normalize_log_weights(np.zeros(10**6)).weights]
+before = work()
+child = os.fork()
+if child == 0:
+    signal.alarm(60)  # a child that waits for threads that are not there is killed
+    os._exit(0 if all(map(np.array_equal, before, work())) else 1)
+print(os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]), all(map(np.array_equal, before, work())))
+"""
+
+
+def test_a_forked_child_computes_the_same_bits():
+    assert run(FORK, OMP_NUM_THREADS="2") == ["0", "True"]
+
+
+MEMORY = """
+import resource, sys
+import numpy as np
+import fastsmc as fs
+particles, samples = map(int, sys.argv[1:])
+post = fs.Posterior(fs.MLP([784, 100, 10]))
+post.log_likelihood_and_grad(post.sample_prior(2), np.ones((200, 784), np.float32), np.zeros(200, int))
+theta, x, y = post.sample_prior(particles), np.ones((samples, 784), np.float32), np.zeros(samples, int)
+def resident(): return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
+before = resident()
+grad = post.log_likelihood_and_grad(theta, x, y).grad
+print(resident() - before - grad.nbytes)
+"""
+
+
+@pytest.mark.large
+@pytest.mark.parametrize(("particles", "samples"), [("64", "2000"), ("512", "10000"), ("1", "60000")])
+def test_a_gradient_needs_little_beside_its_result(particles, samples):
+    """At most 64 MiB over parameters, gradient and data."""
+    code = f"import sys; sys.argv[1:] = {particles!r}, {samples!r}\n{MEMORY}"
+    assert int(run(code)[0]) < 64 << 20
