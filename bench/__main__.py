@@ -2,21 +2,27 @@
 
 import argparse
 
-from bench import mlp_gradient, resampling, trajectory
+from bench import mlp_gradient, resampling, scaling, trajectory
 from bench.harness import QUICK, Effort
 
-BENCHES = {"resampling": resampling.run, "mlp_gradient": mlp_gradient.run, "trajectory": trajectory.run}
+BENCHES = {
+    "resampling": resampling.run,
+    "mlp_gradient": mlp_gradient.run,
+    "trajectory": trajectory.run,
+    "scaling": scaling.run,
+}
 
 
 def main() -> None:
     """Parse the options and run."""
     parser = argparse.ArgumentParser("bench", description="Microbenchmarks against peers, measured in the same run.")
     parser.add_argument("--quick", action="store_true", help="smaller sizes, fewer repeats, nothing written")
+    parser.add_argument("--seconds", type=float, default=Effort.seconds, help="at most this long for one case")
     parser.add_argument("--only", choices=BENCHES, help="run one of them")
     args = parser.parse_args()
     for name, run in BENCHES.items():
         if args.only in (None, name):
-            run(QUICK if args.quick else Effort(), args.quick)
+            run(QUICK if args.quick else Effort(seconds=args.seconds), args.quick)
 
 
 if __name__ == "__main__":

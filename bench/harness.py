@@ -140,7 +140,7 @@ class Bench:
         *,
         flops: float = 0.0,
         moved_bytes: float = 0.0,
-    ) -> None:
+    ) -> list[Row]:
         """Measure one case.
 
         Parameters
@@ -167,27 +167,28 @@ class Bench:
                 self.console.print(f"{provider} is left out of {name}: {workers.pop(provider).missing}")
             for provider in workers.keys() - {OURS, LIMIT}:
                 agree(workers[OURS].result, workers[provider].result)
-            self._record(name, time_in_turn(workers, self.effort), work)
+            return self._record(name, time_in_turn(workers, self.effort), work)
 
-    def _record(self, case: str, samples: dict[str, list[float]], work: Work | None) -> None:
+    def _record(self, case: str, samples: dict[str, list[float]], work: Work | None) -> list[Row]:
         limit = work.limit_amount / median(samples.pop(LIMIT)) if work and LIMIT in samples else float("nan")
         ours = median(samples[OURS])
         best = min((median(s) for p, s in samples.items() if not p.startswith(OURS)), default=float("nan"))
         unit = work.unit if work else ""
         columns = ("median", "p20", "p80", "against ours", unit or "rate", "of the limit")
         table = Table("provider", *columns, title=f"{self.name}: {case}")
+        rows = []
         for provider, times in sorted(samples.items(), key=lambda item: median(item[1])):
             low, middle, high = (1e6 * float(t) for t in np.quantile(times, (0.2, 0.5, 0.8)))
-            ratio = middle / (1e6 * ours)
             rate = work.amount / (1e-6 * middle) if work else float("nan")
-            spread = (middle, low, high)
-            self.rows.append(
-                Row(self.name, case, provider, *spread, len(times), ratio, rate / 1e9, unit, rate / limit, **machine())
-            )
-            cells = (f"{rate / 1e9:.1f}", f"{rate / limit:.0%}") if work else ("", "")
-            table.add_row(provider, *(f"{t:,.1f} us" for t in spread), f"{ratio:.2f}x", *cells)
+            figures = (middle, low, high, len(times), middle / (1e6 * ours), rate / 1e9, unit, rate / limit)
+            row = Row(self.name, case, provider, *figures, **machine())
+            cells = (f"{row.rate:.1f}", f"{row.share_of_limit:.0%}") if work else ("", "")
+            table.add_row(provider, *(f"{t:,.1f} us" for t in (middle, low, high)), f"{row.ratio:.2f}x", *cells)
+            rows.append(row)
+        self.rows += rows
         table.caption = f"best peer / {OURS}: {best / ours:.2f}x"
         self.console.print(table)
+        return rows
 
     def write(self) -> None:
         """Write the rows to bench/results/."""
