@@ -44,10 +44,7 @@ static void micro_kernel(const Product& p) {
 #pragma GCC unroll 8
   for (int r = 0; r < Rows; ++r)
 #pragma GCC unroll 4
-    for (int v = 0; v < Columns; ++v) {
-      sum[r][v] = Start == Init::kRowBias ? splat<vfloat>(p.bias[r]) : vfloat{};
-      if (Start == Init::kAccumulate) __builtin_prefetch(p.c + r * p.c_row + v * kLanes, 1);
-    }
+    for (int v = 0; v < Columns; ++v) sum[r][v] = Start == Init::kRowBias ? splat<vfloat>(p.bias[r]) : vfloat{};
   const int64_t a_row = p.a_row, a_column = p.a_column, b_row = p.b_row, next_step = p.next_step;
   const float *a = p.a, *b = p.b, *next = p.next;
   for (int64_t k = 0; k < p.depth; ++k, a += a_column, b += b_row, next += next_step) {
