@@ -1,4 +1,4 @@
-"""Systematic resampling and the normalisation of log weights, against particles, blackjax, jax and torch."""
+"""Resampling and the normalisation of log weights against particles, blackjax, jax and torch; gathering in place."""
 
 from __future__ import annotations
 
@@ -84,6 +84,31 @@ def normalise_torch(log_weights):
     return call
 
 
+def drawn_fastsmc(scheme, weights, u):
+    return lambda: fs.resample(weights, u, scheme, False)
+
+
+def drawn_particles(scheme, weights, u):
+    from particles import resampling
+
+    draw = getattr(resampling, scheme)  # with random numbers of its own
+    return lambda: draw(weights, M=len(weights))
+
+
+def gather_fastsmc(particles, ancestors):
+    return lambda: fs.gather_particles(particles, ancestors, particles)
+
+
+def gather_numpy(particles, ancestors):
+    return lambda: particles[ancestors]
+
+
+def small_torch(scheme, weights, u):
+    import torch
+
+    return drawn_fastsmc(scheme, torch.from_numpy(weights), torch.as_tensor(u))
+
+
 SYSTEMATIC = {
     OURS: systematic_fastsmc,
     "particles": systematic_particles,
@@ -108,6 +133,14 @@ def same_counts(weights, ours, other) -> None:
         assert worst < 1 + slack, f"a count is {worst} away from N w"
 
 
+def plausible_counts(weights, ours, other) -> None:
+    """Draws with numbers of their own: both within 8 standard deviations of N w."""
+    expected = len(weights) * weights
+    for ancestors in (ours, other):
+        counts = np.bincount(ancestors, minlength=len(weights))
+        assert np.all(np.abs(counts - expected) < 8 * np.sqrt(expected + 1) + 8)
+
+
 def same_weights(ours, other) -> None:
     """Weights, log sum and ESS agree to the precision of float32."""
     for mine, theirs in zip(ours, other, strict=True):
@@ -117,11 +150,43 @@ def same_weights(ours, other) -> None:
 def run(effort: Effort, quick: bool) -> None:
     """Measure all sizes."""
     bench = Bench("resampling", effort)
+    rng = np.random.default_rng(0)
     for n in (1_000, 10_000, 100_000, 1_000_000, 10_000_000)[: 3 if quick else None]:
-        log_weights = np.random.default_rng(0).normal(size=n)
+        log_weights = rng.normal(size=n)
         weights = np.exp(log_weights)
         weights /= weights.sum()
-        bench.case(f"systematic N={n}", SYSTEMATIC, (weights,), partial(same_counts, weights))
-        bench.case(f"normalise + ESS N={n}", NORMALISE, (log_weights,), same_weights)
+        moved = weights.nbytes + 8 * n  # read once, results written once
+        bench.case(f"systematic N={n}", SYSTEMATIC, (weights,), partial(same_counts, weights), moved_bytes=moved)
+        bench.case(f"normalise + ESS N={n}", NORMALISE, (log_weights,), same_weights, moved_bytes=moved)
+        if n > 1_000_000:
+            continue
+        u = rng.random(n)
+        for scheme in ("multinomial", "residual"):
+            providers = {OURS: partial(drawn_fastsmc, scheme), "particles": partial(drawn_particles, scheme)}
+            agree = partial(plausible_counts, weights)
+            bench.case(f"{scheme} N={n}", providers, (weights, u), agree, moved_bytes=moved + u.nbytes)
+    _gather(bench, rng, 200 if quick else 1000)
+    _small(bench, rng)
     if not quick:
         bench.write()
+
+
+def _gather(bench: Bench, rng: np.random.Generator, particles: int) -> None:
+    """In place, where survivors stay, against a copy of everything."""
+    dim = 20_000
+    ancestors = fs.permute_ancestors(fs.systematic(np.exp(rng.normal(size=particles)), U))
+    values = rng.normal(size=(particles, dim)).astype(np.float32)
+    moved = 2 * 4 * dim * int(np.count_nonzero(ancestors != np.arange(particles)))
+    providers = {OURS: gather_fastsmc, "numpy": gather_numpy}
+    name = f"gather in place P={particles} d={dim}"
+    bench.case(name, providers, (values, ancestors), np.testing.assert_array_equal, moved_bytes=moved)
+
+
+def _small(bench: Bench, rng: np.random.Generator, n: int = 100) -> None:
+    """What a call costs from Python."""
+    weights = rng.random(n)
+    weights /= weights.sum()
+    for scheme, each in fs.ops.SCHEMES.items():
+        u = rng.random(n) if each else U
+        providers = {OURS: partial(drawn_fastsmc, scheme), "fastsmc on torch tensors": partial(small_torch, scheme)}
+        bench.case(f"{scheme} N={n}", providers, (weights, u), np.testing.assert_array_equal)

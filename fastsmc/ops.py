@@ -42,7 +42,8 @@ def normalize_log_weights(log_weights: Array, *, backend: str | None = None, che
     Parameters
     ----------
     log_weights : array_like [..., P]
-        Float32 or float64. Entries of -inf get weight zero, and so do those more than 708 below the largest.
+        Float32 or float64. Entries of -inf get weight zero, and so do those whose weight would be subnormal: more than
+        708 below the largest, or for float32 weights below 1.2e-38.
     backend, check
         See the module.
 

@@ -5,6 +5,7 @@ the caller and return None, or the status ``(code, position)`` of the first valu
 """
 
 import math
+from decimal import Decimal
 
 import numpy as np
 
@@ -13,7 +14,9 @@ from fastsmc.networks import Layer
 Status = tuple[int, int] | None
 
 _LANES = 8
-_BLOCK = 16384
+_BLOCK = 2048
+_LIMIT = 3 << 60  # of the sum of fixed-point masses
+_POWERS = np.array([float(Decimal(2) ** (Decimal(j) / 16)) for j in range(16)])
 
 
 def normalize_log_weights(log_weights: np.ndarray, weights: np.ndarray, log_sum: np.ndarray, ess: np.ndarray) -> Status:
@@ -21,12 +24,19 @@ def normalize_log_weights(log_weights: np.ndarray, weights: np.ndarray, log_sum:
     rows = _rows(log_weights).astype(np.float64)
     if status := _check_log_weights(rows):
         return status
-    largest = rows.max(axis=1, keepdims=True)
+    largest = rows.max(axis=1)
+    blocks = _blocks(rows, -np.inf)
+    reference = blocks.max(axis=2, keepdims=True)
     with np.errstate(over="ignore"):  # finite minus finite may be -inf: weight zero
-        w = exp64(rows - largest)
-    total, squares = _ordered_sum(w), _ordered_sum(w * w)
-    weights[...] = (w / total[:, None]).reshape(weights.shape)
-    log_sum[...] = (largest[:, 0] + np.log(total)).reshape(log_sum.shape)
+        e = exp64(blocks - np.maximum(reference, -np.finfo(np.float64).max))
+        factor = exp64(reference[:, :, 0] - largest[:, None])
+    total = (factor * _ordered_sum(e)).cumsum(axis=1)[:, -1]
+    squares = (factor * factor * _ordered_sum(e * e)).cumsum(axis=1)[:, -1]
+    smallest = np.finfo(weights.dtype).tiny
+    kept = np.where(e < smallest, 0.0, e).astype(weights.dtype)  # what an engine leaves in the output meanwhile
+    w = (kept * (factor / total[:, None])[:, :, None]).reshape(len(rows), -1)[:, : rows.shape[1]]
+    weights[...] = np.where(w < smallest, 0.0, w).reshape(weights.shape)
+    log_sum[...] = (largest + np.log(total)).reshape(log_sum.shape)
     ess[...] = (total * total / squares).reshape(ess.shape)
     return None
 
@@ -35,19 +45,14 @@ def exp64(x: np.ndarray) -> np.ndarray:
     """exp(x) for x <= 0, to the bit as csrc/common/weight_exp.h defines it."""
     magic = 6755399441055744.0  # 1.5 * 2^52
     bounded = np.maximum(x, -708.0)
-    shifted = bounded * float.fromhex("0x1.71547652b82fep+0") + magic
-    n = shifted - magic
-    r = (bounded - n * float.fromhex("0x1.62e42feep-1")) - n * float.fromhex("0x1.a39ef35793c76p-33")
+    n = (bounded * float.fromhex("0x1.71547652b82fep+4") + magic) - magic
+    r = (bounded - n * float.fromhex("0x1.62e42feep-5")) - n * float.fromhex("0x1.a39ef35793c76p-37")
     r2 = r * r
-    r4 = r2 * r2
-    r8 = r4 * r4
-
-    def every_second(k: int) -> np.ndarray:
-        c = [1 / math.factorial(k + 2 * i) for i in range(6)]
-        return ((c[0] + r2 * c[1]) + r4 * (c[2] + r2 * c[3])) + r8 * (c[4] + r2 * c[5])
-
-    y = 1.0 + (r + r2 * (every_second(2) + r * every_second(3)))
-    return np.where(x < -708.0, 0.0, np.ldexp(y, n.astype(np.int32)))
+    c = [1 / math.factorial(k) for k in range(8)]
+    tail = ((c[2] + r * c[3]) + r2 * (c[4] + r * c[5])) + (r2 * r2) * (c[6] + r * c[7])
+    sixteenths = n.astype(np.int32)
+    power = np.ldexp(_POWERS[sixteenths & 15], sixteenths >> 4)
+    return np.where(x < -708.0, 0.0, power + power * (r + r2 * tail))
 
 
 def resample(scheme: str, log: bool, weights: np.ndarray, u: np.ndarray, ancestors: np.ndarray) -> Status:
@@ -64,21 +69,18 @@ def resample(scheme: str, log: bool, weights: np.ndarray, u: np.ndarray, ancesto
 
 
 def masses(weights: np.ndarray) -> np.ndarray:
-    """Weights as 64-bit integers whose sum is at most a little above 2^62, and above 2^59."""
-    n = len(weights)
-    coarse = 62 - (n - 1).bit_length() - int(np.frexp(weights.max())[1])
-    bound = int(_quantise(weights, coarse).sum()) + n
-    return _quantise(weights, coarse + 62 - bound.bit_length())
+    """Weights as 64-bit integers, at the finest scale at which their sum is below 3 2^60."""
+    scale = 61 - (len(weights) - 1).bit_length() - int(np.frexp(weights.max())[1])
+    while int(_floors(weights, scale + 1).sum()) < _LIMIT:
+        scale += 1
+    return _floors(weights, scale)
 
 
-def _quantise(weights: np.ndarray, scale: int) -> np.ndarray:
-    """``weights * 2**scale``, rounded half up, from exact integers."""
+def _floors(weights: np.ndarray, scale: int) -> np.ndarray:
+    """``floor(weights * 2**scale)``, from exact integers."""
     fraction, exponent = np.frexp(weights)
-    mantissa = (fraction * 2.0**53).astype(np.uint64)
-    shift = exponent.astype(np.int64) - 53 + scale
-    left, right = (np.clip(s, 0, 63).astype(np.uint64) for s in (shift, -shift))
-    one = np.uint64(1)
-    return ((((mantissa << one) >> right) + one) >> one) << left
+    mantissa = (fraction * 2.0**63).astype(np.uint64)
+    return mantissa >> np.clip(63 - scale - exponent.astype(np.int64), 0, 63).astype(np.uint64)
 
 
 def _comb(q: np.ndarray, bits: np.ndarray, samples: int) -> np.ndarray:
@@ -174,14 +176,16 @@ def _check_ancestors(rows: np.ndarray, particles: int) -> Status:
     return _first(6, (rows < 0) | (rows >= particles))
 
 
-def _ordered_sum(values: np.ndarray) -> np.ndarray:
-    """Sum each row in the fixed order of all engines: 8 lanes through each block, then lanes, then blocks."""
-    rows, n = values.shape
-    blocks = -(-n // _BLOCK)
-    padded = np.zeros((rows, blocks * _BLOCK))
-    padded[:, :n] = values
-    lanes = padded.reshape(rows, blocks, -1, _LANES).cumsum(axis=2)[:, :, -1]
-    return lanes.cumsum(axis=2)[:, :, -1].cumsum(axis=1)[:, -1]
+def _blocks(rows: np.ndarray, filler: float) -> np.ndarray:
+    """Rows [.., n] as blocks [.., b, _BLOCK], the last one filled up."""
+    padding = -rows.shape[1] % _BLOCK
+    return np.pad(rows, ((0, 0), (0, padding)), constant_values=filler).reshape(len(rows), -1, _BLOCK)
+
+
+def _ordered_sum(blocks: np.ndarray) -> np.ndarray:
+    """Sum each block in the fixed order of all engines: 8 lanes, then lane by lane."""
+    lanes = blocks.reshape(*blocks.shape[:2], -1, _LANES).cumsum(axis=2)[:, :, -1]
+    return lanes.cumsum(axis=2)[:, :, -1]
 
 
 def log_likelihood(

@@ -96,6 +96,56 @@ def test_engines_equal_the_reference(engine, scheme, dtype, log):
             assert np.array_equal(ours, truth)
 
 
+def hostile_weights(kind, n, rng):
+    """Weights whose scale the engine's sample of them does not tell, and extremes of the number format."""
+    spikes = {"largest last": n - 1, "largest first": 0, "one dominates by 1e300": n // 2}
+    if kind in spikes:
+        weights = rng.random(n) * (1e-300 if "1e300" in kind else 1)
+        weights[spikes[kind]] = 1.0 if "1e300" in kind else 1e12
+        return weights
+    return {
+        "ascending": lambda: np.exp(np.linspace(-600, 600, n)),
+        "subnormal": lambda: rng.integers(0, 1000, n) * 5e-324,
+        "subnormal beside normal": lambda: np.where(rng.random(n) < 0.5, 3e-308, 1e-310) * rng.random(n),
+        "huge": lambda: rng.random(n) * np.finfo(float).max,
+        "powers of two": lambda: np.ldexp(1.0, rng.integers(-1074, 1023, n)),
+        "sum at the limit": lambda: np.full(n, 3.0 / n),  # where one scale gives way to the next
+        "just below": lambda: np.full(n, np.nextafter(3.0 / n, 0)),
+        "nearly all zero": lambda: np.where(np.arange(n) == n - 2, 1e-200, 0.0),
+    }[kind]()
+
+
+@pytest.mark.parametrize(
+    "kind",
+    [
+        "largest last",
+        "largest first",
+        "one dominates by 1e300",
+        "ascending",
+        "subnormal",
+        "subnormal beside normal",
+        "huge",
+        "powers of two",
+        "sum at the limit",
+        "just below",
+        "nearly all zero",
+    ],
+)
+@pytest.mark.parametrize("n", [5, 512, 513, 2049, 40_007])
+def test_hostile_weights_equal_the_reference(engine, kind, n):
+    rng = np.random.default_rng(n)
+    weights = hostile_weights(kind, n, rng)
+    for scheme, own in ops.SCHEMES.items():
+        for u in (rng.random(n), np.full(n, LAST), rng.random(n) ** 20):  # the last are far from uniform
+            numbers = u if own else u[0]
+            ours, truth = (fs.resample(weights, numbers, scheme, False, backend=b) for b in (engine, "reference"))
+            assert np.array_equal(ours, truth)
+    with np.errstate(divide="ignore"):
+        log_weights = np.log(weights)
+    ours, truth = (fs.resample(log_weights, 0.25, backend=b) for b in (engine, "reference"))
+    assert np.array_equal(ours, truth)
+
+
 @pytest.mark.parametrize("scheme", ops.SCHEMES)
 def test_a_batch_is_its_rows(backend, scheme):
     rng = np.random.default_rng(6)
@@ -150,8 +200,8 @@ def test_ten_million_particles_from_float32_log_weights(engine):
 
     # The exact integer loop, vectorised: masses from long doubles of 64 bits, then integers.
     weights = reference.exp64(log_weights.astype(np.float64) - log_weights.max())
-    scale = 61 - int(np.floor(np.log2(weights.sum())))
-    masses = np.floor(np.ldexp(weights.astype(np.longdouble), scale) + np.longdouble(0.5)).astype(np.uint64)
+    scale = int(np.floor(60 + np.log2(3 / weights.sum())))
+    masses = np.floor(np.ldexp(weights.astype(np.longdouble), scale)).astype(np.uint64)
     total = int(masses.sum())
     below = np.cumsum(masses)
     offset = int(Fraction(u) * total)
@@ -183,8 +233,8 @@ def test_extreme_magnitudes(backend, magnitude):
 
 
 def test_the_smallest_mass(backend):
-    """Beside a weight of one the unit is 2^-61: half of it rounds up, and u = 0 draws whatever has a mass."""
-    for tiny, first in [(2.0**-61, 0), (2.0**-62, 0), (np.nextafter(2.0**-62, 0), 1), (0.0, 1)]:
+    """Beside a weight of one the unit is 2^-61: what is less has no mass, and u = 0 draws whatever has one."""
+    for tiny, first in [(2.0**-60, 0), (2.0**-61, 0), (np.nextafter(2.0**-61, 0), 1), (0.0, 1)]:
         assert fs.systematic([tiny, 1.0], 0.0, 1, backend=backend) == first
         assert fs.multinomial([tiny, 1.0], [0.0], backend=backend) == first
     # one draw shifts the remainders of residual resampling by one bit
@@ -338,7 +388,7 @@ EVERYTHING = """
 import hashlib, sys, numpy as np, fastsmc as fs
 rng = np.random.default_rng(15)
 digest = hashlib.sha256()
-for lead, n in (((), 1000), ((), 100_003), ((50,), 1111), ((2,), 40_000)):
+for lead, n in (((), 1000), ((), 100_003), ((), 2**17), ((50,), 1111), ((2,), 40_000)):
     for dtype in (np.float32, np.float64):
         log_weights = (3 * rng.standard_normal((*lead, n))).astype(dtype)
         for part in fs.normalize_log_weights(log_weights):

@@ -72,7 +72,48 @@ def test_exponentials_of_engines_equal_the_reference_to_the_bit(engine):
     x = -np.random.default_rng(1).uniform(0, 750, 20_000)
     rows = np.stack([np.zeros_like(x), x], axis=1)
     weights = fs.normalize_log_weights(rows, backend=engine).weights
-    assert np.array_equal(weights[:, 1], reference.exp64(x) / (1 + reference.exp64(x)))
+    e = reference.exp64(x)
+    assert np.array_equal(weights[:, 1], e * (1 / (1 + e)))
+
+
+def hostile_log_weights(kind, n, rng):
+    return {
+        "ascending": lambda: np.linspace(-3000, 500, n),  # every block has a new largest
+        "descending": lambda: np.linspace(500, -3000, n),
+        "largest last": lambda: np.append(rng.standard_normal(n - 1), 800.0),
+        "a block of -inf": lambda: np.where(np.arange(n) // 2048 == 1, -np.inf, rng.standard_normal(n)),
+        "one finite": lambda: np.where(np.arange(n) == n - 1, -1e300, -np.inf),
+        "float32 underflow": lambda: -rng.uniform(80, 110, n) * (rng.random(n) < 0.5),
+        "around the cut": lambda: np.append(-rng.uniform(707, 709, n - 1), 0.0),
+    }[kind]()
+
+
+@pytest.mark.parametrize("dtype", FLOATS)
+@pytest.mark.parametrize("n", [9, 2047, 2048, 2049, 40_007])
+@pytest.mark.parametrize(
+    "kind",
+    [
+        "ascending",
+        "descending",
+        "largest last",
+        "a block of -inf",
+        "one finite",
+        "float32 underflow",
+        "around the cut",
+    ],
+)
+def test_hostile_log_weights_equal_the_reference_to_the_bit(engine, kind, n, dtype):
+    values = hostile_log_weights(kind, n, np.random.default_rng(n)).clip(np.finfo(np.float32).min).astype(dtype)
+    values[np.isneginf(hostile_log_weights(kind, n, np.random.default_rng(n)))] = -np.inf
+    ours, truth = (fs.normalize_log_weights(values, backend=b) for b in (engine, "reference"))
+    assert np.array_equal(ours.weights, truth.weights)
+    assert np.array_equal(ours.ess, truth.ess)
+    assert abs(float(ours.weights.sum(dtype=np.float64)) - 1) < 1e-6
+    assert not np.any((ours.weights > 0) & (ours.weights < np.finfo(dtype).tiny)), "a subnormal weight"
+    exact = np.exp(values.astype(np.longdouble) - values.max())
+    exact /= exact.sum()
+    kept = exact > 10 * np.finfo(dtype).tiny
+    assert np.all(np.abs(ours.weights - exact)[kept] <= 1000 * np.finfo(dtype).eps * exact[kept])
 
 
 @pytest.mark.parametrize("spread", [1e-3, 1, 30, 1e4])

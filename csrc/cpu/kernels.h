@@ -123,7 +123,7 @@ struct UpdateKernels {
 
 // Weights in float64 whatever the input: see weight_kernel.h. T is float or double.
 struct ExpSums {
-  double total, squares;
+  double largest, total, squares;
 };
 
 struct MassScale {
@@ -138,20 +138,26 @@ struct WeightKernelsOf {
   double (*largest)(const T* weights, int64_t n);
   // The same of log weights; NaN where one is NaN or +inf.
   double (*largest_log)(const T* log_weights, int64_t n);
-  // exp(log weight - shift): their sums; or divided by a number and rounded to T.
-  ExpSums (*exp_sums)(const T* log_weights, int64_t n, double shift);
-  void (*exp_divided)(const T* log_weights, int64_t n, double shift, double divisor, T* weights);
-  // Fixed-point masses (common/fixed_scan.h) of weights, or of exp(log weight - shift): their sum; or each of
+  // exp(log weight - largest) rounded to T, their largest log weight, and sums of the exponentials before rounding.
+  ExpSums (*exponentials)(const T* log_weights, int64_t n, T* out);
+  void (*scale)(T* weights, int64_t n, double factor);
+  // Fixed-point masses (common/fixed_scan.h) of weights, or of exp(log weight - shift): sums of them; or each of
   // them, with zeros up to a multiple of 8.
-  uint64_t (*sum_masses)(const T* weights, int64_t n, MassScale scale);
+  fixed::Sums (*sum_masses)(const T* weights, int64_t n, MassScale scale);
   void (*masses)(const T* weights, int64_t n, MassScale scale, uint64_t* out);
+  // How many teeth of the comb lie below the prefix sum of masses after `start` at each weight, with room up to a
+  // multiple of 8; false if some could not be told by float64.
+  bool (*comb)(const T* weights, int64_t n, MassScale scale, const fixed::Share& share, uint64_t offset, uint64_t start,
+               int64_t* below);
 };
 
 struct WeightKernels {
   WeightKernelsOf<float> float32;
   WeightKernelsOf<double> float64;
-  // Inclusive prefix sums of n masses after `start`, in place, and how many teeth of the comb lie below each.
-  void (*comb)(const fixed::Share& share, uint64_t offset, uint64_t start, int64_t n, uint64_t* masses, int64_t* below);
+  void (*exp)(double* x, int64_t n);  // of x <= 0, in place
+  // Writes `ancestor`, `ancestor` + 1, ... to out, each up to where below[i] says, from below[-1]; nothing from
+  // `limit`.
+  void (*expand)(int64_t ancestor, const int64_t* below, int64_t n, int64_t limit, int64_t* out);
 };
 
 struct Kernels {
@@ -172,6 +178,7 @@ const Kernels& kernels_none();
 #if defined(__x86_64__)
 const Kernels& kernels_avx2();
 const Kernels& kernels_avx512();
+const Kernels& kernels_amx();
 #endif
 
 }  // namespace fastsmc::cpu

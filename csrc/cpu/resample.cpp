@@ -1,14 +1,16 @@
-// Every scheme says how many of its samples have an ancestor of at most i: a function of the prefix sum of
-// masses at i (common/fixed_scan.h). Those cumulative counts are then written out as ancestors.
+// Every scheme says how many of its samples have an ancestor of at most i: a function of the prefix sum of masses at i
+// (common/fixed_scan.h). Those cumulative counts are then written out as ancestors.
 //
-// Four reads of the weights (largest, coarse sum, block sums at the fine scale, emission) and one write of
-// the ancestors; masses and counts live in chunks on the stack. Log weights are exponentiated again at each
-// read, which costs less than a copy in float64. Blocks of weights are independent once the sums of blocks
-// are known, and write separate ranges of ancestors.
+// Two reads of the weights (sums of blocks at a guessed scale, emission), after one of log weights for the largest, and
+// one write of the ancestors; masses and counts live on the stack, block by block. A wrong guess costs another read or
+// two. Log weights are exponentiated again at each read, which costs less than a copy in float64. Blocks of weights are
+// independent once the sums of blocks are known, and write separate ranges of ancestors.
 #include "cpu/resample.h"
 
 #include <algorithm>
+#include <cmath>
 #include <cstring>
+#include <limits>
 #include <vector>
 
 #include "common/fixed_scan.h"
@@ -18,33 +20,11 @@
 namespace fastsmc::cpu {
 namespace {
 
-constexpr int64_t kChunk = 1024;
+constexpr int64_t kGroup = 8;          // of weights, as the kernels take them
+constexpr int64_t kSampleGroups = 64;  // that tell the scale
+constexpr int64_t kSortBucket = 2048;  // numbers
 
-// Weights of one row with the scale of their masses, and the mass before each block and after the last.
-template <class T>
-struct Masses {
-  const T* weights;
-  int64_t n;
-  MassScale scale;
-  std::vector<uint64_t> before;
-
-  int64_t blocks() const { return (n + kWeightBlock - 1) / kWeightBlock; }
-  int64_t end(int64_t block) const { return std::min(n, (block + 1) * kWeightBlock); }
-  uint64_t total() const { return before.back(); }
-
-  // Calls work(masses, how many) for a block, chunk by chunk; there is room for kChunk masses.
-  template <class Work>
-  void for_chunks(int64_t block, const Work& work) const {
-    alignas(64) uint64_t chunk[kChunk];
-    for (int64_t i = block * kWeightBlock; i < end(block); i += kChunk) {
-      const int64_t count = std::min(kChunk, end(block) - i);
-      weight_kernels_of<T>().masses(weights + i, count, scale, chunk);
-      work(chunk, i, count);
-    }
-  }
-};
-
-// values[0 .. blocks] become their own exclusive prefix sums.
+// values become their own exclusive prefix sums.
 template <class I>
 void accumulate(std::vector<I>& values) {
   I sum = 0;
@@ -55,141 +35,244 @@ void accumulate(std::vector<I>& values) {
   }
 }
 
+// Weights of one row with the scale of their masses, and the mass before each block and after the last.
 template <class T>
-Masses<T> masses_of(const T* weights, bool log, double largest, int64_t n, bool parallel) {
-  Masses<T> masses{weights, n, {log, largest, fixed::coarse_scale(log ? 1. : largest, n)}, {}};
-  masses.before.resize(static_cast<size_t>(masses.blocks()) + 1);
-  const auto sum_blocks = [&] {
-    for_each(masses.blocks(), parallel, [&](int64_t b) {
-      const int64_t at = b * kWeightBlock;
-      masses.before[static_cast<size_t>(b)] =
-          weight_kernels_of<T>().sum_masses(weights + at, masses.end(b) - at, masses.scale);
-    });
-    masses.before.back() = 0;
-    accumulate(masses.before);
-  };
-  sum_blocks();
-  masses.scale.exponent = fixed::fine_scale(masses.scale.exponent, masses.total(), n);
-  sum_blocks();
-  return masses;
+struct Masses {
+  const T* weights;
+  int64_t n;
+  MassScale scale;
+  std::vector<uint64_t> before;
+
+  int64_t blocks() const { return blocks_of(n); }
+  int64_t size(int64_t block) const { return size_of_block(n, block); }
+  const T* at(int64_t block) const { return weights + block * kWeightBlock; }
+  uint64_t mass_before(int64_t block) const { return before[static_cast<size_t>(block)]; }
+  uint64_t total() const { return before.back(); }
+
+  // out has room for kWeightBlock.
+  void read(int64_t block, uint64_t* out) const { weight_kernels_of<T>().masses(at(block), size(block), scale, out); }
+
+  // Calls work(i, inclusive prefix sum of masses at i) for the weights of a block.
+  template <class Work>
+  void for_sums(int64_t block, const Work& work) const {
+    alignas(64) uint64_t masses[kWeightBlock];
+    read(block, masses);
+    uint64_t sum = mass_before(block);
+    for (int64_t i = 0; i < size(block); ++i) work(i, sum += masses[i]);
+  }
+};
+
+// The sum of the weights as a few of them tell it, spread evenly in groups that share a cache line.
+template <class T>
+double guessed_sum(const T* weights, int64_t n, const MassScale& scale) {
+  double sample[kSampleGroups * kGroup];
+  int64_t count = 0;
+  if (n <= kSampleGroups * kGroup)
+    while (count < n) sample[count] = weights[count], ++count;
+  else
+    for (int64_t group = 0; group < kSampleGroups; ++group)
+      for (int64_t i = group * (n - kGroup) / (kSampleGroups - 1), k = 0; k < kGroup; ++k)
+        sample[count++] = weights[i + k];
+  if (scale.log) {
+    for (int64_t k = 0; k < count; ++k) sample[k] -= scale.shift;
+    kernels().weights.exp(sample, count);
+  }
+  double sum = 0;
+  for (int64_t k = 0; k < count; ++k) sum += sample[k];
+  return sum * (static_cast<double>(n) / static_cast<double>(count));
 }
 
-// Each scheme below has before(block), the number of samples with ancestors in earlier blocks, and a cursor
-// that starts at a block, with which count() turns the next n masses into the number of samples with
-// ancestors up to each.
+// The largest weight, or what is wrong with the weights; and a scale at which no sum of them is too large.
+template <class T>
+Status find_safe_scale(Masses<T>& masses, bool parallel) {
+  double largest = 1;  // exponential
+  if (!masses.scale.log)
+    if (const Status status = largest_weight(masses.weights, masses.n, false, parallel, &largest)) return status;
+  masses.scale.exponent = fixed::safe_scale(largest, masses.n);
+  return {};
+}
+
+// Finds the scale of the masses, and sums them block by block.
+template <class T>
+Status measure(Masses<T>& masses, bool parallel) {
+  MassScale& scale = masses.scale;
+  if (scale.log)
+    if (const Status status = largest_weight(masses.weights, masses.n, true, parallel, &scale.shift)) return status;
+  const double guess = guessed_sum(masses.weights, masses.n, scale);
+  bool safe = !(guess > 0 && guess <= std::numeric_limits<double>::max());
+  if (!safe)
+    scale.exponent = fixed::kSafeBits - std::ilogb(guess);
+  else if (const Status status = find_safe_scale(masses, parallel))
+    return status;
+  std::vector<fixed::Sums> blocks(static_cast<size_t>(masses.blocks()));
+  for (;;) {
+    for_each(masses.blocks(), parallel, [&](int64_t b) {
+      blocks[static_cast<size_t>(b)] = weight_kernels_of<T>().sum_masses(masses.at(b), masses.size(b), scale);
+    });
+    fixed::Sums sums{0, 0, true};
+    for (const fixed::Sums& block : blocks) fixed::add(sums, block);
+    const int tried = scale.exponent;
+    if (fixed::settle(sums, scale.exponent)) {
+      masses.before.reserve(blocks.size() + 1);
+      for (const fixed::Sums& block : blocks)
+        masses.before.push_back(scale.exponent == tried ? block.fine : block.coarse);
+      masses.before.push_back(0);
+      accumulate(masses.before);
+      return {};
+    }
+    if (safe || (sums.valid && sums.fine >= static_cast<uint64_t>(masses.n))) {
+      scale.exponent = fixed::refined_scale(sums, tried, masses.n);
+    } else {  // the guess was far off, or some entry is no weight
+      if (const Status status = find_safe_scale(masses, parallel)) return status;
+      safe = true;
+    }
+  }
+}
+
+// Each scheme below has before(block), the number of samples with ancestors in earlier blocks, and count(), which
+// writes the number of samples with ancestors up to each weight of a block after those before it, at below[-1].
+template <class T>
 struct Systematic {
+  const Masses<T>& masses;
   fixed::Share share;
   uint64_t offset;
-  const std::vector<uint64_t>& starts;
 
-  struct Cursor {
-    uint64_t mass;
-  };
-  Cursor cursor(int64_t block) const { return {starts[static_cast<size_t>(block)]}; }
-  int64_t before(int64_t block) const {
-    return fixed::positions_below(starts[static_cast<size_t>(block)], share, offset);
-  }
-  void count(Cursor& at, uint64_t* masses, int64_t n, int64_t* below) const {
-    kernels().weights.comb(share, offset, at.mass, n, masses, below);
-    at.mass = masses[n - 1];
+  int64_t before(int64_t block) const { return fixed::positions_below(masses.mass_before(block), share, offset); }
+  void count(int64_t block, int64_t* below) const {
+    if (!weight_kernels_of<T>().comb(masses.at(block), masses.size(block), masses.scale, share, offset,
+                                     masses.mass_before(block), below))
+      masses.for_sums(block, [&](int64_t i, uint64_t c) { below[i] = fixed::positions_below(c, share, offset); });
   }
 };
 
+template <class T>
 struct Stratified {
+  const Masses<T>& masses;
   fixed::Share share;
   Uniforms u;
-  int64_t first_u;
-  const std::vector<uint64_t>& starts;
 
-  struct Cursor {
-    uint64_t mass;
-  };
-  Cursor cursor(int64_t block) const { return {starts[static_cast<size_t>(block)]}; }
-  int64_t before(int64_t block) const { return positions_below(starts[static_cast<size_t>(block)]); }
-  int64_t positions_below(uint64_t mass) const {
-    const fixed::Division d = fixed::divide(mass, share);
-    return d.quotient + (d.remainder > 0 && fixed::offset(u[first_u + d.quotient], share.total) < d.remainder);
+  int64_t before(int64_t block) const { return positions_below(masses.mass_before(block)); }
+  int64_t positions_below(uint64_t c) const {
+    const fixed::Division d = fixed::divide(c, share);
+    return d.quotient + (d.remainder > 0 && fixed::offset(u.bits(d.quotient), share.total) < d.remainder);
   }
-  void count(Cursor& at, const uint64_t* masses, int64_t n, int64_t* below) const {
-    for (int64_t i = 0; i < n; ++i) below[i] = positions_below(at.mass += masses[i]);
+  void count(int64_t block, int64_t* below) const {
+    masses.for_sums(block, [&](int64_t i, uint64_t c) { below[i] = positions_below(c); });
   }
 };
 
-// The positions of independent draws in ascending order. They are uniform numbers, so equal buckets of about
-// 8 each make sorting linear; were they not, it would only be slower.
-std::vector<uint64_t> sorted_offsets(Uniforms u, int64_t first, int64_t m, uint64_t total) {
-  const int64_t buckets = m / 8 + 1;
-  const double ratio = static_cast<double>(buckets) / (static_cast<double>(total) + 1);
-  const auto bucket_of = [&](uint64_t position) {
-    return std::min(static_cast<size_t>(static_cast<double>(position) * ratio), static_cast<size_t>(buckets - 1));
+void sort_few(uint64_t* x, int64_t n) {
+  constexpr int64_t kFew = 16;  // so many are quickest to insert one by one
+  if (n > kFew) return std::sort(x, x + n);
+  for (int64_t i = 1; i < n; ++i) {
+    const uint64_t value = x[i];
+    int64_t at = i;
+    for (; at > 0 && x[at - 1] > value; --at) x[at] = x[at - 1];
+    x[at] = value;
+  }
+}
+
+// Sorts uniform numbers between `bucket` and `bucket` + 1 over ratio: by counting in as many steps as there are
+// numbers, which leaves next to nothing to compare.
+void sort_bucket(uint64_t* bits, int64_t n, int64_t bucket, double ratio) {
+  if (n > 2 * kSortBucket) return std::sort(bits, bits + n);  // not uniform
+  int64_t end[2 * kSortBucket + 1];
+  uint64_t copy[2 * kSortBucket];
+  const auto step_of = [&](uint64_t x) {
+    const double within = static_cast<double>(x) * ratio - static_cast<double>(bucket);
+    return std::min(n - 1, static_cast<int64_t>(within * static_cast<double>(n)));
   };
-  std::vector<uint64_t> positions(static_cast<size_t>(m)), sorted(static_cast<size_t>(m));
-  std::vector<int64_t> begin(static_cast<size_t>(buckets) + 1);
-  for (int64_t j = 0; j < m; ++j) {
-    const uint64_t position = fixed::offset(u[first + j], total);
-    positions[static_cast<size_t>(j)] = position;
-    ++begin[bucket_of(position)];
-  }
-  accumulate(begin);
-  for (const uint64_t position : positions) sorted[static_cast<size_t>(begin[bucket_of(position)]++)] = position;
-  int64_t from = 0;  // each begin has become the end of its bucket
-  for (int64_t b = 0; b < buckets; ++b) {
-    const int64_t to = begin[static_cast<size_t>(b)];
-    std::sort(sorted.begin() + from, sorted.begin() + to);
-    from = to;
-  }
+  std::fill_n(end, n + 1, 0);
+  for (int64_t j = 0; j < n; ++j) ++end[step_of(bits[j]) + 1];
+  for (int64_t k = 0; k < n; ++k) end[k + 1] += end[k];
+  std::copy_n(bits, n, copy);
+  for (int64_t j = 0; j < n; ++j) bits[end[step_of(copy[j])]++] = copy[j];
+  for (int64_t k = 0, begin = 0; k < n; begin = end[k++]) sort_few(bits + begin, end[k] - begin);
+}
+
+// The positions of m independent draws in ascending order, and one beyond all. The numbers are uniform, so equal
+// buckets make sorting linear; were they not, it would only be slower. Pieces of the numbers are counted and moved into
+// buckets that fit the first-level cache, side by side; then each bucket is sorted.
+std::vector<uint64_t> sorted_offsets(Uniforms u, int64_t m, uint64_t total, bool parallel) {
+  const int64_t buckets = m / kSortBucket + 1, pieces = std::min<int64_t>(buckets, 64);
+  const double ratio = static_cast<double>(buckets) * 0x1p-53;
+  const auto bucket_of = [&](uint64_t bits) { return static_cast<int64_t>(static_cast<double>(bits) * ratio); };
+  const auto for_piece = [&](int64_t piece, const auto& work) {
+    for (int64_t j = piece * m / pieces; j < (piece + 1) * m / pieces; ++j) work(u.bits(j));
+  };
+  const auto place = [&](int64_t bucket, int64_t piece) { return static_cast<size_t>(bucket * pieces + piece); };
+  std::vector<int64_t> next(place(buckets, 0) + 1);  // of each piece in each bucket
+  for_each(pieces, parallel,
+           [&](int64_t piece) { for_piece(piece, [&](uint64_t bits) { ++next[place(bucket_of(bits), piece)]; }); });
+  accumulate(next);
+  std::vector<uint64_t> sorted(static_cast<size_t>(m) + 1, std::numeric_limits<uint64_t>::max());
+  for_each(pieces, parallel, [&](int64_t piece) {
+    for_piece(piece, [&](uint64_t bits) { sorted[static_cast<size_t>(next[place(bucket_of(bits), piece)]++)] = bits; });
+  });
+  for_each(buckets, parallel, [&](int64_t bucket) {  // each begin has become the end
+    const int64_t begin = bucket == 0 ? 0 : next[place(bucket, 0) - 1], end = next[place(bucket + 1, 0) - 1];
+    sort_bucket(sorted.data() + begin, end - begin, bucket, ratio);
+    for (int64_t j = begin; j < end; ++j)
+      sorted[static_cast<size_t>(j)] = fixed::offset(sorted[static_cast<size_t>(j)], total);
+  });
   return sorted;
 }
 
-struct Multinomial {
-  std::vector<uint64_t> positions;  // sorted
+// Independent draws from masses of which only the sums before each block are known here.
+struct Draws {
+  std::vector<uint64_t> positions;  // sorted, and one beyond all
   const std::vector<uint64_t>& starts;
 
-  struct Cursor {
-    uint64_t mass;
-    int64_t below;
-  };
-  Cursor cursor(int64_t block) const { return {starts[static_cast<size_t>(block)], before(block)}; }
   int64_t before(int64_t block) const {
-    const uint64_t mass = starts[static_cast<size_t>(block)];
-    return std::lower_bound(positions.begin(), positions.end(), mass) - positions.begin();
+    return std::lower_bound(positions.begin(), positions.end() - 1, starts[static_cast<size_t>(block)]) -
+           positions.begin();
   }
-  void count(Cursor& at, const uint64_t* masses, int64_t n, int64_t* below) const {
-    const auto size = static_cast<int64_t>(positions.size());
-    for (int64_t i = 0; i < n; ++i) {
-      at.mass += masses[i];
-      while (at.below < size && positions[static_cast<size_t>(at.below)] < at.mass) ++at.below;
-      below[i] = at.below;
+  // How many positions lie below each of n ascending sums, from `count` that lie below the first or before it. Every
+  // step passes a position or a sum, without a branch on which.
+  void merge(const uint64_t* sums, int64_t n, int64_t count, int64_t* below) const {
+    for (int64_t i = 0; i < n;) {
+      const bool lower = positions[static_cast<size_t>(count)] < sums[i];
+      below[i] = count;
+      count += lower;
+      i += !lower;
     }
   }
 };
 
-// floor(M q / T) copies of each; the remainders M q mod T are the masses of the draw. They sum to R T for R
-// draws: a shift by the bit length of R brings that below T.
+template <class T>
+struct Multinomial {
+  const Masses<T>& masses;
+  Draws draws;
+
+  int64_t before(int64_t block) const { return draws.before(block); }
+  void count(int64_t block, int64_t* below) const {
+    uint64_t sums[kWeightBlock];
+    masses.for_sums(block, [&](int64_t i, uint64_t c) { sums[i] = c; });
+    draws.merge(sums, masses.size(block), below[-1], below);
+  }
+};
+
+// floor(M q / T) copies of each; the remainders M q mod T are the masses of the draw. They sum to R T for R draws: a
+// shift by the bit length of R brings that below T.
+template <class T>
 struct Residual {
+  const Masses<T>& masses;
   fixed::Share share;
   std::vector<int64_t> copies;   // before each block, and in all
   std::vector<uint64_t> starts;  // of remainders
   int shift;
-  Multinomial draw;
+  Draws draws;
 
-  struct Cursor {
-    int64_t copies;
-    Multinomial::Cursor draw;
-  };
-
-  template <class T>
-  Residual(const Masses<T>& masses, int64_t m, Uniforms u, int64_t first_u, bool parallel)
-      : share(fixed::share(masses.total(), m)),
-        copies(masses.before.size()),
-        starts(masses.before.size()),
-        draw{{}, starts} {
+  Residual(const Masses<T>& of, int64_t m, Uniforms u, bool parallel)
+      : masses(of),
+        share(fixed::share(of.total(), m)),
+        copies(of.before.size()),
+        starts(of.before.size()),
+        draws{{}, starts} {
     const auto sum_blocks = [&](auto& sums, auto part) {
       for_each(masses.blocks(), parallel, [&](int64_t b) {
         std::decay_t<decltype(sums[0])> sum = 0;
-        masses.for_chunks(b, [&](const uint64_t* chunk, int64_t, int64_t n) {
-          for (int64_t i = 0; i < n; ++i) sum += part(fixed::divide(chunk[i], share));
-        });
+        for_divisions(b, [&](int64_t, fixed::Division d) { sum += part(d); });
         sums[static_cast<size_t>(b)] = sum;
       });
       accumulate(sums);
@@ -198,67 +281,56 @@ struct Residual {
     const int64_t drawn = m - copies.back();
     shift = fixed::bit_length(static_cast<uint64_t>(drawn));
     sum_blocks(starts, [this](fixed::Division d) { return d.remainder >> shift; });
-    draw.positions = sorted_offsets(u, first_u, drawn, starts.back());
+    draws.positions = sorted_offsets(u, drawn, starts.back(), parallel);
   }
 
-  Cursor cursor(int64_t block) const { return {copies[static_cast<size_t>(block)], draw.cursor(block)}; }
-  int64_t before(int64_t block) const { return copies[static_cast<size_t>(block)] + draw.before(block); }
-  void count(Cursor& at, uint64_t* masses, int64_t n, int64_t* below) const {
-    int64_t copied[kChunk];
-    for (int64_t i = 0; i < n; ++i) {
-      const fixed::Division d = fixed::divide(masses[i], share);
-      copied[i] = at.copies += d.quotient;
-      masses[i] = d.remainder >> shift;
-    }
-    draw.count(at.draw, masses, n, below);
+  template <class Work>
+  void for_divisions(int64_t block, const Work& work) const {
+    alignas(64) uint64_t q[kWeightBlock];
+    masses.read(block, q);
+    for (int64_t i = 0; i < masses.size(block); ++i) work(i, fixed::divide(q[i], share));
+  }
+
+  int64_t before(int64_t block) const { return copies[static_cast<size_t>(block)] + draws.before(block); }
+  void count(int64_t block, int64_t* below) const {
+    int64_t copied[kWeightBlock], copy = copies[static_cast<size_t>(block)];
+    uint64_t sums[kWeightBlock], sum = starts[static_cast<size_t>(block)];
+    const int64_t n = masses.size(block), drawn = below[-1] - copy;
+    for_divisions(block, [&](int64_t i, fixed::Division d) {
+      copied[i] = copy += d.quotient;
+      sums[i] = sum += d.remainder >> shift;
+    });
+    draws.merge(sums, n, drawn, below);
     for (int64_t i = 0; i < n; ++i) below[i] += copied[i];
   }
 };
 
-// Writes each ancestor at its samples, from where the one before it ended. Four are stored at once, without a
-// branch on how many there are: what is too much is overwritten by the next, and `limit` keeps it inside this
-// block's range.
-int64_t expand(int64_t ancestor, const int64_t* below, int64_t n, int64_t begin, int64_t limit, int64_t* out) {
-  for (int64_t i = 0; i < n; ++i, ++ancestor) {
-    const int64_t end = below[i];
-    if (begin + 4 <= limit) {
-      for (int64_t k = 0; k < 4; ++k) out[begin + k] = ancestor;
-      begin += 4;
-    }
-    for (; begin < end; ++begin) out[begin] = ancestor;
-    begin = end;
-  }
-  return begin;
-}
-
-template <class T, class SchemeOf>
-void emit(const Masses<T>& masses, const SchemeOf& scheme, bool parallel, int64_t* out) {
-  for_each(masses.blocks(), parallel, [&](int64_t b) {
-    int64_t begin = scheme.before(b);
+template <class Scheme>
+void emit(const Scheme& scheme, bool parallel, int64_t* out) {
+  for_each(scheme.masses.blocks(), parallel, [&](int64_t b) {
+    alignas(64) int64_t room[kGroup + kWeightBlock];
+    int64_t* const below = room + kGroup;
+    below[-1] = scheme.before(b);
     const int64_t limit = scheme.before(b + 1);
-    if (begin == limit) return;
-    auto cursor = scheme.cursor(b);
-    alignas(64) int64_t below[kChunk];
-    masses.for_chunks(b, [&](uint64_t* chunk, int64_t i, int64_t n) {
-      scheme.count(cursor, chunk, n, below);
-      begin = expand(i, below, n, begin, limit, out);
-    });
+    if (below[-1] == limit) return;
+    scheme.count(b, below);
+    kernels().weights.expand(b * kWeightBlock, below, scheme.masses.size(b), limit, out);
   });
 }
 
 template <class T>
-void resample_row(Scheme scheme, const Masses<T>& masses, int64_t m, Uniforms u, int64_t first_u, bool parallel,
-                  int64_t* out) {
+void resample_row(Scheme scheme, const Masses<T>& masses, int64_t m, Uniforms u, bool parallel, int64_t* out) {
   const fixed::Share share = fixed::share(masses.total(), m);
   switch (scheme) {
     case Scheme::kSystematic:
-      return emit(masses, Systematic{share, fixed::offset(u[first_u], masses.total()), masses.before}, parallel, out);
+      return emit(Systematic<T>{masses, share, fixed::offset(u.bits(0), masses.total())}, parallel, out);
     case Scheme::kStratified:
-      return emit(masses, Stratified{share, u, first_u, masses.before}, parallel, out);
+      return emit(Stratified<T>{masses, share, u}, parallel, out);
     case Scheme::kMultinomial:
-      return emit(masses, Multinomial{sorted_offsets(u, first_u, m, masses.total()), masses.before}, parallel, out);
+      return emit(Multinomial<T>{masses, {sorted_offsets(u, m, masses.total(), parallel), masses.before}}, parallel,
+                  out);
     case Scheme::kResidual:
-      return emit(masses, Residual(masses, m, u, first_u, parallel), parallel, out);
+      return emit(Residual<T>(masses, m, u, parallel), parallel, out);
   }
 }
 
@@ -285,16 +357,14 @@ Status resample(Scheme scheme, bool log, int64_t rows, int64_t n, int64_t m, con
                 int64_t* ancestors) {
   const int64_t numbers = scheme == Scheme::kSystematic ? 1 : m;
   return for_each_row(rows, std::max(n, m), [&](int64_t row, bool parallel) -> Status {
-    const T* values = weights + row * n;
-    int64_t* out = ancestors + row * m;
-    double largest;
-    if (Status status = largest_weight(values, n, log, parallel, &largest)) {
-      status.position += row * n;
-      return status;
-    }
-    for (int64_t j = row * numbers; j < (row + 1) * numbers; ++j)
-      if (!(u[j] >= 0 && u[j] < 1)) return {Fault::kUniform, j};
-    resample_row(scheme, masses_of(values, log, largest, n, parallel), m, u, row * numbers, parallel, out);
+    Masses<T> masses{weights + row * n, n, {log, 0, 0}, {}};
+    Status status = measure(masses, parallel);
+    status.position += row * n;
+    if (status) return status;
+    const Uniforms numbers_of_row = u.from(row * numbers);
+    for (int64_t j = 0; j < numbers; ++j)
+      if (!numbers_of_row.valid(j)) return {Fault::kUniform, row * numbers + j};
+    resample_row(scheme, masses, m, numbers_of_row, parallel, ancestors + row * m);
     return {};
   });
 }

@@ -4,6 +4,7 @@
 #include <cstddef>
 #include <cstdint>
 
+#include "common/fixed_scan.h"
 #include "cpu/status.h"
 
 namespace fastsmc::cpu {
@@ -17,6 +18,12 @@ struct Uniforms {
   bool is_double;
   double operator[](int64_t i) const {
     return is_double ? static_cast<const double*>(data)[i] : static_cast<const float*>(data)[i];
+  }
+  bool valid(int64_t i) const { return (*this)[i] >= 0 && (*this)[i] < 1; }
+  uint64_t bits(int64_t i) const { return fixed::bits_of((*this)[i]); }
+  Uniforms from(int64_t i) const {
+    return {static_cast<const char*>(data) + i * static_cast<int64_t>(is_double ? sizeof(double) : sizeof(float)),
+            is_double};
   }
 };
 

@@ -1,8 +1,8 @@
-// Weights: the largest, exponentials with their sums, fixed-point masses, and the comb of systematic
-// resampling.
+// Weights: the largest, exponentials with their sums, fixed-point masses, the comb of systematic resampling, and the
+// writing of ancestors.
 //
-// One read of the input each; arithmetic in float64 and 64-bit integers, in groups of 8 at every level, so
-// that float sums have the same order, and all results the same bits, at every level.
+// Arithmetic in float64 and 64-bit integers, in groups of 8 at every level, so that float sums have the same order, and
+// all results the same bits, at every level. Each works on a block that fits the first-level cache.
 #pragma once
 
 #include "common/fixed_scan.h"
@@ -22,8 +22,8 @@ typedef float vfloat_narrow __attribute__((vector_size(FASTSMC_VECTOR_BYTES / 2)
 static inline vdouble load_doubles(const double* from) {
   return load<vdouble>(from);
 }
-// Written out, since GCC 12 converts a wide vector in halves through memory; the masked form, since the plain
-// one of its AVX-512 header draws a false warning.
+// Written out, since GCC 12 converts a wide vector in halves through memory; the masked form, since the plain one of
+// its AVX-512 header draws a false warning.
 static inline vdouble load_doubles(const float* from) {
 #if FASTSMC_USE_AVX512
   return (vdouble)_mm512_maskz_cvtps_pd(0xFF, _mm256_loadu_ps(from));
@@ -37,11 +37,79 @@ static inline void store_doubles(double* to, vdouble v) {
   store(to, v);
 }
 static inline void store_doubles(float* to, vdouble v) {
+#if FASTSMC_USE_AVX512
+  _mm256_storeu_ps(to, _mm512_maskz_cvtpd_ps(0xFF, (__m512d)v));
+#elif FASTSMC_USE_AVX2
+  _mm_storeu_ps(to, _mm256_cvtpd_ps((__m256d)v));
+#else
   store(to, __builtin_convertvector(v, vfloat_narrow));
+#endif
 }
 
-// Calls work(values of a group, its first index, its size) for all of x, the last group filled up with
-// `filler`.
+// The lanes of v moved up by `by`, zeros below.
+template <int by>
+static inline vulong shift_lanes(vulong v) {
+  vlong from;
+  for (int lane = 0; lane < kLanes64; ++lane) from[lane] = lane < by ? lane : kLanes64 + lane - by;
+  return __builtin_shuffle(vulong{}, v, from);
+}
+
+static inline vulong prefix_sums(vulong v) {
+  if constexpr (kLanes64 > 1) v += shift_lanes<1>(v);
+  if constexpr (kLanes64 > 2) v += shift_lanes<2>(v);
+  if constexpr (kLanes64 > 4) v += shift_lanes<4>(v);
+  return v;
+}
+
+static inline vulong last_lane(vulong v) {
+  return __builtin_shuffle(v, splat<vlong>(int64_t{kLanes64 - 1}));
+}
+
+static inline bool any(vlong condition) {
+#if FASTSMC_USE_AVX512
+  return _mm512_movepi64_mask((__m512i)condition) != 0;
+#elif FASTSMC_USE_AVX2
+  return _mm256_movemask_pd((__m256d)condition) != 0;
+#else
+  int64_t signs = 0;
+  for (int lane = 0; lane < kLanes64; ++lane) signs |= condition[lane];
+  return signs < 0;
+#endif
+}
+
+struct VectorShift {
+#if FASTSMC_USE_AVX512
+  static vulong right(vulong x, vulong by) { return (vulong)_mm512_maskz_srlv_epi64(0xFF, (__m512i)x, (__m512i)by); }
+#elif FASTSMC_USE_AVX2
+  static vulong right(vulong x, vulong by) { return (vulong)_mm256_srlv_epi64((__m256i)x, (__m256i)by); }
+#else
+  static vulong right(vulong x, vulong by) {
+    for (int lane = 0; lane < kLanes64; ++lane) x[lane] = fixed::Shift::right(x[lane], by[lane]);
+    return x;
+  }
+#endif
+};
+
+struct VectorTable {
+  static vulong entry(vulong n) {
+#if FASTSMC_USE_AVX512
+    const __m512i low = _mm512_loadu_si512(exp_table()), high = _mm512_loadu_si512(exp_table() + 8);
+    return (vulong)_mm512_maskz_permutex2var_epi64(0xFF, low, (__m512i)n, high);  // reads four bits of each index
+#elif FASTSMC_USE_AVX2
+    const __m256i index = _mm256_and_si256((__m256i)n, _mm256_set1_epi64x(15));
+    return (vulong)_mm256_i64gather_epi64(reinterpret_cast<const long long*>(exp_table()), index, 8);
+#else
+    for (int lane = 0; lane < kLanes64; ++lane) n[lane] = ExpTable::entry(n[lane]);
+    return n;
+#endif
+  }
+};
+
+static inline vdouble exp64(vdouble x) {
+  return fastsmc::exp64<vulong, VectorTable>(x);
+}
+
+// Calls work(values of a group, its first index, its size) for all of x, the last group filled up with `filler`.
 template <class T, class Work>
 static inline void for_groups(const T* x, int64_t n, T filler, const Work& work) {
   int64_t i = 0;
@@ -52,144 +120,198 @@ static inline void for_groups(const T* x, int64_t n, T filler, const Work& work)
   work(static_cast<const T*>(last), i, n - i);
 }
 
-template <class T, bool kLog>
-static double largest(const T* values, int64_t n) {
-  constexpr double kHuge = __DBL_MAX__, kNone = kLog ? -__builtin_inf() : 0;
-  vdouble top[kParts];
-  vlong good[kParts];
-  for (int p = 0; p < kParts; ++p) {
-    top[p] = splat<vdouble>(kNone);
-    good[p] = splat<vlong>(int64_t{-1});
-  }
-  for_groups(values, n, static_cast<T>(kNone), [&](const T* group, int64_t, int64_t) FASTSMC_INLINE {
-    for (int p = 0; p < kParts; ++p) {
-      const vdouble v = load_doubles(group + p * kLanes64);
-      good[p] &= v <= kHuge;
-      if (!kLog) good[p] &= v >= 0.;
-      top[p] = v > top[p] ? v : top[p];
-    }
-  });
-  double result = kNone;
+template <class T>
+constexpr T kNothing = -static_cast<T>(__builtin_inf());  // as a log weight
+
+static inline double largest_lane(const vdouble* parts) {
+  double top = parts[0][0];
   for (int p = 0; p < kParts; ++p)
-    for (int lane = 0; lane < kLanes64; ++lane) {
-      if (good[p][lane] == 0) return __builtin_nan("");
-      if (top[p][lane] > result) result = top[p][lane];
-    }
-  return result;
+    for (int lane = 0; lane < kLanes64; ++lane)
+      if (parts[p][lane] > top) top = parts[p][lane];
+  return top;
 }
 
-static inline double sum_parts(const vdouble* parts) {
+static inline double sum_lanes(const vdouble* parts) {
   double sum = 0;
   for (int p = 0; p < kParts; ++p)
     for (int lane = 0; lane < kLanes64; ++lane) sum += parts[p][lane];
   return sum;
 }
 
-template <class T>
-static ExpSums exp_sums(const T* log_weights, int64_t n, double shift) {
-  vdouble total[kParts] = {}, squares[kParts] = {};
-  const T filler = -static_cast<T>(__builtin_inf());
-  for_groups(log_weights, n, filler, [&](const T* group, int64_t, int64_t) FASTSMC_INLINE {
-    for (int p = 0; p < kParts; ++p) {
-      const vdouble w = exp64<vulong>(load_doubles(group + p * kLanes64) - shift);
-      total[p] += w;
-      squares[p] += w * w;
-    }
-  });
-  return {sum_parts(total), sum_parts(squares)};
-}
-
-template <class T>
-static void exp_divided(const T* log_weights, int64_t n, double shift, double divisor, T* weights) {
-  for_groups(log_weights, n, T{0}, [&](const T* group, int64_t i, int64_t count) FASTSMC_INLINE {
-    T result[kGroup];
-    for (int p = 0; p < kParts; ++p) {
-      const vdouble w = exp64<vulong>(load_doubles(group + p * kLanes64) - shift);
-      store_doubles(result + p * kLanes64, w / divisor);
-    }
-    memcpy(weights + i, result, static_cast<size_t>(count) * sizeof result[0]);
-  });
-}
-
-struct VectorShift {
-#if FASTSMC_USE_AVX512
-  static vulong left(vulong x, vlong by) { return (vulong)_mm512_maskz_sllv_epi64(0xFF, (__m512i)x, (__m512i)by); }
-  static vulong right(vulong x, vlong by) { return (vulong)_mm512_maskz_srlv_epi64(0xFF, (__m512i)x, (__m512i)by); }
-#elif FASTSMC_USE_AVX2
-  static vulong left(vulong x, vlong by) { return (vulong)_mm256_sllv_epi64((__m256i)x, (__m256i)by); }
-  static vulong right(vulong x, vlong by) { return (vulong)_mm256_srlv_epi64((__m256i)x, (__m256i)by); }
-#else
-  static vulong left(vulong x, vlong by) {
-    for (int lane = 0; lane < kLanes64; ++lane) x[lane] = fixed::Shift::left(x[lane], by[lane]);
-    return x;
-  }
-  static vulong right(vulong x, vlong by) {
-    for (int lane = 0; lane < kLanes64; ++lane) x[lane] = fixed::Shift::right(x[lane], by[lane]);
-    return x;
-  }
-#endif
-};
-
-// Calls work(masses of part p, p, index of the group) for all weights. Adding +0 makes a negative zero
-// positive.
-template <bool kLog, class T, class Work>
-static inline void for_masses(const T* weights, int64_t n, const MassScale& scale, const Work& work) {
-  const T filler = kLog ? -static_cast<T>(__builtin_inf()) : T{0};
-  for_groups(weights, n, filler, [&](const T* group, int64_t i, int64_t) FASTSMC_INLINE {
+template <class T, bool kLog>
+static double largest(const T* values, int64_t n) {
+  constexpr double kHuge = __DBL_MAX__, kNone = kLog ? kNothing<double> : 0;
+  vdouble top[kParts];
+  vlong bad[kParts] = {};
+  for (int p = 0; p < kParts; ++p) top[p] = splat<vdouble>(kNone);
+  for_groups(values, n, static_cast<T>(kNone), [&](const T* group, int64_t, int64_t) FASTSMC_INLINE {
     for (int p = 0; p < kParts; ++p) {
       const vdouble v = load_doubles(group + p * kLanes64);
-      const vdouble w = kLog ? exp64<vulong>(v - scale.shift) : v + 0.;
-      work(fixed::quantise<VectorShift, vlong>((vulong)w, scale.exponent), p, i);
+      bad[p] |= ~(v <= kHuge);
+      if (!kLog) bad[p] |= ~(v >= 0.);
+      top[p] = v > top[p] ? v : top[p];
+    }
+  });
+  for (int p = 0; p < kParts; ++p)
+    if (any(bad[p])) return __builtin_nan("");
+  return largest_lane(top);
+}
+
+// What is below the smallest normal number of T becomes zero: processors are slow with such numbers.
+template <class T>
+static inline void store_weights(T* to, vdouble w) {
+  constexpr double kSmallest = sizeof(T) == sizeof(float) ? __FLT_MIN__ : __DBL_MIN__;
+  store_doubles(to, w < kSmallest ? vdouble{} : w);
+}
+
+// out = f(x, p) by parts.
+template <class T, class Function>
+static inline void transform(const T* x, int64_t n, T* out, T filler, const Function& f) {
+  for_groups(x, n, filler, [&](const T* group, int64_t i, int64_t count) FASTSMC_INLINE {
+    T last[kGroup];
+    T* const to = count == kGroup ? out + i : last;
+    for (int p = 0; p < kParts; ++p) store_weights(to + p * kLanes64, f(load_doubles(group + p * kLanes64), p));
+    if (count < kGroup) memcpy(out + i, last, static_cast<size_t>(count) * sizeof last[0]);
+  });
+}
+
+// The block is in the first-level cache when it is read for the second time.
+template <class T>
+static ExpSums exponentials(const T* log_weights, int64_t n, T* out) {
+  vdouble top[kParts], total[kParts] = {}, squares[kParts] = {};
+  for (int p = 0; p < kParts; ++p) top[p] = splat<vdouble>(kNothing<double>);
+  for_groups(log_weights, n, kNothing<T>, [&](const T* group, int64_t, int64_t) FASTSMC_INLINE {
+    for (int p = 0; p < kParts; ++p) {
+      const vdouble v = load_doubles(group + p * kLanes64);
+      top[p] = v > top[p] ? v : top[p];
+    }
+  });
+  const double largest = largest_lane(top), shift = largest == kNothing<double> ? 0 : largest;
+  transform(log_weights, n, out, kNothing<T>, [&](vdouble v, int p) FASTSMC_INLINE {
+    const vdouble w = exp64(v - shift);
+    total[p] += w;
+    squares[p] += w * w;
+    return w;
+  });
+  return {largest, sum_lanes(total), sum_lanes(squares)};
+}
+
+template <class T>
+static void scale(T* weights, int64_t n, double factor) {
+  transform(weights, n, weights, T{0}, [&](vdouble w, int) FASTSMC_INLINE { return w * factor; });
+}
+
+static void exp_in_place(double* x, int64_t n) {
+  transform(x, n, x, 0., [](vdouble v, int) FASTSMC_INLINE { return exp64(v); });
+}
+
+// Calls work(weights of part p, its first index, p) for all weights, as quantise takes them.
+template <bool kLog, class T, class Work>
+static inline void for_weights(const T* weights, int64_t n, const MassScale& scale, const Work& work) {
+  const double lift = fixed::lift_of(scale.exponent) == 0 ? 1. : __builtin_ldexp(1., fixed::kLift);
+  for_groups(weights, n, kLog ? kNothing<T> : T{0}, [&](const T* group, int64_t i, int64_t) FASTSMC_INLINE {
+    for (int p = 0; p < kParts; ++p) {
+      const vdouble v = load_doubles(group + p * kLanes64);
+      // adding +0 makes a negative zero positive
+      work(kLog ? exp64(v - scale.shift) : v * lift + 0., i + p * kLanes64, p);
     }
   });
 }
 
-template <class T>
-static uint64_t sum_masses(const T* weights, int64_t n, MassScale scale) {
-  vulong sums[kParts] = {};
-  const auto add = [&](vulong q, int p, int64_t) FASTSMC_INLINE { sums[p] += q; };
-  scale.log ? for_masses<true>(weights, n, scale, add) : for_masses<false>(weights, n, scale, add);
-  uint64_t sum = 0;
+template <class T, bool kLog>
+static fixed::Sums sum_masses_of(const T* weights, int64_t n, const MassScale& scale) {
+  vulong fine[kParts] = {}, coarse[kParts] = {}, invalid[kParts] = {};
+  for_weights<kLog>(weights, n, scale, [&](vdouble w, int64_t, int p) FASTSMC_INLINE {
+    vulong distance;
+    const vulong q = fixed::quantise<VectorShift>((vulong)w, scale.exponent, distance);
+    fine[p] += q;
+    coarse[p] += q >> 1;
+    invalid[p] |= distance | fine[p];  // a sum of masses of 62 bits shows bit 63 before it wraps
+  });
+  fixed::Sums sums{0, 0, true};
   for (int p = 0; p < kParts; ++p)
-    for (int lane = 0; lane < kLanes64; ++lane) sum += sums[p][lane];
-  return sum;
+    for (int lane = 0; lane < kLanes64; ++lane)
+      fixed::add(sums, {fine[p][lane], coarse[p][lane], (invalid[p][lane] >> 63) == 0});
+  return sums;
+}
+
+template <class T>
+static fixed::Sums sum_masses(const T* weights, int64_t n, MassScale scale) {
+  return scale.log ? sum_masses_of<T, true>(weights, n, scale) : sum_masses_of<T, false>(weights, n, scale);
+}
+
+template <class T, bool kLog>
+static void masses_of(const T* weights, int64_t n, const MassScale& scale, uint64_t* out) {
+  for_weights<kLog>(weights, n, scale, [&](vdouble w, int64_t i, int) FASTSMC_INLINE {
+    vulong distance;
+    store(out + i, fixed::quantise<VectorShift>((vulong)w, scale.exponent, distance));
+  });
 }
 
 template <class T>
 static void masses(const T* weights, int64_t n, MassScale scale, uint64_t* out) {
-  const auto keep = [&](vulong q, int p, int64_t i) FASTSMC_INLINE { store(out + i + p * kLanes64, q); };
-  scale.log ? for_masses<true>(weights, n, scale, keep) : for_masses<false>(weights, n, scale, keep);
+  scale.log ? masses_of<T, true>(weights, n, scale, out) : masses_of<T, false>(weights, n, scale, out);
 }
 
-// The number of teeth below c is ceil(c M / T - R / T). Float64 tells which integer that is, except where it
-// comes closer to one than its error of at most M 2^-47: such a chunk is counted again by exact division.
-static void comb(const fixed::Share& share, uint64_t offset, uint64_t start, int64_t n, uint64_t* masses,
-                 int64_t* below) {
-  for (int64_t i = 0; i < n; ++i) masses[i] = start += masses[i];
-  for (int64_t i = n; i % kGroup != 0; ++i) masses[i] = start;
+// The number of teeth below c is ceil(c M / T - R / T). Float64 tells which integer that is, except where it comes
+// closer to one than its error of at most M 2^-47.
+template <class T, bool kLog>
+static bool comb_of(const T* weights, int64_t n, const MassScale& scale, const fixed::Share& share, uint64_t offset,
+                    uint64_t start, int64_t* below) {
   constexpr double kMagic = 0x1.8p52;
   const double ratio = share.ratio * 0x1p11, margin = static_cast<double>(share.samples) * 0x1p-46;
   const double shift = static_cast<double>(offset) / static_cast<double>(share.total);
+  vulong before = splat<vulong>(start);
   vlong unsure{};
-  for (int64_t i = 0; i < n; i += kLanes64) {
-    const vulong c = load<vulong>(masses + i) >> 11;  // below 2^52: the fraction bits of 2^52 + c
+  for_weights<kLog>(weights, n, scale, [&](vdouble w, int64_t i, int) FASTSMC_INLINE {
+    vulong distance;
+    const vulong sums = prefix_sums(fixed::quantise<VectorShift>((vulong)w, scale.exponent, distance));
+    const vulong c = (before + sums) >> 11;  // below 2^52: the fraction bits of 2^52 + c
+    before += last_lane(sums);
     const vdouble x = ((vdouble)(c | 0x4330000000000000u) - 0x1p52) * ratio - shift;
-    const vdouble rounded = x + kMagic, distance = x - (rounded - kMagic);
-    unsure |= (distance < margin) & (distance > -margin);
-    store(below + i, (vlong)rounded - (vlong)splat<vdouble>(kMagic) - (distance > 0.));  // true is -1
+    const vdouble rounded = x + kMagic, excess = x - (rounded - kMagic);
+    unsure |= (excess < margin) & (excess > -margin);
+    store(below + i, (vlong)rounded - (vlong)splat<vdouble>(kMagic) - (excess > 0.));  // true is -1
+  });
+  return !any(unsure);
+}
+
+template <class T>
+static bool comb(const T* weights, int64_t n, MassScale scale, const fixed::Share& share, uint64_t offset,
+                 uint64_t start, int64_t* below) {
+  return scale.log ? comb_of<T, true>(weights, n, scale, share, offset, start, below)
+                   : comb_of<T, false>(weights, n, scale, share, offset, start, below);
+}
+
+// Most particles have few children: as many as kReach are stored without a branch on how many there are, and what is
+// too much is overwritten by the next.
+static void expand(int64_t ancestor, const int64_t* below, int64_t n, int64_t limit, int64_t* out) {
+  constexpr int64_t kReach = 4;
+  const auto store_some = [&](int64_t at, int64_t value) FASTSMC_INLINE {
+    for (int64_t k = 0; k < kReach; ++k) out[at + k] = value;
+  };
+  int64_t i = 0;
+  for (; i + kGroup <= n && below[i + kGroup - 1] + kReach <= limit; i += kGroup) {
+    vlong longer{};
+    for (int p = 0; p < kParts; ++p) {
+      const int64_t* at = below + i + p * kLanes64;
+      longer |= load<vlong>(at) - load<vlong>(at - 1) > kReach;
+    }
+    for (int64_t k = i; k < i + kGroup; ++k) store_some(below[k - 1], ancestor + k);
+    if (!any(longer)) continue;
+    for (int64_t k = i; k < i + kGroup; ++k)
+      for (int64_t at = below[k - 1]; at < below[k]; at += kReach) store_some(at, ancestor + k);
   }
-  int64_t recount = 0;
-  for (int lane = 0; lane < kLanes64; ++lane) recount |= unsure[lane];
-  if (recount != 0)
-    for (int64_t i = 0; i < n; ++i) below[i] = fixed::positions_below(masses[i], share, offset);
+  for (; i < n; ++i)
+    for (int64_t at = below[i - 1]; at < below[i]; ++at) out[at] = ancestor + i;
 }
 
 template <class T>
 static constexpr WeightKernelsOf<T> kernels_of() {
-  return {largest<T, false>, largest<T, true>, exp_sums<T>, exp_divided<T>, sum_masses<T>, masses<T>};
+  return {largest<T, false>, largest<T, true>, exponentials<T>, scale<T>, sum_masses<T>, masses<T>, comb<T>};
 }
 
-static const WeightKernels weight_kernels = {kernels_of<float>(), kernels_of<double>(), comb};
+static const WeightKernels weight_kernels = {kernels_of<float>(), kernels_of<double>(), exp_in_place, expand};
 
 }  // namespace fastsmc::cpu::FASTSMC_LEVEL
 

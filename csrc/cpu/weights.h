@@ -1,6 +1,8 @@
 // Log weights to weights, log-sum and effective sample size.
 #pragma once
 
+#include <algorithm>
+
 #include "cpu/kernels.h"
 #include "cpu/status.h"
 
@@ -17,7 +19,15 @@ Status largest_weight(const T* values, int64_t n, bool log, bool parallel, doubl
 template <class T>
 const WeightKernelsOf<T>& weight_kernels_of();
 
-// Sums and scans go by blocks of this size, whatever the number of threads.
-constexpr int64_t kWeightBlock = 16384;
+// Sums and scans go by blocks of this size, whatever the number of threads: one fits the first-level cache, with what
+// is made of it.
+constexpr int64_t kWeightBlock = 2048;
+
+inline int64_t blocks_of(int64_t n) {
+  return (n + kWeightBlock - 1) / kWeightBlock;
+}
+inline int64_t size_of_block(int64_t n, int64_t block) {
+  return std::min(kWeightBlock, n - block * kWeightBlock);
+}
 
 }  // namespace fastsmc::cpu
