@@ -2,12 +2,13 @@
 
 import argparse
 
-from bench import mlp_gradient, resampling, scaling, trajectory
+from bench import lenet, mlp_gradient, resampling, scaling, trajectory
 from bench.harness import QUICK, Effort
 
 BENCHES = {
     "resampling": resampling.run,
     "mlp_gradient": mlp_gradient.run,
+    "lenet": lenet.run,
     "trajectory": trajectory.run,
     "scaling": scaling.run,
 }

@@ -15,6 +15,7 @@ _PUBLIC = {
     "Gaussian": "likelihoods",
     "HMC": "moves",
     "Langevin": "moves",
+    "LeNet5": "networks",
     "LikelihoodTempering": "annealing",
     "MALA": "moves",
     "MLP": "networks",

@@ -17,6 +17,7 @@ from typing import Any
 
 from fastsmc import data
 from fastsmc.demo import BASELINE, PRESETS, SCHEMES, picture, run_schemes, summarise, table
+from fastsmc.networks import MLP, LeNet5, Network
 
 INTERRUPTED = 130
 
@@ -52,7 +53,8 @@ def _parser() -> argparse.ArgumentParser:
     train.add_argument("data", help="a folder of IDX files, a .npz or .csv file, or 'digits'")
     train.add_argument("--target", help="target column of a CSV file (default: the last)")
     train.add_argument("--standardise", action="store_true", help="scale every feature to mean 0, deviation 1")
-    train.add_argument("--hidden", nargs="*", type=_whole, default=[32], metavar="WIDTH", help="hidden layers")
+    train.add_argument("--network", choices=NETWORKS, default="mlp", help="lenet5 reads every row as a square image")
+    train.add_argument("--hidden", nargs="*", type=_whole, default=[32], metavar="WIDTH", help="hidden layers of mlp")
     train.add_argument("--activation", default="relu")
     train.add_argument("--likelihood", choices=("categorical", "gaussian"), default="categorical")
     train.add_argument("--noise", type=float, default=1.0, help="deviation of the Gaussian likelihood")
@@ -145,7 +147,7 @@ def _train(args: argparse.Namespace) -> int:
     elif (spread := float(abs(dataset.x_train).max())) > 100:
         print(f"note: features reach {spread:g}; --standardise puts them on one scale", file=sys.stderr)
     outputs = dataset.classes or (1 if dataset.y_train.ndim == 1 else dataset.y_train.shape[1])
-    net = fs.MLP([dataset.x_train.shape[1], *args.hidden, outputs], activation=args.activation)
+    net = NETWORKS[args.network](dataset.x_train.shape[1], outputs, args)
     likelihood = fs.Gaussian(noise=args.noise) if regression else args.likelihood
     moves = {
         "hmc": lambda: fs.HMC(num_steps=args.num_steps),
@@ -188,6 +190,21 @@ def _train(args: argparse.Namespace) -> int:
     return INTERRUPTED if result.interrupted else 0
 
 
+def _mlp(features: int, outputs: int, args: argparse.Namespace) -> Network:
+    return MLP([features, *args.hidden, outputs], args.activation)
+
+
+def _lenet5(features: int, outputs: int, args: argparse.Namespace) -> Network:
+    for channels in (1, 3):
+        size = math.isqrt(features // channels)
+        if channels * size**2 == features:
+            return LeNet5(channels, outputs, args.activation, size)
+    raise ValueError(f"{args.data} has {features} features; lenet5 needs square images of 1 or 3 channels")
+
+
+NETWORKS = {"mlp": _mlp, "lenet5": _lenet5}
+
+
 def _doctor(args: argparse.Namespace) -> int:
     from rich.table import Table
 
@@ -208,7 +225,19 @@ def _doctor(args: argparse.Namespace) -> int:
     for row in backends.report():
         grid.add_row(row.name, row.device, "yes" if row.ok else "no", row.detail or row.reason)
     _show(grid)
+    print(f"{'precision':13}{_precisions()}")
     return 0
+
+
+def _precisions() -> str:
+    """What each precision is computed as by the engine that serves arrays in main memory."""
+    from fastsmc import MLP, ops
+
+    try:
+        in_use = {name: ops.precision_in_use(MLP([1, 1]), name) for name in ops.PRECISIONS}
+    except ValueError as error:
+        return f"unknown: {error}"
+    return ", ".join(name if used == name else f"{name} (computed as {used} here)" for name, used in in_use.items())
 
 
 def _bench(args: argparse.Namespace) -> int:

@@ -7,11 +7,13 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from itertools import pairwise
+from numbers import Real
 from typing import Any, NamedTuple
 
 import numpy as np
 
 ACTIVATIONS = ("identity", "relu", "tanh", "gelu", "silu")
+_TORCH_ACTIVATIONS = ("Identity", "ReLU", "Tanh", "GELU", "SiLU")
 
 
 class Layer(NamedTuple):
@@ -42,14 +44,21 @@ class Layer(NamedTuple):
         return self.in_channels * self.in_height * self.in_width
 
     @property
+    def unpooled(self) -> tuple[int, int]:
+        """Height and width of an output channel before pooling."""
+        if self.is_dense:
+            return 1, 1
+        return tuple(size + 2 * self.padding - self.kernel + 1 for size in (self.in_height, self.in_width))
+
+    @property
     def out_height(self) -> int:
         """Rows of an output channel, after pooling."""
-        return 1 if self.is_dense else (self.in_height + 2 * self.padding - self.kernel + 1) // self.pool
+        return self.unpooled[0] // self.pool
 
     @property
     def out_width(self) -> int:
         """Columns of an output channel, after pooling."""
-        return 1 if self.is_dense else (self.in_width + 2 * self.padding - self.kernel + 1) // self.pool
+        return self.unpooled[1] // self.pool
 
     @property
     def num_outputs(self) -> int:
@@ -65,11 +74,34 @@ class Layer(NamedTuple):
 
 
 DENSE, CONVOLUTION = 0, 1
+MAX_POOL = 16
+"""Pooled squares are at most this wide: the engine keeps the place of a maximum in a byte."""
 
 
 def dense(inputs: int, outputs: int, activation: str = "identity") -> Layer:
     """A fully connected layer."""
     return Layer(DENSE, ACTIVATIONS.index(activation), inputs, 1, 1, outputs, 1, 0, 1)
+
+
+def convolution(
+    image: tuple[int, int, int], channels: int, kernel: int, activation: str, *, padding: int = 0, pool: int = 1
+) -> Layer:
+    """A convolution of images (channels, height, width), its activation, and a max-pool."""
+    in_channels, height, width = image
+    _check_activation(activation)
+    channels = _whole("channels", channels, 1)
+    kernel, padding, pool = _whole("kernel", kernel, 1), _whole("padding", padding, 0), _whole("pool", pool, 1)
+    if pool > MAX_POOL:
+        raise ValueError(f"pool is {pool}; squares of at most {MAX_POOL} x {MAX_POOL} are supported")
+    layer = Layer(
+        CONVOLUTION, ACTIVATIONS.index(activation), in_channels, height, width, channels, kernel, padding, pool
+    )
+    if min(layer.out_height, layer.out_width) < 1:
+        raise ValueError(
+            f"the image is {height} x {width}; a {kernel} x {kernel} filter with padding {padding}, pooled by {pool}, "
+            f"needs at least {kernel + pool - 1 - 2 * padding} in each direction"
+        )
+    return layer
 
 
 class Parameter(NamedTuple):
@@ -86,8 +118,24 @@ class Network:
     """What all networks share: everything that follows from their layers and the names of their tensors."""
 
     layers: tuple[Layer, ...]
-    names: tuple[str, ...]
-    """Of the layers' modules in torch; each has a weight and a bias."""
+
+    @cached_property
+    def modules(self) -> tuple[tuple[str, tuple], ...]:
+        """Of the same network as a ``torch.nn.Sequential``: the name of each module's class, and its arguments."""
+        found: list[tuple[str, tuple]] = []
+        images = not self.layers[0].is_dense
+        if images:  # rows of images, or images
+            found += [("Flatten", ()), ("Unflatten", (1, self.layers[0][2:5]))]
+        for k, layer in enumerate(self.layers):
+            if layer.is_dense:
+                found += [("Flatten", ())] * images + [("Linear", (layer.num_inputs, layer.out_channels))]
+            else:
+                found.append(("Conv2d", (layer.in_channels, layer.out_channels, layer.kernel, 1, layer.padding)))
+            images = not layer.is_dense
+            last_and_linear = k + 1 == len(self.layers) and layer.activation == 0
+            found += [(_TORCH_ACTIVATIONS[layer.activation], ())] * (not last_and_linear)
+            found += [("MaxPool2d", (layer.pool,))] * (layer.pool > 1)
+        return tuple(found)
 
     @cached_property
     def layer_table(self) -> np.ndarray:
@@ -114,7 +162,8 @@ class Network:
         """Every tensor in the order in which a particle holds them."""
         found: list[Parameter] = []
         begin = 0
-        for name, layer in zip(self.names, self.layers, strict=True):
+        names = (k for k, (module, _) in enumerate(self.modules) if module in ("Linear", "Conv2d"))
+        for name, layer in zip(names, self.layers, strict=True):
             fan_in = math.prod(layer.weight_shape[1:])
             for kind, shape in (("weight", layer.weight_shape), ("bias", layer.weight_shape[:1])):
                 end = begin + math.prod(shape)
@@ -130,8 +179,10 @@ class Network:
         return {p.name: particles[..., p.begin : p.end].reshape(lead + p.shape) for p in self.parameters}
 
     def to_torch(self) -> Any:
-        """The same network as a ``torch.nn.Module``; what ``unpack`` gives for a particle is its ``state_dict``."""
-        raise NotImplementedError
+        """The same network as a ``torch.nn.Sequential``; what ``unpack`` gives for a particle is its ``state_dict``."""
+        from torch import nn
+
+        return nn.Sequential(*(getattr(nn, name)(*arguments) for name, arguments in self.modules))
 
 
 @dataclass(frozen=True)
@@ -157,8 +208,7 @@ class MLP(Network):
             raise ValueError(f"widths is {widths!r}; it must list at least two positive whole numbers of units")
         if len(widths) > 64:
             raise ValueError(f"widths has {len(widths)} entries; at most 64 are supported")
-        if activation not in ACTIVATIONS:
-            raise ValueError(f"activation is {activation!r}; it must be one of {', '.join(ACTIVATIONS)}")
+        _check_activation(activation)
         object.__setattr__(self, "widths", tuple(int(w) for w in widths))
         object.__setattr__(self, "activation", activation)
 
@@ -171,23 +221,59 @@ class MLP(Network):
             for k, (fan_in, fan_out) in enumerate(pairwise(self.widths))
         )
 
-    @property
-    def names(self) -> tuple[str, ...]:
-        """Layers and activations alternate in the Sequential."""
-        return tuple(str(2 * k) for k in range(len(self.widths) - 1))
 
-    def to_torch(self) -> Any:
-        """The same network as a ``torch.nn.Sequential``; what ``unpack`` gives for a particle is its ``state_dict``."""
-        from torch import nn
+@dataclass(frozen=True)
+class LeNet5(Network):
+    """Convolutions of 6 and 16 filters of 5 x 5, each max-pooled by 2, then layers of 120 and 84 units and the classes.
 
-        between = {
-            "identity": nn.Identity,
-            "relu": nn.ReLU,
-            "tanh": nn.Tanh,
-            "gelu": nn.GELU,
-            "silu": nn.SiLU,
-        }[self.activation]
-        modules: list[nn.Module] = []
-        for fan_in, fan_out in pairwise(self.widths):
-            modules += [nn.Linear(fan_in, fan_out), between()]
-        return nn.Sequential(*modules[:-1])
+    Parameters
+    ----------
+    in_channels
+        Of the images, 1 for grey and 3 for colour.
+    num_classes
+        Outputs.
+    activation
+        As for ``MLP``; after every layer but the last.
+    image_size
+        Height and width of the images: 28 for MNIST, 32 for CIFAR.
+
+    The first convolution pads the images by 2. Data are images ``[B, in_channels, image_size, image_size]`` or their
+    rows ``[B, in_channels * image_size**2]``. A particle holds the parameters of ``to_torch()`` in the order and layout
+    of its ``named_parameters``.
+    """
+
+    in_channels: int = 1
+    num_classes: int = 10
+    activation: str = "relu"
+    image_size: int = 28
+
+    def __post_init__(self) -> None:
+        for name, least in (("in_channels", 1), ("num_classes", 1), ("image_size", 12)):
+            object.__setattr__(self, name, _whole(name, getattr(self, name), least))
+        _check_activation(self.activation)
+
+    @cached_property
+    def layers(self) -> tuple[Layer, ...]:
+        """Two convolutions and three dense layers."""
+        size, act = self.image_size, self.activation
+        first = convolution((self.in_channels, size, size), 6, 5, act, padding=2, pool=2)
+        second = convolution((6, first.out_height, first.out_width), 16, 5, act, pool=2)
+        return (
+            *(first, second),
+            *(dense(second.num_outputs, 120, act), dense(120, 84, act), dense(84, self.num_classes)),
+        )
+
+
+def _whole(name: str, value: Any, least: int) -> int:
+    if isinstance(value, bool) or not isinstance(value, Real) or value % 1 != 0 or value < least:
+        raise ValueError(f"{name} is {value!r}; it must be a whole number of at least {least}")
+    return int(value)
+
+
+def _check_activation(activation: str) -> None:
+    if activation not in ACTIVATIONS:
+        raise ValueError(f"activation is {activation!r}; it must be one of {', '.join(ACTIVATIONS)}")
+
+
+NETWORKS: dict[str, type[Network]] = {kind.__name__: kind for kind in (MLP, LeNet5)}
+"""By the names under which results are saved."""

@@ -209,10 +209,10 @@ def log_likelihood(
         if grad is None:
             continue
         gradients: list[np.ndarray] = []
-        for (_, weight, _), (h, slope) in zip(stack[::-1], kept[::-1], strict=True):
-            delta = delta * slope
-            gradients = [(delta.T @ h).ravel(), delta.sum(axis=0), *gradients]
-            delta = delta @ weight
+        for (layer, weight, _), (h, slope, place) in zip(stack[::-1], kept[::-1], strict=True):
+            delta = _unpool(layer, delta, place) * slope
+            *parts, delta = (_dense_gradients if layer.is_dense else _convolution_gradients)(layer, weight, h, delta)
+            gradients = [*(part.ravel() for part in parts), *gradients]
         grad[p] = np.concatenate(gradients)
     return None
 
@@ -249,13 +249,64 @@ def _stack(layers: np.ndarray, theta: np.ndarray) -> list[tuple[Layer, np.ndarra
 
 
 def _forward(stack: list, x: np.ndarray) -> tuple[np.ndarray, list]:
-    """Outputs, and the inputs and slopes of every layer."""
+    """Outputs, and for every layer its inputs, slopes and places of maxima."""
     h, kept = x.astype(np.float64), []
     for layer, weight, bias in stack:
         inputs = h
-        h, slope = _ACTIVATIONS[layer.activation](inputs @ weight.T + bias)
-        kept.append((inputs, slope))
+        z = inputs @ weight.T + bias if layer.is_dense else _convolve(layer, weight, bias, inputs)
+        a, slope = _ACTIVATIONS[layer.activation](z)
+        h, place = _pool(layer, a)
+        kept.append((inputs, slope, place))
     return h, kept
+
+
+def _dense_gradients(layer: Layer, weight: np.ndarray, h: np.ndarray, dz: np.ndarray) -> tuple[np.ndarray, ...]:
+    return dz.T @ h, dz.sum(axis=0), dz @ weight
+
+
+def _windows(images: np.ndarray, size: int, step: int = 1) -> np.ndarray:
+    """[..., y, x, size, size]: every square of images [..., height, width], `step` apart."""
+    return np.lib.stride_tricks.sliding_window_view(images, (size, size), axis=(-2, -1))[..., ::step, ::step, :, :]
+
+
+def _padded(layer: Layer, h: np.ndarray) -> np.ndarray:
+    border = (layer.padding, layer.padding)
+    return np.pad(h.reshape(len(h), *layer[2:5]), ((0, 0), (0, 0), border, border))
+
+
+def _convolve(layer: Layer, weight: np.ndarray, bias: np.ndarray, h: np.ndarray) -> np.ndarray:
+    """Images [B, out, height, width] of inputs [B, in]."""
+    terms = _windows(_padded(layer, h), layer.kernel)
+    return np.einsum("bcyxij,ocij->boyx", terms, weight, optimize=True) + bias[:, None, None]
+
+
+def _convolution_gradients(layer: Layer, weight: np.ndarray, h: np.ndarray, dz: np.ndarray) -> tuple[np.ndarray, ...]:
+    image = _padded(layer, h)
+    spread = np.zeros_like(image)
+    height, width = dz.shape[2:]
+    for i, j in np.ndindex(weight.shape[2:]):
+        spread[:, :, i : i + height, j : j + width] += np.einsum("boyx,oc->bcyx", dz, weight[:, :, i, j], optimize=True)
+    rows, columns = (slice(layer.padding, image.shape[k] - layer.padding) for k in (2, 3))
+    grad = np.einsum("bcyxij,boyx->ocij", _windows(image, layer.kernel), dz, optimize=True)
+    return grad, dz.sum(axis=(0, 2, 3)), spread[:, :, rows, columns].reshape(len(h), -1)
+
+
+def _pool(layer: Layer, a: np.ndarray) -> tuple[np.ndarray, np.ndarray | None]:
+    """Maxima over squares, flattened, and for each its place in the square: the first of equals in row-major order."""
+    if layer.is_dense:
+        return a, None
+    squares = _windows(a, layer.pool, layer.pool).reshape(*a.shape[:2], layer.out_height, layer.out_width, -1)
+    return squares.max(axis=-1).reshape(len(a), -1), squares.argmax(axis=-1)
+
+
+def _unpool(layer: Layer, delta: np.ndarray, place: np.ndarray | None) -> np.ndarray:
+    """The gradient of all pixels: that of a maximum where it was, zero elsewhere."""
+    if place is None:
+        return delta
+    full = np.zeros((*place.shape[:2], *layer.unpooled))
+    b, c, y, x = np.indices(place.shape)
+    full[b, c, y * layer.pool + place // layer.pool, x * layer.pool + place % layer.pool] = delta.reshape(place.shape)
+    return full
 
 
 def _gelu(z: np.ndarray) -> tuple[np.ndarray, np.ndarray]:

@@ -15,7 +15,7 @@ import numpy as np
 from fastsmc import arrays, metrics
 from fastsmc.annealing import Target
 from fastsmc.likelihoods import LIKELIHOODS
-from fastsmc.networks import MLP
+from fastsmc.networks import NETWORKS
 from fastsmc.posterior import Normal, Posterior
 
 if TYPE_CHECKING:
@@ -87,6 +87,8 @@ class Result:
         What a reader of the numbers must know, a sentence each.
     interrupted
         Whether Ctrl-C ended the run.
+    precision_in_use
+        The precision of the run's products: that of the posterior, or a higher one; None where it is not known.
     """
 
     particles: Any
@@ -97,6 +99,7 @@ class Result:
     history: History
     warnings: list[str] = field(default_factory=list)
     interrupted: bool = False
+    precision_in_use: str | None = None
 
     @classmethod
     def of(cls, cloud: Cloud, target: Target, num_data: int, history: History, like: Any) -> Result:
@@ -109,6 +112,7 @@ class Result:
             target,
             num_data,
             history.copy(),
+            precision_in_use=cloud.posterior.precision_in_use,
         )
         result.warnings = result._judge()
         return result
@@ -214,10 +218,11 @@ class Result:
         network = self.posterior.network
         description = {
             "format": FORMAT,
-            "network": {"kind": "MLP", "widths": network.widths, "activation": network.activation},
+            "network": {"kind": type(network).__name__, **asdict(network)},
             "prior": {"kind": "Normal", "scale": self.posterior.prior.scale},
             "likelihood": {"kind": self.posterior.likelihood.name, **asdict(self.posterior.likelihood)},
             "precision": self.posterior.precision,
+            "precision_in_use": self.precision_in_use,
             "target": asdict(self.target),
             "num_data": self.num_data,
             "warnings": self.warnings,
@@ -247,9 +252,9 @@ def load(path: str | Path) -> Result:
         raise ValueError(
             f"{path} has format {description.get('format')!r}; this version of fastsmc reads format {FORMAT}"
         )
-    network, likelihood = description["network"], dict(description["likelihood"])
+    network, likelihood = dict(description["network"]), dict(description["likelihood"])
     posterior = Posterior(
-        MLP(network["widths"], network["activation"]),
+        NETWORKS[network.pop("kind")](**network),
         Normal(description["prior"]["scale"]),
         LIKELIHOODS[likelihood.pop("kind")](**likelihood),
         description["precision"],
@@ -266,6 +271,7 @@ def load(path: str | Path) -> Result:
         description["num_data"],
         History(history),
         description["warnings"],
+        precision_in_use=description.get("precision_in_use"),
     )
 
 

@@ -137,7 +137,17 @@ def test_errors_are_one_sentence_and_an_exit_code(args, code, sentence):
 def test_doctor_names_every_backend_and_says_why_one_is_missing():
     done = fastsmc("doctor")
     assert done.returncode == 0, done.stderr
-    for word in ("fastsmc", "numpy", "torch", "reference", "cpu", "triton", "cuda", "instruction set"):
+    for word in (
+        "fastsmc",
+        "numpy",
+        "torch",
+        "reference",
+        "cpu",
+        "triton",
+        "cuda",
+        "instruction set",
+        "precision    highest, high",
+    ):
         assert word in done.stdout
 
 
@@ -171,3 +181,19 @@ def test_progress_shows_the_state_on_a_terminal(capsys, monkeypatch):
     assert out == ""
     for part in ("smooth", "1/3", "ESS 31.2", "batch 1,437", "acceptance 0.80"):
         assert part in err
+
+
+def test_train_lenet_on_rows_of_images(tmp_path, capsys):
+    rng = np.random.default_rng(1)
+    y = np.arange(60) % 2
+    x = rng.standard_normal((60, 3 * 12 * 12)) + y[:, None]
+    np.savez(tmp_path / "images.npz", x=x, y=y)
+    model = tmp_path / "m.safetensors"
+    args = ["train", str(tmp_path / "images.npz"), "--network", "lenet5", "--out", str(model), *TINY]
+    assert cli.main(args) == 0
+
+    import fastsmc as fs
+
+    assert fs.load(model).posterior.network == fs.LeNet5(3, 2, image_size=12)
+    assert cli.main(["train", "digits", "--network", "lenet5", *TINY]) == 1
+    assert "image_size is 8; it must be a whole number of at least 12" in capsys.readouterr().err

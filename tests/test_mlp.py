@@ -4,17 +4,16 @@ import sys
 from functools import cache
 
 import numpy as np
+import problems
 import pytest
+import torch
+from problems import EPS, as_exact_as
 
 import fastsmc as fs
 from fastsmc import backends, ops
 from fastsmc.likelihoods import LIKELIHOODS
 from fastsmc.networks import ACTIVATIONS
 
-torch = pytest.importorskip("torch")
-from torch.nn import functional  # noqa: E402
-
-EPS = np.finfo(np.float32).eps
 NAN, INF = np.nan, np.inf
 
 # widths, particles, samples. The engine's register tile is 6 rows of 8, 16 or 64 samples, its tile 128 samples, its
@@ -36,64 +35,11 @@ SHAPES = {
     "chunks of the largest size": ((2, 3, 2), 2, 2 * 4096 + 5),
 }
 
-LOSSES = {
-    "categorical": lambda z, y, noise: -functional.cross_entropy(z, y, reduction="sum"),
-    "bernoulli": lambda z, y, noise: -functional.binary_cross_entropy_with_logits(z, y, reduction="sum"),
-    "gaussian": lambda z, y, noise: torch.distributions.Normal(z, noise).log_prob(y).sum(),
-}
 
-
-class Problem:
-    """A network with particles and a batch; every number is one of float32."""
-
+class Problem(problems.Problem):
     def __init__(self, shape="odd widths, P and B multiples of nothing", activation="tanh", kind="categorical"):
         widths, particles, samples = SHAPES[shape]
-        rng = np.random.default_rng(sum(widths) + samples)
-        self.net = fs.MLP(widths, activation)
-        self.likelihood = fs.Gaussian(noise=0.3) if kind == "gaussian" else LIKELIHOODS[kind]()
-        scales = fs.Normal("fan_in").scales(self.net)
-        self.theta = (scales * rng.standard_normal((particles, len(scales)))).astype(np.float32)
-        self.x = rng.standard_normal((samples, widths[0]), np.float32)
-        self.y = {
-            "categorical": lambda: rng.integers(0, widths[-1], samples),
-            "bernoulli": lambda: rng.random((samples, widths[-1]), np.float32),
-            "gaussian": lambda: rng.standard_normal((samples, widths[-1]), np.float32),
-        }[kind]()
-
-    def value_and_grad(self, backend, dtype=np.float32):
-        theta = self.theta.astype(dtype)
-        return ops.log_likelihood_and_grad(self.net, self.likelihood, theta, self.x, self.y, backend=backend)
-
-    def value(self, backend):
-        return ops.log_likelihood(self.net, self.likelihood, self.theta, self.x, self.y, backend=backend)
-
-    def outputs(self, backend, dtype=np.float32):
-        return ops.network_outputs(self.net, self.theta.astype(dtype), self.x, backend=backend)
-
-    def truth(self):
-        return (*self.value_and_grad("reference", np.float64), self.outputs("reference", np.float64))
-
-    def by_torch(self, dtype=torch.float32):
-        """Value, gradient and outputs by torch's own layers, losses and autograd."""
-        module, results = self.net.to_torch().to(dtype), []
-        x, y = torch.from_numpy(self.x).to(dtype), torch.from_numpy(self.y)
-        y = y if y.dtype == torch.int64 else y.to(dtype)
-        for row in torch.from_numpy(self.theta).to(dtype):
-            row.requires_grad_()
-            z = torch.func.functional_call(module, self.net.unpack(row), (x,))
-            value = LOSSES[self.likelihood.name](z, y, self.likelihood.noise)
-            (grad,) = torch.autograd.grad(value, row)
-            results.append((value.item(), grad.numpy(), z.detach().numpy()))
-        return tuple(np.array(part) for part in zip(*results, strict=True))
-
-
-def as_exact_as(plain, ours, truth):
-    """The largest error of a particle, 2-norm and largest element: at most twice plain float32's, plus one rounding."""
-    rows = [np.asarray(a, np.float64).reshape(1 if a.ndim == 1 else len(a), -1) for a in (ours, plain, truth)]
-    for order in (2, np.inf):
-        size = np.maximum(np.linalg.norm(rows[2], order, axis=1), np.finfo(np.float32).tiny)
-        error, allowed = (np.max(np.linalg.norm(a - rows[2], order, axis=1) / size) for a in rows[:2])
-        assert error <= 2 * allowed + EPS
+        super().__init__(fs.MLP(widths, activation), particles, samples, kind, seed=sum(widths) + samples)
 
 
 @cache
@@ -136,64 +82,20 @@ def test_the_reference_equals_autograd_in_float64(shape, activation, kind):
 @every_activation
 @every_likelihood
 def test_the_reference_gradient_equals_central_differences(shape, activation, kind):
-    problem = Problem(shape, activation, kind)
-    theta, h = problem.theta[:1].astype(np.float64), 1e-5
-    value, grad = problem.value_and_grad("reference", np.float64)
-
-    def slopes(step):
-        shifts = step * np.concatenate([np.eye(theta.size), -np.eye(theta.size)])
-        values = ops.log_likelihood(
-            problem.net, problem.likelihood, theta + shifts, problem.x, problem.y, backend="reference"
-        )
-        return (values[: theta.size] - values[theta.size :]) / (2 * step)
-
-    # the error is a third of the change from 2h to h, and the rounding of the values
-    truncation = np.abs(slopes(2 * h) - slopes(h))
-    rounding = len(problem.x) * 2.0**-52 * np.abs(value[0]) / h
-    assert np.all(np.abs(slopes(h) - grad[0]) <= truncation + rounding)
+    problems.gradient_equals_central_differences(Problem(shape, activation, kind))
 
 
 @every_shape
 def test_every_element_is_written(backend, shape):
-    problem = Problem(shape, "relu", "gaussian")
-    engine, net, likelihood = backends.choose(backend), problem.net, problem.likelihood
-    value, grad = np.full(len(problem.theta), NAN), np.full_like(problem.theta, NAN)
-    targets = likelihood.targets(problem.y, net.num_outputs)
-    engine.log_likelihood(
-        net.layer_table, likelihood.code, likelihood.noise, 0,
-        problem.theta, problem.x, targets, value, grad,
-    )  # fmt: skip
-    assert all(map(np.array_equal, (value, grad), problem.value_and_grad(backend)))
-    outputs = np.full((*value.shape, len(problem.x), net.num_outputs), NAN, np.float32)
-    engine.network_outputs(net.layer_table, 0, problem.theta, problem.x, outputs)
-    assert np.array_equal(outputs, problem.outputs(backend))
-    assert np.isfinite(value).all()
-    assert np.isfinite(grad).all()
-    assert np.isfinite(outputs).all()
+    problems.every_element_is_written(Problem(shape, "relu", "gaussian"), backends.choose(backend), backend)
 
 
 @pytest.mark.parametrize("samples", [1, 3, 4, 5, 7, 8, 9, 15, 16, 17, 31, 32, 33, 63, 65, 127, 128, 129, 300])
 @pytest.mark.parametrize("activation", ["identity", "relu"])
 def test_whole_numbers_are_exact_in_every_lane(backend, samples, activation):
-    """Sums of small whole numbers have no rounding: no bit may differ, however the batch fills the panels."""
-    rng = np.random.default_rng(samples)
+    """However the batch fills the panels."""
     for widths in [(3, 2), (5, 3, 2), (35, 13, 2), (16, 24, 8), (33, 7, 6, 1)]:
-        net = fs.MLP(widths, activation)
-        theta, x, y = (
-            rng.integers(-1, 2, shape).astype(np.float32)
-            for shape in ((2, net.num_params), (samples, widths[0]), (samples, widths[-1]))
-        )
-        value, grad = ops.log_likelihood_and_grad(net, fs.Gaussian(), theta, x, y, backend=backend)
-        z = ops.network_outputs(net, theta, x, backend=backend)
-        exact = net.to_torch().double()
-        for p, row in enumerate(torch.from_numpy(theta).double()):
-            row.requires_grad_()
-            truth = torch.func.functional_call(exact, net.unpack(row), (torch.from_numpy(x).double(),))
-            squares = -0.5 * torch.square(torch.from_numpy(y) - truth).sum()
-            assert np.array_equal(z[p], truth.detach().numpy())
-            assert np.array_equal(grad[p], torch.autograd.grad(squares, row)[0].numpy())
-            constant = 0.5 * y.size * np.log(2 * np.pi)
-            assert value[p] == pytest.approx(squares.item() - constant, rel=1e-13)
+        problems.whole_numbers_are_exact(fs.MLP(widths, activation), samples, backend, seed=samples)
 
 
 @every_likelihood
@@ -254,14 +156,7 @@ def test_a_particle_that_is_not_a_number_harms_no_other(backend, activation, kin
 
 @every_shape
 def test_each_particle_alone_gives_the_same_bits(backend, shape):
-    problem = Problem(shape, "silu", "bernoulli")
-    together, theta = (*problem.value_and_grad(backend), problem.outputs(backend)), problem.theta
-    again = (*problem.value_and_grad(backend), problem.outputs(backend))
-    assert all(map(np.array_equal, together, again))
-    for p in range(len(theta)):
-        problem.theta = theta[p : p + 1]
-        alone = (*problem.value_and_grad(backend), problem.outputs(backend))
-        assert all(np.array_equal(a[0], t[p]) for a, t in zip(alone, together, strict=True))
+    problems.each_particle_alone_gives_the_same_bits(Problem(shape, "silu", "bernoulli"), backend)
 
 
 EVERYTHING = """

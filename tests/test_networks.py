@@ -1,9 +1,10 @@
 import numpy as np
 import pytest
+import torch
 
 import fastsmc as fs
 from fastsmc import ops
-from fastsmc.networks import ACTIVATIONS
+from fastsmc.networks import ACTIVATIONS, convolution
 
 WIDTHS = [(6, 4), (13, 7, 5, 3), (1, 1, 1)]
 
@@ -18,6 +19,30 @@ def test_parameters_are_those_of_torch_in_its_order(widths):
     assert net.num_params == net.parameters[-1].end == sum(p.numel() for p in net.to_torch().parameters())
     assert [p.fan_in for p in net.parameters] == [n for n in widths[:-1] for _ in ("weight", "bias")]
     assert (net.num_inputs, net.num_outputs) == (widths[0], widths[-1])
+
+
+LENETS = {
+    (1, 10, "relu", 28): 61_706,
+    (3, 10, "tanh", 32): 6 * (75 + 1) + 16 * (150 + 1) + 120 * (576 + 1) + 84 * 121 + 10 * 85,
+    (2, 3, "gelu", 13): 6 * (50 + 1) + 16 * (150 + 1) + 120 * (16 + 1) + 84 * 121 + 3 * 85,
+}
+
+
+@pytest.mark.parametrize("arguments", LENETS)
+def test_lenet_has_the_parameters_of_torch_in_its_order(arguments):
+    net = fs.LeNet5(*arguments)
+    ours = [(p.name, p.shape, p.end - p.begin) for p in net.parameters]
+    assert ours == [(name, tuple(p.shape), p.numel()) for name, p in net.to_torch().named_parameters()]
+    channels, classes, _, size = arguments
+    assert net.num_params == LENETS[arguments]
+    assert [p.fan_in for p in net.parameters][:4] == [25 * channels] * 2 + [150] * 2
+    assert (net.num_inputs, net.num_outputs) == (channels * size**2, classes)
+
+
+def test_lenet_reads_images_and_rows_in_torch_too():
+    module, images = fs.LeNet5(3, 5, image_size=16).to_torch(), torch.randn(4, 3, 16, 16)
+    assert torch.equal(module(images), module(images.flatten(1)))
+    assert module(images).shape == (4, 5)
 
 
 @pytest.mark.parametrize("lead", [(), (3,), (2, 3)])
@@ -37,7 +62,6 @@ def test_unpacked_particles_are_views(lead):
 
 
 def test_unpacked_tensors_are_views():
-    torch = pytest.importorskip("torch")
     net = fs.MLP((4, 3, 2))
     particles = torch.zeros(5, net.num_params)
     net.unpack(particles)["0.bias"].fill_(1)
@@ -47,7 +71,6 @@ def test_unpacked_tensors_are_views():
 @pytest.mark.parametrize("activation", ACTIVATIONS)
 @pytest.mark.parametrize("widths", WIDTHS)
 def test_a_particle_becomes_a_module_and_comes_back(backend, widths, activation):
-    torch = pytest.importorskip("torch")
     net = fs.MLP(widths, activation)
     particle = np.random.default_rng(1).standard_normal(net.num_params, np.float32)
     module = net.to_torch()
@@ -79,6 +102,22 @@ REFUSED = [
     (lambda: fs.MLP([3, 2.5]), "widths is [3, 2.5]; it must"),
     (lambda: fs.MLP([2] * 65), "widths has 65 entries; at most 64 are supported"),
     (lambda: fs.MLP([3, 2], "sigmoid"), "activation is 'sigmoid'; it must be one of identity, relu, tanh, gelu, silu"),
+    (lambda: fs.LeNet5(0), "in_channels is 0; it must be a whole number of at least 1"),
+    (lambda: fs.LeNet5(1.5), "in_channels is 1.5; it must be a whole number of at least 1"),
+    (lambda: fs.LeNet5(num_classes=True), "num_classes is True; it must be a whole number of at least 1"),
+    (lambda: fs.LeNet5(num_classes="10"), "num_classes is '10'; it must be a whole number of at least 1"),
+    (lambda: fs.LeNet5(image_size=11), "image_size is 11; it must be a whole number of at least 12"),
+    (lambda: fs.LeNet5(image_size=float("nan")), "image_size is nan; it must be a whole number of at least 12"),
+    (lambda: fs.LeNet5(activation="sigmoid"), "activation is 'sigmoid'; it must be one of identity, relu, tanh"),
+    (
+        lambda: convolution((1, 4, 4), 2, 3, "relu", padding=-1),
+        "padding is -1; it must be a whole number of at least 0",
+    ),
+    (lambda: convolution((1, 4, 4), 2, 3, "relu", pool=0), "pool is 0; it must be a whole number of at least 1"),
+    (lambda: convolution((1, 4, 4), 2, 3, "relu", pool=17), "pool is 17; squares of at most 16 x 16 are supported"),
+    (lambda: convolution((1, 4, 4), 2, 0, "relu"), "kernel is 0; it must be a whole number of at least 1"),
+    (lambda: convolution((1, 4, 5), 2, 5, "relu"), "the image is 4 x 5; a 5 x 5 filter with padding 0, pooled by 1"),
+    (lambda: convolution((1, 4, 4), 2, 3, "sin"), "activation is 'sin'; it must be one of identity, relu, tanh"),
     (lambda: fs.MLP([3, 2]).unpack(np.zeros((5, 9))), "particles has 9 weights each; this network has 8"),
 ]
 

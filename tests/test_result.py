@@ -163,8 +163,20 @@ def same(a, b):
         assert a.history[name].dtype == b.history[name].dtype
     for name in ("network", "prior", "likelihood", "precision"):
         assert getattr(a.posterior, name) == getattr(b.posterior, name)
-    assert (a.target, a.num_data, a.warnings) == (b.target, b.num_data, b.warnings)
+    for name in ("target", "num_data", "warnings", "precision_in_use"):
+        assert getattr(a, name) == getattr(b, name)
     return True
+
+
+@pytest.mark.parametrize("used", ["highest", "high", "medium"])
+def test_a_result_says_what_precision_it_was_computed_with(tmp_path, monkeypatch, used):
+    post = fs.Posterior(fs.MLP([4, 3]), precision="medium")
+    monkeypatch.setattr(ops, "precision_in_use", lambda *args, **kwargs: used)
+    x, y = np.ones((8, 4), np.float32), np.arange(8) % 3
+    made = fs.SMC(post, num_particles=4, num_iterations=2).run(x, y, progress=False)
+    made.save(tmp_path / "run.safetensors")
+    monkeypatch.undo()
+    assert made.precision_in_use == fs.load(tmp_path / "run.safetensors").precision_in_use == used
 
 
 @pytest.mark.parametrize("kind", KINDS)
@@ -418,3 +430,12 @@ def test_a_target_that_is_not_finite_is_refused_with_its_row():
     posterior = fs.Posterior(fs.MLP([2, 1]), likelihood="gaussian")
     with pytest.raises(ValueError, match=r"y\[2\] is \[nan\]"):
         fs.SMC(posterior, 4, num_iterations=2).run(x, y)
+
+
+def test_every_network_is_saved(tmp_path):
+    for network in (fs.MLP([4, 3], "gelu"), fs.LeNet5(3, 4, "tanh", 13)):
+        posterior = fs.Posterior(network)
+        history = History({"iteration": [0]})
+        saved = fs.Result(posterior.sample_prior(2), np.log([0.5, 0.5]), posterior, Target(0, 40), 40, history)
+        saved.save(tmp_path / "run.safetensors")
+        assert same(fs.load(tmp_path / "run.safetensors"), saved)

@@ -15,13 +15,15 @@ OP_TESTS = (
     "test_weights.py",
     "test_resampling.py",
     "test_mlp.py",
+    "test_convolution.py",
+    "test_precision.py",
     "test_random.py",
     "test_update.py",
     "test_trajectory.py",
     "test_vector_math.py",
 )
 SLOW = "million or tail"  # whose sizes add nothing to what a level does
-LEVELS = ("none", "avx2", "avx512")
+LEVELS = ("none", "avx2", "avx512", "amx")
 
 
 def run(level, *arguments):

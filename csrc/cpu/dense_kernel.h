@@ -91,12 +91,13 @@ static void add_weight_gradient(const Layer& layer, const float* dz, int64_t sam
 struct Dense {
   // floats kept for the backward pass beside the outputs, and needed while it runs, for a tile
   static int64_t memory(const Layer& layer, int64_t samples) { return layer.outputs() * samples; }
-  static int64_t work(const Layer& layer, int64_t samples) {
+  static int64_t work(const Layer& layer, int64_t samples, bool) {
     return (layer.outputs() + round_up_lanes(layer.inputs())) * samples;
   }
 
   // One panel; memory is null where no backward pass follows.
-  static void forward(const Layer& layer, const float* params, const float* h, int columns, float* z, float* memory) {
+  static void forward(const Layer& layer, const float* params, const float* h, int columns, float* z, float* memory,
+                      float*) {
     const int64_t in = layer.inputs(), out = layer.out_channels, row = columns * kLanes;
     multiply<Init::kRowBias>({in, params, in, 1, h, row, z, row, columns, params + in * out, nullptr, 0}, out);
     if (layer.activation != Activation::kIdentity) activate(layer.activation, z, memory, out * row);

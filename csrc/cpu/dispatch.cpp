@@ -3,32 +3,67 @@
 #include <cstring>
 #include <stdexcept>
 #include <string>
+#if defined(__x86_64__)
+#include <cpuid.h>
+#endif
+#if defined(__linux__)
+#include <sys/syscall.h>
+#include <unistd.h>
+#endif
 
 #include "cpu/kernels.h"
 
 namespace fastsmc::cpu {
 namespace {
 
+// FASTSMC_EMULATE compiles the levels above avx2 for AVX2, with the same results: they run where the processor lacks
+// them, but only when they are asked for.
+#if defined(FASTSMC_EMULATE)
+constexpr bool kEmulated = true;
+#else
+constexpr bool kEmulated = false;
+#endif
+
 struct Level {
   const char* name;
+  bool emulated;
   bool (*supported)();
   const Kernels& (*kernels)();
 };
 
-const Level kLevels[] = {
-    {"none", [] { return true; }, kernels_none},
 #if defined(__x86_64__)
-    {"avx2", [] { return __builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma"); }, kernels_avx2},
-    {"avx512",
-     [] {
-#if defined(FASTSMC_EMULATE_AVX512)
-       return __builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma");
+bool has_avx2() {
+  return __builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma");
+}
+
+bool has_avx512() {
+  if (kEmulated) return has_avx2();
+  return __builtin_cpu_supports("avx512f") && __builtin_cpu_supports("avx512bw") &&
+         __builtin_cpu_supports("avx512dq") && __builtin_cpu_supports("avx512vl");
+}
+
+// Tiles are 8 KiB of state that Linux keeps only for processes that ask for it.
+bool has_amx() {
+  if (kEmulated) return has_avx2();
+#if defined(__linux__)
+  unsigned eax, ebx, ecx, edx;
+  if (!__get_cpuid_count(7, 0, &eax, &ebx, &ecx, &edx)) return false;
+  constexpr unsigned kBfloat16 = 1u << 22, kTile = 1u << 24;
+  if ((edx & kBfloat16) == 0 || (edx & kTile) == 0 || !has_avx512()) return false;
+  constexpr long kRequestPermission = 0x1023, kTileData = 18;  // ARCH_REQ_XCOMP_PERM, XFEATURE_XTILEDATA
+  return syscall(SYS_arch_prctl, kRequestPermission, kTileData) == 0;
 #else
-       return __builtin_cpu_supports("avx512f") && __builtin_cpu_supports("avx512bw") &&
-              __builtin_cpu_supports("avx512dq") && __builtin_cpu_supports("avx512vl");
+  return false;
 #endif
-     },
-     kernels_avx512},
+}
+#endif
+
+const Level kLevels[] = {
+    {"none", false, [] { return true; }, kernels_none},
+#if defined(__x86_64__)
+    {"avx2", false, has_avx2, kernels_avx2},
+    {"avx512", kEmulated, has_avx512, kernels_avx512},
+    {"amx", kEmulated, has_amx, kernels_amx},
 #endif
 };
 
@@ -40,7 +75,7 @@ const Kernels& choose() {
   for (const Level& level : kLevels) {
     if (!level.supported()) continue;
     runnable += (runnable.empty() ? "" : ", ") + std::string(level.name);
-    if (automatic || std::strcmp(wanted, level.name) == 0) best = &level;
+    if (automatic ? !level.emulated : std::strcmp(wanted, level.name) == 0) best = &level;
   }
   if (best == nullptr)
     throw std::invalid_argument("FASTSMC_SIMD is '" + std::string(wanted) + "'; this processor runs " + runnable);

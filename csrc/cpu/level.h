@@ -6,6 +6,9 @@
 
 #include "cpu/kernels.h"
 #include "cpu/network_kernel.h"
+#if FASTSMC_TILES
+#include "cpu/tile_kernel.h"
+#endif
 #include "cpu/update_kernel.h"
 #include "cpu/weight_kernel.h"
 
@@ -13,7 +16,11 @@ namespace fastsmc::cpu::FASTSMC_LEVEL {
 
 static const Kernels table = {
     FASTSMC_STRINGIFY(FASTSMC_LEVEL),
+#if FASTSMC_TILES
+    {&network_kernels, &high_tile_kernels, &medium_tile_kernels},
+#else
     {&network_kernels, &network_kernels, &network_kernels},
+#endif
     update_kernels,
     weight_kernels,
 };

@@ -36,29 +36,48 @@ struct Product {
   const float* bias;
   const float* next;
   int64_t next_step;
+
+  static constexpr int64_t images = 1, a_image = 0, b_image = 0;
+  int64_t a_at(int64_t k) const { return k * a_column; }
+  int64_t b_at(int64_t k) const { return k * b_row; }
 };
 
-template <int Rows, int Columns, Init Start>
-static void micro_kernel(const Product& p) {
+// The place of a term in a and b.
+struct Term {
+  int32_t a, b;
+};
+
+// The same with terms that lie anywhere, summed over `images` that are a_image and b_image apart.
+struct ImageProduct : Product {
+  const Term* terms;
+  int64_t images, a_image, b_image;
+
+  int64_t a_at(int64_t k) const { return terms[k].a; }
+  int64_t b_at(int64_t k) const { return terms[k].b; }
+};
+
+template <class P, int Rows, int Columns, Init Start>
+static void micro_kernel(const P& p) {
   vfloat sum[Rows][Columns];
 #pragma GCC unroll 8
   for (int r = 0; r < Rows; ++r)
 #pragma GCC unroll 4
     for (int v = 0; v < Columns; ++v) sum[r][v] = Start == Init::kRowBias ? splat<vfloat>(p.bias[r]) : vfloat{};
-  const int64_t a_row = p.a_row, a_column = p.a_column, b_row = p.b_row, next_step = p.next_step;
-  const float *a = p.a, *b = p.b, *next = p.next;
-  for (int64_t k = 0; k < p.depth; ++k, a += a_column, b += b_row, next += next_step) {
-    __builtin_prefetch(next);
-    vfloat column[Columns];
+  const P q = p;  // so that no store can change it
+  const float *a = q.a, *b = q.b, *next = q.next;
+  for (int64_t i = 0; i < q.images; ++i, a += q.a_image, b += q.b_image)
+    for (int64_t k = 0; k < q.depth; ++k, next += q.next_step) {
+      __builtin_prefetch(next);
+      vfloat column[Columns];
 #pragma GCC unroll 4
-    for (int v = 0; v < Columns; ++v) column[v] = load<vfloat>(b + v * kLanes);
+      for (int v = 0; v < Columns; ++v) column[v] = load<vfloat>(b + q.b_at(k) + v * kLanes);
 #pragma GCC unroll 8
-    for (int r = 0; r < Rows; ++r) {
-      const vfloat factor = splat<vfloat>(a[r * a_row]);
+      for (int r = 0; r < Rows; ++r) {
+        const vfloat factor = splat<vfloat>(a[q.a_at(k) + r * q.a_row]);
 #pragma GCC unroll 4
-      for (int v = 0; v < Columns; ++v) sum[r][v] = fma(factor, column[v], sum[r][v]);
+        for (int v = 0; v < Columns; ++v) sum[r][v] = fma(factor, column[v], sum[r][v]);
+      }
     }
-  }
 #pragma GCC unroll 8
   for (int r = 0; r < Rows; ++r)
 #pragma GCC unroll 4
@@ -68,27 +87,28 @@ static void micro_kernel(const Product& p) {
     }
 }
 
-using MicroKernel = void (*)(const Product&);
+template <class P>
+using MicroKernel = void (*)(const P&);
 
-template <int Columns, Init Start>
-constexpr MicroKernel kMicroKernelsByRows[kRows] = {micro_kernel<1, Columns, Start>, micro_kernel<2, Columns, Start>,
-                                                    micro_kernel<3, Columns, Start>, micro_kernel<4, Columns, Start>,
-                                                    micro_kernel<5, Columns, Start>, micro_kernel<6, Columns, Start>};
+template <class P, int Columns, Init Start>
+constexpr MicroKernel<P> kMicroKernelsByRows[kRows] = {
+    micro_kernel<P, 1, Columns, Start>, micro_kernel<P, 2, Columns, Start>, micro_kernel<P, 3, Columns, Start>,
+    micro_kernel<P, 4, Columns, Start>, micro_kernel<P, 5, Columns, Start>, micro_kernel<P, 6, Columns, Start>};
 
-template <Init Start>
-constexpr const MicroKernel* kMicroKernels[kColumns] = {
-    kMicroKernelsByRows<1, Start>,
-    kMicroKernelsByRows<2, Start>,
+template <class P, Init Start>
+constexpr const MicroKernel<P>* kMicroKernels[kColumns] = {
+    kMicroKernelsByRows<P, 1, Start>,
+    kMicroKernelsByRows<P, 2, Start>,
 #if FASTSMC_VECTOR_BYTES == 64
-    kMicroKernelsByRows<3, Start>,
-    kMicroKernelsByRows<4, Start>,
+    kMicroKernelsByRows<P, 3, Start>,
+    kMicroKernelsByRows<P, 4, Start>,
 #endif
 };
 
 // All rows of C, kRows at a time; each call fetches its share of the next block.
-template <Init Start>
-static inline void multiply_rows(Product p, int64_t rows) {
-  const MicroKernel* kernels = kMicroKernels<Start>[p.columns - 1];
+template <Init Start, class P>
+static inline void multiply_rows(P p, int64_t rows) {
+  const MicroKernel<P>* kernels = kMicroKernels<P, Start>[p.columns - 1];
   const int64_t calls = (rows + kRows - 1) / kRows;
   p.next_step = (p.columns * kLanes + calls - 1) / calls;
   for (int64_t r = 0; r < rows; r += kRows) {

@@ -1,8 +1,8 @@
 // Log-likelihood and gradient of one particle's network over a packed chunk of the batch, in float32.
 //
-// A tile of samples goes forward through all layers and back, so that the scratch of a particle is the tile times the
-// sum of the layers' outputs, whatever the batch. Gradients are summed in float32 within a tile and over tiles in
-// order, the log-likelihood over tiles in float64.
+// A tile of samples (of images: a part of one that fits L2) goes forward through all layers and back, so that the
+// scratch of a particle is the tile times the sum of the layers' outputs, whatever the batch. Gradients are summed in
+// float32 within a tile and over tiles in order, the log-likelihood over tiles in float64.
 //
 // A chunk holds, for S = its samples rounded up to lanes (kLanes), with zeros for those that are missing:
 //   x by panels  [panel][inputs][w]                        forward
@@ -10,6 +10,7 @@
 //   x by rows    [panel of inputs][S][w]                   weight gradient of a dense first layer
 #pragma once
 
+#include "cpu/convolution_kernel.h"
 #include "cpu/dense_kernel.h"
 #include "cpu/loss_kernel.h"
 
@@ -17,7 +18,47 @@ namespace fastsmc::cpu::FASTSMC_LEVEL {
 
 constexpr int kMaxLayers = 64;
 constexpr int64_t kTile = 128;
+constexpr int64_t kTileBytes = 1 << 20;  // of the activations of a network with convolutions, which stay in L2
 static_assert(kTile % kPanel == 0, "tiles are whole panels");
+
+// What a kind of layer is to the passes over a network: see Dense.
+struct LayerKernels {
+  int64_t (*memory)(const Layer&, int64_t samples);
+  int64_t (*work)(const Layer&, int64_t samples, bool with_below);
+  void (*forward)(const Layer&, const float* params, const float* h, int columns, float* z, float* memory, float* work);
+  void (*backward)(const Layer&, const float* params, Panels tile, const float* h, Rows rows, float* delta,
+                   const float* memory, float* grad, float* below, float* work);
+};
+
+template <class L>
+constexpr LayerKernels kLayerKernels = {L::memory, L::work, L::forward, L::backward};
+
+static const LayerKernels& kernels_of(const Layer& layer) {
+  static constexpr LayerKernels kByKind[] = {kLayerKernels<Dense>, kLayerKernels<Convolution>};
+  return kByKind[static_cast<int>(layer.kind)];
+}
+
+// Floats of a layer's outputs, and of what is kept beside them.
+static int64_t kept_floats(const Layer& layer, int64_t samples) {
+  return layer.outputs() * samples + kernels_of(layer).memory(layer, samples);
+}
+
+// Networks of dense layers alone, which every way of computing knows.
+static bool serves(const NetworkSpec& spec) {
+  for (int l = 0; l < spec.layers; ++l)
+    if (!spec.layer[l].dense()) return false;
+  return spec.layers <= kMaxLayers;
+}
+
+// Samples that go forward and back together: a tile, or the part of it that fits kTileBytes where there are images.
+static int64_t tile_of(const NetworkSpec& spec) {
+  if (serves(spec)) return kTile;
+  int64_t bytes = 0, samples = kTile;
+  for (int l = 0; l < spec.layers; ++l)
+    bytes += kept_floats(spec.layer[l], kTile) * static_cast<int64_t>(sizeof(float));
+  for (; samples > kPanel && bytes > kTileBytes; samples /= 2) bytes /= 2;
+  return samples;
+}
 
 static int64_t target_width(const NetworkSpec& spec) {
   return spec.likelihood == Likelihood::kCategorical ? 1 : spec.outputs();
@@ -72,11 +113,10 @@ static void pack_x(const NetworkSpec& spec, const Batch& batch, const Chunk& chu
     }
 }
 
-static void pack_targets(const NetworkSpec& spec, const Batch& batch, const Chunk& chunk, const FloatChunk& to,
-                         int64_t panel) {
-  const int64_t first = panel * kPanel, width = target_width(spec);
-  const int64_t row = Panels{to.samples}.columns(panel) * kLanes;
-  float* targets = to.targets + first * width;
+// The targets of `row` samples from `first` of the chunk on, [target width][row].
+static void pack_targets(const NetworkSpec& spec, const Batch& batch, const Chunk& chunk, int64_t first, int64_t row,
+                         float* targets) {
+  const int64_t width = target_width(spec);
   for (int64_t k = 0; k < width; ++k)
     for (int64_t s = 0; s < row; ++s) {
       const int64_t at = chunk.begin + first + s;
@@ -95,16 +135,18 @@ static void pack(const NetworkSpec& spec, const Batch& batch, const Chunk& chunk
   const int64_t first = tile * kTile / kPanel, panels = Panels{to.samples}.count();
   for (int64_t panel = first; panel < panels && panel < first + kTile / kPanel; ++panel) {
     pack_x(spec, batch, chunk, to, panel);
-    if (chunk.has_targets) pack_targets(spec, batch, chunk, to, panel);
+    if (!chunk.has_targets) continue;
+    const int64_t begin = panel * kPanel, row = Panels{to.samples}.columns(panel) * kLanes;
+    pack_targets(spec, batch, chunk, begin, row, to.targets + begin * target_width(spec));
   }
 }
 
 static size_t scratch_bytes(const NetworkSpec& spec) {
+  const int64_t tile = tile_of(spec);
   int64_t floats = 0, work = 0;
   for (int l = 0; l < spec.layers; ++l) {
-    const Layer& layer = spec.layer[l];
-    floats += layer.outputs() * kTile + Dense::memory(layer, kTile);
-    const int64_t needed = Dense::work(layer, kTile);
+    floats += kept_floats(spec.layer[l], tile);
+    const int64_t needed = kernels_of(spec.layer[l]).work(spec.layer[l], tile, l > 0);
     if (needed > work) work = needed;
   }
   return static_cast<size_t>(floats + work) * sizeof(float);
@@ -119,7 +161,7 @@ static void write_outputs(const float* z, int64_t width, int columns, int64_t va
 static double particle(const NetworkSpec& spec, const Chunk& chunk, Tiles tiles, const float* params, float* grad,
                        float* outputs, char* scratch) {
   const FloatChunk packed(spec, chunk);
-  const int64_t inputs = spec.inputs(), num_outputs = spec.outputs();
+  const int64_t inputs = spec.inputs(), num_outputs = spec.outputs(), length = tile_of(spec);
   float *output[kMaxLayers], *memory[kMaxLayers], *work = reinterpret_cast<float*>(scratch);
   int64_t offset[kMaxLayers], at = 0;
   for (int l = 0; l < spec.layers; ++l) {
@@ -127,15 +169,15 @@ static double particle(const NetworkSpec& spec, const Chunk& chunk, Tiles tiles,
     offset[l] = at;
     at += layer.num_params();
     output[l] = work;
-    memory[l] = output[l] + layer.outputs() * kTile;
-    work = memory[l] + Dense::memory(layer, kTile);
+    memory[l] = output[l] + layer.outputs() * length;
+    work = output[l] + kept_floats(layer, length);
   }
 
   double log_likelihood = 0;
   const int last = spec.layers - 1;
-  for (int64_t begin = tiles.begin * kTile; begin < tiles.end * kTile && begin < chunk.samples; begin += kTile) {
+  for (int64_t begin = tiles.begin * kTile; begin < tiles.end * kTile && begin < chunk.samples; begin += length) {
     const int64_t left = packed.samples - begin;
-    const Panels tile{left < kTile ? left : kTile};
+    const Panels tile{left < length ? left : length};
     const float* x = packed.x_panels + begin * inputs;
     for (int64_t p = 0; p < tile.count(); ++p) {
       const int64_t first = p * kPanel, valid = chunk.samples - begin - first;
@@ -144,8 +186,8 @@ static double particle(const NetworkSpec& spec, const Chunk& chunk, Tiles tiles,
       for (int l = 0; l < spec.layers; ++l) {
         const Layer& layer = spec.layer[l];
         float* z = output[l] + first * layer.outputs();
-        float* kept = grad != nullptr ? memory[l] + Dense::memory(layer, first) : nullptr;
-        Dense::forward(layer, params + offset[l], h, columns, z, kept);
+        float* kept = grad != nullptr ? memory[l] + kernels_of(layer).memory(layer, first) : nullptr;
+        kernels_of(layer).forward(layer, params + offset[l], h, columns, z, kept, work);
         h = z;
       }
       float* z = output[last] + first * num_outputs;
@@ -156,21 +198,20 @@ static double particle(const NetworkSpec& spec, const Chunk& chunk, Tiles tiles,
     }
     if (grad == nullptr) continue;
     for (int l = last; l >= 0; --l) {
+      const Layer& layer = spec.layer[l];
       const Rows rows = l > 0 ? Rows{} : Rows{packed.x_rows, packed.samples, begin};
-      Dense::backward(spec.layer[l], params + offset[l], tile, l > 0 ? output[l - 1] : x, rows, output[l], memory[l],
-                      grad + offset[l], l > 0 ? output[l - 1] : nullptr, work);
+      kernels_of(layer).backward(layer, params + offset[l], tile, l > 0 ? output[l - 1] : x, rows, output[l], memory[l],
+                                 grad + offset[l], l > 0 ? output[l - 1] : nullptr, work);
     }
   }
   return log_likelihood;
 }
 
-static bool serves(const NetworkSpec& spec) {
-  for (int l = 0; l < spec.layers; ++l)
-    if (!spec.layer[l].dense()) return false;
+static bool serves_images(const NetworkSpec& spec) {
   return spec.layers <= kMaxLayers;
 }
 
-static const NetworkKernels network_kernels = {Precision::kHighest, kTile, kMaxLayers,    serves,
+static const NetworkKernels network_kernels = {Precision::kHighest, kTile, kMaxLayers,    serves_images,
                                                chunk_bytes,         pack,  scratch_bytes, particle};
 
 }  // namespace fastsmc::cpu::FASTSMC_LEVEL

@@ -11,7 +11,7 @@
 #include <immintrin.h>
 #endif
 
-// Vectors of 64 bytes are compiled without AVX-512 too (FASTSMC_EMULATE_AVX512), to test them where it is missing.
+// Vectors of 64 bytes are compiled without AVX-512 too (FASTSMC_EMULATE), to test them where it is missing.
 #if FASTSMC_VECTOR_BYTES == 64 && defined(__AVX512F__)
 #define FASTSMC_USE_AVX512 1
 #elif FASTSMC_VECTOR_BYTES == 32
@@ -92,8 +92,9 @@ static inline vint lane_numbers() {
   return v;
 }
 
-// A square of floats: rows become columns, by swapping off-diagonal blocks of 1, 2, 4 ... lanes.
-static inline void transpose(vfloat rows[kLanes]) {
+// A square of 32-bit numbers: rows become columns, by swapping off-diagonal blocks of 1, 2, 4 ... lanes.
+template <class V>
+static inline void transpose(V rows[kLanes]) {
 #pragma GCC unroll 4
   for (int step = 1; step < kLanes; step *= 2) {
     vint low, high;  // lanes of the first operand, then of the second
@@ -104,7 +105,7 @@ static inline void transpose(vfloat rows[kLanes]) {
 #pragma GCC unroll 16
     for (int i = 0; i < kLanes; ++i) {
       if (i & step) continue;
-      const vfloat a = rows[i], b = rows[i + step];
+      const V a = rows[i], b = rows[i + step];
       rows[i] = __builtin_shuffle(a, b, low);
       rows[i + step] = __builtin_shuffle(a, b, high);
     }

@@ -1,0 +1,10 @@
+#define FASTSMC_LEVEL amx
+#define FASTSMC_VECTOR_BYTES 64
+#define FASTSMC_TILES 1
+#include "cpu/level.h"
+
+namespace fastsmc::cpu {
+const Kernels& kernels_amx() {
+  return amx::table;
+}
+}  // namespace fastsmc::cpu

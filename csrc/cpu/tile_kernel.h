@@ -1,0 +1,387 @@
+// Log-likelihood and gradient of one particle's dense network by tile products (tile.h): operands in bfloat16, or as
+// sums of two bfloat16 numbers; sums, biases, activations and losses in float32 with samples as lanes, by the
+// functions of the float32 kernels.
+//
+//   forward          z   = b + W h            left W       (packed per call)    right h   (x: packed once per chunk)
+//   input gradient   dh  = W^T dz             left W^T     (packed per call)    right dz
+//   weight gradient  dW += dz h^T             left dz                           right h^T (x: packed once per chunk)
+//
+// A panel of 32 samples goes forward through all layers and back to its dz; when all panels of a tile have, the weight
+// gradients are summed over the tile. Of a panel float32 z and slopes are kept, of a tile only dz and h as operands, so
+// scratch is W, and kTile times the sum of the hidden widths, whatever the batch.
+//
+// Register tile: 32 x 32 of C in four tiles, two of A, two of B. Products of terms t, u of the operands are made for
+// t + u < Terms, along a path on which one operand changes at a time: 4 tile loads for 4 products, or 8 for 12. A
+// product takes 16 cycles, a load 8 if it hits L1, so the products bound both if L2 delivers 43 bytes a cycle for two
+// terms; with one term the loads of a step would need 64, so its sums are cut to 12 blocks, of which one operand then
+// stays in L1. MLP 784-100-10 and 600 samples take 13,000 tile products per term product: 0.21 M cycles a particle at 1
+// term, 0.63 M at 2, where float32 at 64 operations a cycle takes 3.0 M. That is arithmetic, not a measurement. Beside
+// it W is read once per panel (packed), dW read and written once per tile, x streamed once per pass.
+//
+// Order of sums: blocks of 32 terms ascending; within a block the term products in the order of the path; within a tile
+// product as tile.h says. Weight gradients start from zero in each tile of samples and are then added to grad, but for
+// whole tiles with one term, which are summed on top of it. Nothing depends on the number of threads.
+#pragma once
+
+#include "cpu/network_kernel.h"
+#include "cpu/tile.h"
+#include "cpu/tile_pack.h"
+
+namespace fastsmc::cpu::FASTSMC_LEVEL {
+
+constexpr int64_t kDepthSteps = 12;  // blocks in one sum where L1 must hold one operand
+
+// The products of terms in their order, the small ones first.
+template <int Terms>
+struct TermPath;
+template <>
+struct TermPath<1> {
+  static constexpr int kProducts = 1, kLeft[] = {0}, kRight[] = {0};
+};
+template <>
+struct TermPath<2> {
+  static constexpr int kProducts = 3, kLeft[] = {1, 0, 0}, kRight[] = {0, 0, 1};
+};
+
+// C [16 Rows][16 Columns] = the product of `steps` blocks on either side, added to what C is if wanted.
+struct TileProduct {
+  int64_t steps;
+  const uint32_t *left, *right;
+  float* c;
+  int64_t c_row;
+  bool accumulate;
+};
+
+template <int N>
+struct Number {
+  static constexpr int value = N;
+};
+
+// f(number of the tile, row, column) for the tiles of C, numbered 2 row + column.
+template <int Rows, int Columns, class F>
+static inline void for_tiles(F f) {
+  f(Number<0>{}, 0, 0);
+  if constexpr (Columns == 2) f(Number<1>{}, 0, 1);
+  if constexpr (Rows == 2) f(Number<2>{}, 1, 0);
+  if constexpr (Rows == 2 && Columns == 2) f(Number<3>{}, 1, 1);
+}
+
+// Term products I, I + 1 ... of one block; tiles 4, 5 hold the left operand, 6, 7 the right one.
+template <int Terms, int Rows, int Columns, int I = 0>
+static inline void term_products(TileRegisters& tiles, const uint32_t* left, const uint32_t* right) {
+  using Path = TermPath<Terms>;
+  constexpr int before = I == 0 ? 0 : I - 1;
+  if constexpr (I == 0 || Path::kLeft[I] != Path::kLeft[before]) {
+    const uint32_t* from = left + Path::kLeft[I] * kBlockWords;
+    tiles.load<4>(from, 64);
+    if constexpr (Rows == 2) tiles.load<5>(from + 256, 64);
+  }
+  if constexpr (I == 0 || Path::kRight[I] != Path::kRight[before]) {
+    const uint32_t* from = right + Path::kRight[I] * kBlockWords;
+    tiles.load<6>(from, 128);
+    if constexpr (Columns == 2) tiles.load<7>(from + 16, 128);
+  }
+  for_tiles<Rows, Columns>([&](auto tile, int, int) {
+    constexpr int kTileNumber = decltype(tile)::value;
+    tiles.dot<kTileNumber, 4 + kTileNumber / 2, 6 + kTileNumber % 2>();
+  });
+  if constexpr (I + 1 < Path::kProducts) term_products<Terms, Rows, Columns, I + 1>(tiles, left, right);
+}
+
+template <int Terms, int Rows, int Columns>
+static void tile_product(TileRegisters& tiles, const TileProduct& p) {
+  for_tiles<Rows, Columns>([&](auto tile, int row, int column) {
+    constexpr int kTileNumber = decltype(tile)::value;
+    if (p.accumulate)
+      tiles.load<kTileNumber>(p.c + 16 * row * p.c_row + 16 * column, 4 * p.c_row);
+    else
+      tiles.zero<kTileNumber>();
+  });
+  const uint32_t *left = p.left, *right = p.right;
+  for (int64_t step = 0; step < p.steps; ++step, left += Terms * kBlockWords, right += Terms * kBlockWords)
+    term_products<Terms, Rows, Columns>(tiles, left, right);
+  for_tiles<Rows, Columns>([&](auto tile, int row, int column) {
+    tiles.store<decltype(tile)::value>(p.c + 16 * row * p.c_row + 16 * column, 4 * p.c_row);
+  });
+}
+
+template <int Terms>
+static inline void tile_product(TileRegisters& tiles, const TileProduct& p, int64_t rows, int64_t columns) {
+  if (rows > 16)
+    columns > 16 ? tile_product<Terms, 2, 2>(tiles, p) : tile_product<Terms, 2, 1>(tiles, p);
+  else
+    columns > 16 ? tile_product<Terms, 1, 2>(tiles, p) : tile_product<Terms, 1, 1>(tiles, p);
+}
+
+// C [rows, up to a multiple of 16][32 samples] = left [row blocks][steps] right [steps].
+template <int Terms>
+static void multiply_panel(TileRegisters& tiles, const uint32_t* left, const uint32_t* right, int64_t steps, float* c,
+                           int64_t rows) {
+  constexpr int64_t kWords = Terms * kBlockWords;
+  const int64_t parts = Terms == 1 ? (steps + kDepthSteps - 1) / kDepthSteps : 1, depth = (steps + parts - 1) / parts;
+  for (int64_t k = 0; k < steps; k += depth)
+    for (int64_t r = 0; r < rows; r += kEdge) {
+      const int64_t blocks = depth < steps - k ? depth : steps - k;
+      const uint32_t* rows_of_left = left + (r / kEdge * steps + k) * kWords;
+      tile_product<Terms>(tiles, {blocks, rows_of_left, right + k * kWords, c + r * kEdge, kEdge, k > 0}, rows - r,
+                          kEdge);
+    }
+}
+
+static inline void add_bias(const float* bias, float* z, int64_t width) {
+  for (int64_t r = 0; r < width; ++r, z += kEdge)
+    for (int64_t i = 0; i < kEdge; i += kLanes) store(z + i, load<vfloat>(z + i) + bias[r]);
+}
+
+static inline void add_to(float* to, const float* from, int64_t count) {
+  int64_t i = 0;
+  for (; i + kLanes <= count; i += kLanes) store(to + i, load<vfloat>(to + i) + load<vfloat>(from + i));
+  for (; i < count; ++i) to[i] += from[i];
+}
+
+// grad [out, in] += dz h^T; dz [out blocks][left_steps], h^T [in blocks][right_steps], of which `steps` are summed.
+template <int Terms>
+static void add_weight_gradient_by_tiles(TileRegisters& tiles, const Layer& layer, int64_t steps, const uint32_t* left,
+                                         int64_t left_steps, const uint32_t* right, int64_t right_steps, float* grad) {
+  constexpr int64_t kWords = Terms * kBlockWords;
+  const int64_t inputs = layer.inputs(), outputs = layer.out_channels;
+  alignas(64) float sum[kEdge * kEdge];
+  for (int64_t i = 0; i < inputs; i += kEdge, right += right_steps * kWords)
+    for (int64_t r = 0; r < outputs; r += kEdge) {
+      const int64_t rows = outputs - r < kEdge ? outputs - r : kEdge;
+      const int64_t columns = inputs - i < kEdge ? inputs - i : kEdge;
+      float* to = grad + r * inputs + i;
+      const uint32_t* dz = left + r / kEdge * left_steps * kWords;
+      if (Terms == 1 && rows % 16 == 0 && columns % 16 == 0) {
+        tile_product<Terms>(tiles, {steps, dz, right, to, inputs, true}, rows, columns);
+        continue;
+      }
+      tile_product<Terms>(tiles, {steps, dz, right, sum, kEdge, false}, rows, columns);
+      for (int64_t k = 0; k < rows; ++k) add_to(to + k * inputs, sum + k * kEdge, columns);
+    }
+}
+
+template <int Terms>
+class TileNetwork {
+ public:
+  static constexpr int64_t kTileSamples = 384, kTileSteps = kTileSamples / kEdge;
+
+  static size_t chunk_bytes(const NetworkSpec& spec, int64_t samples, bool for_gradient, bool has_targets) {
+    return Packed(spec, {0, samples, for_gradient, has_targets, nullptr}).bytes;
+  }
+
+  static void pack(const NetworkSpec& spec, const Batch& batch, const Chunk& chunk, int64_t tile) {
+    const Packed to(spec, chunk);
+    const int64_t inputs = spec.inputs(), blocks = blocks_of(inputs);
+    for (int64_t step = tile * kTileSteps; step < to.steps && step < (tile + 1) * kTileSteps; ++step) {
+      const int64_t first = step * kEdge;
+      const float* x = batch.x + (chunk.begin + first) * batch.row_stride;
+      for (int64_t j = 0; j < blocks; ++j) {
+        const FloatBlock block(x + j * kEdge * batch.column_stride, batch.row_stride, batch.column_stride,
+                               chunk.samples - first, inputs - j * kEdge);
+        pack_block<Terms, Side::kRight, Sum::kAcross>(block, to.x(step * blocks + j));
+        if (chunk.for_gradient) pack_block<Terms, Side::kRight, Sum::kDown>(block, to.x_gradient(j * to.steps + step));
+      }
+      if (chunk.has_targets) pack_targets(spec, batch, chunk, first, kEdge, to.targets(first * target_width(spec)));
+    }
+  }
+
+  static size_t scratch_bytes(const NetworkSpec& spec) { return Scratch(spec).bytes; }
+
+  static double particle(const NetworkSpec& spec, const Chunk& chunk, Tiles range, const float* params, float* grad,
+                         float* outputs, char* memory) {
+    const Pass pass{spec, chunk, params, grad, outputs, memory, Packed(spec, chunk), Scratch(spec), spec.layers - 1};
+    pass.pack_weights();
+    TileRegisters tiles;
+    double log_likelihood = 0;
+    for (int64_t tile = range.begin; tile < range.end && tile * kTileSteps < pass.packed.steps; ++tile)
+      log_likelihood += pass.tile(tiles, tile);
+    return log_likelihood;
+  }
+
+ private:
+  static constexpr int64_t kWords = Terms * kBlockWords, kBytes = 4 * kWords;
+
+  // A chunk: x as right operand of the forward product [step][input block], as that of the weight gradient
+  // [input block][step], targets [step][target width][32].
+  struct Packed {
+    int64_t steps;
+    size_t bytes, gradient_at, targets_at;
+    char* data;
+
+    Packed(const NetworkSpec& spec, const Chunk& chunk) : steps(blocks_of(chunk.samples)), data(chunk.data) {
+      const auto x_bytes = static_cast<size_t>(steps * blocks_of(spec.inputs()) * kBytes);
+      gradient_at = x_bytes;
+      targets_at = gradient_at + (chunk.for_gradient ? x_bytes : 0);
+      bytes = targets_at + (chunk.has_targets ? static_cast<size_t>(steps * target_width(spec) * kEdge * 4) : 0);
+    }
+    uint32_t* x(int64_t block) const { return reinterpret_cast<uint32_t*>(data) + block * kWords; }
+    uint32_t* x_gradient(int64_t block) const {
+      return reinterpret_cast<uint32_t*>(data + gradient_at) + block * kWords;
+    }
+    float* targets(int64_t at) const { return reinterpret_cast<float*>(data + targets_at) + at; }
+  };
+
+  // Where everything lies in the scratch memory, in bytes.
+  struct Scratch {
+    struct OfLayer {
+      int64_t params;         // of the layer, in floats
+      size_t weight;          // W, left [out blocks][in blocks]
+      size_t weight_columns;  // W^T, left [in blocks][out blocks]; not for the first layer
+      size_t slope;           // act'(z) of a panel, [out][32]
+      size_t dz;              // of a tile, left [out blocks][kTileSteps]
+      size_t dz_sums;         // of a tile, [out] vectors
+      size_t h;  // h^T of the layer below of a tile, right [in blocks][kTileSteps]; not for the first layer
+    } layer[kMaxLayers];
+    size_t z, operand;  // of a panel: [width][32] floats; right [blocks]
+    size_t bytes = 0;
+
+    explicit Scratch(const NetworkSpec& spec) {
+      int64_t params = 0, widest = 0;
+      for (int l = 0; l < spec.layers; ++l) {
+        const int64_t in = blocks_of(spec.layer[l].inputs()), out = blocks_of(spec.layer[l].out_channels);
+        OfLayer& at = layer[l];
+        at.params = params;
+        params += spec.layer[l].num_params();
+        at.weight = take(out * in * kBytes);
+        at.weight_columns = take(l > 0 ? in * out * kBytes : 0);
+        at.slope = take(out * kEdge * kEdge * 4);
+        at.dz = take(out * kTileSteps * kBytes);
+        at.dz_sums = take(out * kEdge * 64);
+        at.h = take(l > 0 ? in * kTileSteps * kBytes : 0);
+        if (out > widest) widest = out;
+      }
+      z = take(widest * kEdge * kEdge * 4);
+      operand = take(widest * kBytes);
+    }
+
+   private:
+    size_t take(int64_t count) {
+      const size_t at = bytes;
+      bytes += static_cast<size_t>(count);
+      return at;
+    }
+  };
+
+  struct Pass {
+    const NetworkSpec& spec;
+    const Chunk& chunk;
+    const float* params;
+    float *grad, *outputs;
+    char* memory;
+    Packed packed;
+    Scratch at;
+    int last;
+
+    uint32_t* words(size_t where, int64_t block) const {
+      return reinterpret_cast<uint32_t*>(memory + where) + block * kWords;
+    }
+    float* floats(size_t where) const { return reinterpret_cast<float*>(memory + where); }
+
+    void pack_weights() const {
+      for (int l = 0; l <= last; ++l) {
+        const int64_t in = spec.layer[l].inputs(), out = spec.layer[l].out_channels;
+        const float* weight = params + at.layer[l].params;
+        const int64_t in_blocks = blocks_of(in), out_blocks = blocks_of(out);
+        for (int64_t r = 0; r < out_blocks; ++r)
+          for (int64_t j = 0; j < in_blocks; ++j) {
+            const FloatBlock block(weight + (r * in + j) * kEdge, in, 1, out - r * kEdge, in - j * kEdge);
+            pack_block<Terms, Side::kLeft, Sum::kAcross>(block, words(at.layer[l].weight, r * in_blocks + j));
+            if (l > 0 && grad != nullptr)
+              pack_block<Terms, Side::kLeft, Sum::kDown>(block, words(at.layer[l].weight_columns, j * out_blocks + r));
+          }
+      }
+    }
+
+    double tile(TileRegisters& tiles, int64_t number) const {
+      const int64_t begin = number * kTileSteps, left = packed.steps - begin;
+      const int64_t steps = left < kTileSteps ? left : kTileSteps;
+      for (int l = 0; l <= last; ++l)
+        memset(floats(at.layer[l].dz_sums), 0, static_cast<size_t>(spec.layer[l].out_channels) * 64);
+      double log_likelihood = 0;
+      for (int64_t step = 0; step < steps; ++step) {
+        forward(tiles, begin + step, step);
+        const int64_t first = (begin + step) * kEdge, valid = chunk.samples - first;
+        if (outputs != nullptr) {
+          write_outputs(floats(at.z), spec.outputs(), 2, valid, outputs + first * spec.outputs());
+          continue;
+        }
+        log_likelihood += panel_loss(spec, floats(at.z), 2, packed.targets(first * target_width(spec)), valid);
+        if (grad != nullptr) backward(tiles, step);
+      }
+      if (grad != nullptr) add_gradients(tiles, begin, steps);
+      return log_likelihood;
+    }
+
+    // The outputs of a panel come to lie at z.
+    void forward(TileRegisters& tiles, int64_t step_of_chunk, int64_t step) const {
+      const uint32_t* h = packed.x(step_of_chunk * blocks_of(spec.inputs()));
+      float* z = floats(at.z);
+      for (int l = 0; l <= last; ++l) {
+        const Layer& layer = spec.layer[l];
+        const int64_t out = layer.out_channels, out_blocks = blocks_of(out);
+        multiply_panel<Terms>(tiles, words(at.layer[l].weight, 0), h, blocks_of(layer.inputs()), z, out);
+        add_bias(params + at.layer[l].params + layer.inputs() * out, z, out);
+        if (layer.activation != Activation::kIdentity)
+          activate(layer.activation, z, grad != nullptr ? floats(at.layer[l].slope) : nullptr, out * kEdge);
+        if (l == last) break;
+        for (int64_t r = 0; r < out_blocks; ++r) {
+          const FloatBlock block(z + r * kEdge * kEdge, kEdge, 1, out - r * kEdge, kEdge);
+          pack_block<Terms, Side::kRight, Sum::kDown>(block, words(at.operand, r));
+          if (grad != nullptr)
+            pack_block<Terms, Side::kRight, Sum::kAcross>(block, words(at.layer[l + 1].h, r * kTileSteps + step));
+        }
+        h = words(at.operand, 0);
+      }
+    }
+
+    // From the gradient with respect to the outputs of a panel, at z, to dz of every layer.
+    void backward(TileRegisters& tiles, int64_t step) const {
+      float* z = floats(at.z);
+      for (int l = last; l >= 0; --l) {
+        const Layer& layer = spec.layer[l];
+        const int64_t out = layer.out_channels, out_blocks = blocks_of(out);
+        if (layer.activation != Activation::kIdentity)
+          for (int64_t i = 0; i < out * kEdge; i += kLanes)
+            store(z + i, load<vfloat>(z + i) * load<vfloat>(floats(at.layer[l].slope) + i));
+        float* sums = floats(at.layer[l].dz_sums);
+        for (int64_t r = 0; r < out; ++r)
+          store(sums + 16 * r,
+                load<vfloat>(sums + 16 * r) + load<vfloat>(z + r * kEdge) + load<vfloat>(z + r * kEdge + 16));
+        for (int64_t r = 0; r < out_blocks; ++r) {
+          const FloatBlock block(z + r * kEdge * kEdge, kEdge, 1, out - r * kEdge, kEdge);
+          pack_block<Terms, Side::kLeft, Sum::kAcross>(block, words(at.layer[l].dz, r * kTileSteps + step));
+          if (l > 0) pack_block<Terms, Side::kRight, Sum::kDown>(block, words(at.operand, r));
+        }
+        if (l > 0)
+          multiply_panel<Terms>(tiles, words(at.layer[l].weight_columns, 0), words(at.operand, 0), out_blocks, z,
+                                layer.inputs());
+      }
+    }
+
+    void add_gradients(TileRegisters& tiles, int64_t begin, int64_t steps) const {
+      for (int l = 0; l <= last; ++l) {
+        const Layer& layer = spec.layer[l];
+        float* weight_grad = grad + at.layer[l].params;
+        const uint32_t* right = l > 0 ? words(at.layer[l].h, 0) : packed.x_gradient(begin);
+        add_weight_gradient_by_tiles<Terms>(tiles, layer, steps, words(at.layer[l].dz, 0), kTileSteps, right,
+                                            l > 0 ? kTileSteps : packed.steps, weight_grad);
+        float* bias_grad = weight_grad + layer.inputs() * layer.out_channels;
+        for (int64_t r = 0; r < layer.out_channels; ++r)
+          bias_grad[r] += static_cast<float>(sum_lanes(load<vfloat>(floats(at.layer[l].dz_sums) + 16 * r)));
+      }
+    }
+  };
+};
+
+template <int Terms>
+static constexpr NetworkKernels tile_kernels(Precision precision) {
+  using Network = TileNetwork<Terms>;
+  return {precision,     Network::kTileSamples,  kMaxLayers,       serves, Network::chunk_bytes,
+          Network::pack, Network::scratch_bytes, Network::particle};
+}
+
+static const NetworkKernels high_tile_kernels = tile_kernels<2>(Precision::kHigh);
+static const NetworkKernels medium_tile_kernels = tile_kernels<1>(Precision::kMedium);
+
+}  // namespace fastsmc::cpu::FASTSMC_LEVEL

@@ -1,0 +1,139 @@
+"""A network with particles and a batch, computed by every engine and by torch; and what counts as exact."""
+
+import numpy as np
+import pytest
+import torch
+from torch.nn import functional
+
+import fastsmc as fs
+from fastsmc import ops
+from fastsmc.likelihoods import LIKELIHOODS
+
+EPS = np.finfo(np.float32).eps
+
+LOSSES = {
+    "categorical": lambda z, y, noise: -functional.cross_entropy(z, y, reduction="sum"),
+    "bernoulli": lambda z, y, noise: -functional.binary_cross_entropy_with_logits(z, y, reduction="sum"),
+    "gaussian": lambda z, y, noise: torch.distributions.Normal(z, noise).log_prob(y).sum(),
+}
+
+
+class Problem:
+    """Every number is one of float32."""
+
+    def __init__(self, net, particles, samples, kind, seed, noise=0.3):
+        rng = np.random.default_rng(seed)
+        self.net = net
+        self.likelihood = fs.Gaussian(noise) if kind == "gaussian" else LIKELIHOODS[kind]()
+        scales = fs.Normal("fan_in").scales(self.net)
+        self.theta = (scales * rng.standard_normal((particles, len(scales)))).astype(np.float32)
+        self.x = rng.standard_normal((samples, net.num_inputs), np.float32)
+        self.y = {
+            "categorical": lambda: rng.integers(0, net.num_outputs, samples),
+            "bernoulli": lambda: rng.random((samples, net.num_outputs), np.float32),
+            "gaussian": lambda: rng.standard_normal((samples, net.num_outputs), np.float32),
+        }[kind]()
+
+    def value_and_grad(self, backend, dtype=np.float32, precision="highest"):
+        theta, how = self.theta.astype(dtype), {"precision": precision, "backend": backend}
+        return ops.log_likelihood_and_grad(self.net, self.likelihood, theta, self.x, self.y, **how)
+
+    def value(self, backend):
+        return ops.log_likelihood(self.net, self.likelihood, self.theta, self.x, self.y, backend=backend)
+
+    def outputs(self, backend, dtype=np.float32, precision="highest"):
+        how = {"precision": precision, "backend": backend}
+        return ops.network_outputs(self.net, self.theta.astype(dtype), self.x, **how)
+
+    def everything(self, backend, dtype=np.float32, precision="highest"):
+        """Value, gradient and outputs."""
+        return (*self.value_and_grad(backend, dtype, precision), self.outputs(backend, dtype, precision))
+
+    def truth(self):
+        return self.everything("reference", np.float64)
+
+    def by_torch(self, dtype=torch.float32, mixed=False):
+        """The same by torch's own layers, losses and autograd; or in its mixed precision, autocast to bfloat16."""
+        module, results = self.net.to_torch().to(dtype), []
+        x, y = torch.from_numpy(self.x).to(dtype), torch.from_numpy(self.y)
+        y = y if y.dtype == torch.int64 else y.to(dtype)
+        for row in torch.from_numpy(self.theta).to(dtype):
+            row.requires_grad_()
+            with torch.autocast("cpu", torch.bfloat16, enabled=mixed):
+                z = torch.func.functional_call(module, self.net.unpack(row), (x,))
+            z = z.to(dtype).flatten(1)
+            value = LOSSES[self.likelihood.name](z, y, self.likelihood.noise)
+            (grad,) = torch.autograd.grad(value, row)
+            results.append((value.item(), grad.numpy(), z.detach().numpy()))
+        return tuple(np.array(part) for part in zip(*results, strict=True))
+
+
+def as_exact_as(plain, ours, truth):
+    """The largest error of a particle, 2-norm and largest element: at most twice plain float32's, plus one rounding."""
+    rows = [np.asarray(a, np.float64).reshape(1 if a.ndim == 1 else len(a), -1) for a in (ours, plain, truth)]
+    for order in (2, np.inf):
+        size = np.maximum(np.linalg.norm(rows[2], order, axis=1), np.finfo(np.float32).tiny)
+        error, allowed = (np.max(np.linalg.norm(a - rows[2], order, axis=1) / size) for a in rows[:2])
+        assert error <= 2 * allowed + EPS
+
+
+def gradient_equals_central_differences(problem):
+    """Of the reference, for the first particle."""
+    theta, h = problem.theta[:1].astype(np.float64), 1e-5
+    value, grad = problem.value_and_grad("reference", np.float64)
+
+    def slopes(step):
+        shifts = step * np.concatenate([np.eye(theta.size), -np.eye(theta.size)])
+        values = ops.log_likelihood(
+            problem.net, problem.likelihood, theta + shifts, problem.x, problem.y, backend="reference"
+        )
+        return (values[: theta.size] - values[theta.size :]) / (2 * step)
+
+    # the error is a third of the change from 2h to h, and the rounding of the values
+    truncation = np.abs(slopes(2 * h) - slopes(h))
+    rounding = len(problem.x) * 2.0**-52 * np.abs(value[0]) / h
+    assert np.all(np.abs(slopes(h) - grad[0]) <= truncation + rounding)
+
+
+def every_element_is_written(problem, engine, name):
+    """Into arrays full of NaN."""
+    net, likelihood = problem.net, problem.likelihood
+    value, grad = np.full(len(problem.theta), np.nan), np.full_like(problem.theta, np.nan)
+    targets = likelihood.targets(problem.y, net.num_outputs)
+    engine.log_likelihood(
+        net.layer_table, likelihood.code, likelihood.noise, 0,
+        problem.theta, problem.x, targets, value, grad,
+    )  # fmt: skip
+    outputs = np.full((*value.shape, len(problem.x), net.num_outputs), np.nan, np.float32)
+    engine.network_outputs(net.layer_table, 0, problem.theta, problem.x, outputs)
+    for found, expected in zip((value, grad, outputs), problem.everything(name), strict=True):
+        assert np.isfinite(found).all()
+        assert np.array_equal(found, expected)
+
+
+def whole_numbers_are_exact(net, samples, backend, seed):
+    """Sums of small whole numbers have no rounding: no bit may differ."""
+    rng = np.random.default_rng(seed)
+    theta, x, y = (
+        rng.integers(-1, 2, shape).astype(np.float32)
+        for shape in ((2, net.num_params), (samples, net.num_inputs), (samples, net.num_outputs))
+    )
+    value, grad = ops.log_likelihood_and_grad(net, fs.Gaussian(), theta, x, y, backend=backend)
+    z = ops.network_outputs(net, theta, x, backend=backend)
+    exact = net.to_torch().double()
+    for p, row in enumerate(torch.from_numpy(theta).double()):
+        row.requires_grad_()
+        truth = torch.func.functional_call(exact, net.unpack(row), (torch.from_numpy(x).double(),))
+        squares = -0.5 * torch.square(torch.from_numpy(y) - truth).sum()
+        assert np.array_equal(z[p], truth.detach().numpy())
+        assert np.array_equal(grad[p], torch.autograd.grad(squares, row)[0].numpy())
+        constant = 0.5 * y.size * np.log(2 * np.pi)
+        assert value[p] == pytest.approx(squares.item() - constant, rel=1e-13)
+
+
+def each_particle_alone_gives_the_same_bits(problem, backend):
+    together, theta = problem.everything(backend), problem.theta
+    assert all(map(np.array_equal, together, problem.everything(backend)))
+    for p in range(len(theta)):
+        problem.theta = theta[p : p + 1]
+        assert all(np.array_equal(a[0], t[p]) for a, t in zip(problem.everything(backend), together, strict=True))
