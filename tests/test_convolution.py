@@ -1,6 +1,3 @@
-import os
-import subprocess
-import sys
 from dataclasses import dataclass
 from functools import cache
 
@@ -9,6 +6,7 @@ import problems
 import pytest
 import torch
 from problems import as_exact_as
+from processes import threads_change_no_bit
 from test_trajectory import by_steps, in_one
 
 import fastsmc as fs
@@ -166,12 +164,7 @@ print(digest.hexdigest())
 
 
 def test_the_number_of_threads_changes_no_bit():
-    def digest(threads):
-        environment = {**os.environ, "OMP_NUM_THREADS": threads}
-        command = [sys.executable, "-c", EVERYTHING]
-        return subprocess.run(command, env=environment, capture_output=True, text=True, check=True).stdout
-
-    assert digest("1") == digest("2") == digest("3")
+    threads_change_no_bit(EVERYTHING)
 
 
 def lenet(particles, samples, **options):

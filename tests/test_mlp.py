@@ -1,6 +1,3 @@
-import os
-import subprocess
-import sys
 from functools import cache
 
 import numpy as np
@@ -8,6 +5,7 @@ import problems
 import pytest
 import torch
 from problems import EPS, as_exact_as
+from processes import threads_change_no_bit
 
 import fastsmc as fs
 from fastsmc import backends, ops
@@ -176,12 +174,7 @@ print(digest.hexdigest())
 
 
 def test_the_number_of_threads_changes_no_bit():
-    def digest(threads):
-        environment = {**os.environ, "OMP_NUM_THREADS": threads}
-        command = [sys.executable, "-c", EVERYTHING]
-        return subprocess.run(command, env=environment, capture_output=True, text=True, check=True).stdout
-
-    assert digest("1") == digest("2") == digest("3")
+    threads_change_no_bit(EVERYTHING)
 
 
 def same(problem, backend, theta=None, x=None, y=None):

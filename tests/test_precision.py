@@ -1,9 +1,6 @@
 """What products of bfloat16 numbers may lose, and that they lose nothing where the processor has no tiles for them."""
 
 import hashlib
-import os
-import subprocess
-import sys
 from functools import cache
 
 import numpy as np
@@ -11,6 +8,7 @@ import problems
 import pytest
 import test_trajectory
 from problems import EPS
+from processes import threads_change_no_bit
 
 import fastsmc as fs
 from fastsmc import backends, ops
@@ -241,11 +239,4 @@ def digest():
 def test_the_number_of_threads_changes_no_bit():
     if not backends.BACKENDS["cpu"].available()[0]:
         pytest.skip("the cpu engine is not available")
-
-    def of(threads):
-        script = "import sys; sys.path.insert(0, sys.argv[1]); import test_precision; print(test_precision.digest())"
-        command = [sys.executable, "-c", script, os.path.dirname(__file__)]
-        environment = {**os.environ, "OMP_NUM_THREADS": threads}
-        return subprocess.run(command, env=environment, capture_output=True, text=True, check=True).stdout
-
-    assert of("1") == of("2") == of("3")
+    threads_change_no_bit("import test_precision; print(test_precision.digest())")

@@ -1,20 +1,11 @@
 """The engine's threads: one OpenMP runtime beside torch, and processes that fork."""
 
-import os
-import subprocess
 import sys
 
 import pytest
+from processes import printed
 
 pytestmark = pytest.mark.skipif(not sys.platform.startswith("linux"), reason="reads /proc")
-
-
-def run(code, **environment):
-    done = subprocess.run(
-        [sys.executable, "-c", code], env={**os.environ, **environment}, capture_output=True, text=True, timeout=120
-    )
-    assert done.returncode == 0, done.stderr
-    return done.stdout.split()
 
 
 @pytest.mark.parametrize("first", ["torch", "fastsmc._cpu"])
@@ -24,7 +15,7 @@ import importlib
 for name in ({first!r}, "torch", "fastsmc._cpu"): importlib.import_module(name)
 print(*{{line.split()[-1] for line in open("/proc/self/maps") if "gomp" in line or "iomp" in line}})
 """
-    assert len(run(code)) == 1
+    assert len(printed(code).split()) == 1
 
 
 FORK = """
@@ -48,7 +39,7 @@ print(os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]), all(map(np.array_equal
 
 
 def test_a_forked_child_computes_the_same_bits():
-    assert run(FORK, OMP_NUM_THREADS="2") == ["0", "True"]
+    assert printed(FORK, OMP_NUM_THREADS="2").split() == ["0", "True"]
 
 
 MEMORY = """
@@ -70,5 +61,4 @@ print(resident() - before - grad.nbytes)
 @pytest.mark.parametrize(("particles", "samples"), [("64", "2000"), ("512", "10000"), ("1", "60000")])
 def test_a_gradient_needs_little_beside_its_result(particles, samples):
     """At most 64 MiB over parameters, gradient and data."""
-    code = f"import sys; sys.argv[1:] = {particles!r}, {samples!r}\n{MEMORY}"
-    assert int(run(code)[0]) < 64 << 20
+    assert int(printed(MEMORY, particles, samples)) < 64 << 20

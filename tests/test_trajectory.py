@@ -1,11 +1,8 @@
 """A trajectory is its steps, to the bit, however the batch is cut and whoever shares the work."""
 
-import os
-import subprocess
-import sys
-
 import numpy as np
 import pytest
+from processes import threads_change_no_bit
 
 import fastsmc as fs
 from fastsmc import ops
@@ -110,8 +107,7 @@ def test_overlapping_state_is_refused(backend):
 
 
 DIGEST = """
-import hashlib, sys
-sys.path.insert(0, sys.argv[1])
+import hashlib
 import test_trajectory as t
 digest = hashlib.sha256()
 for case in t.CASES:
@@ -123,9 +119,4 @@ print(digest.hexdigest())
 
 
 def test_the_number_of_threads_changes_no_bit():
-    def digest(threads):
-        command = [sys.executable, "-c", DIGEST, os.path.dirname(__file__)]
-        environment = {**os.environ, "OMP_NUM_THREADS": threads, "FASTSMC_BACKEND": "cpu"}
-        return subprocess.run(command, env=environment, capture_output=True, text=True, check=True).stdout
-
-    assert digest("1") == digest("2") == digest("3") == digest("16")
+    threads_change_no_bit(DIGEST)

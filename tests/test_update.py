@@ -1,11 +1,9 @@
 import math
-import os
-import subprocess
-import sys
 from statistics import NormalDist
 
 import numpy as np
 import pytest
+from processes import threads_change_no_bit
 
 from fastsmc import backends, ops, random
 
@@ -225,12 +223,7 @@ print(digest.hexdigest())
 
 
 def test_the_number_of_threads_changes_no_bit():
-    def digest(threads):
-        environment = {**os.environ, "OMP_NUM_THREADS": threads}
-        command = [sys.executable, "-c", EVERYTHING]
-        return subprocess.run(command, env=environment, capture_output=True, text=True, check=True).stdout
-
-    assert digest("1") == digest("2") == digest("3")
+    threads_change_no_bit(EVERYTHING)
 
 
 def test_torch_tensors_are_updated_in_place(backend):

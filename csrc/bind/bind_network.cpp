@@ -1,4 +1,4 @@
-// Networks, updates and random numbers. Shapes, dtypes and values are checked in fastsmc/ops.py; here only
+// Networks, updates and random numbers. Shapes, dtypes and values are checked in fastsmc/ops; here only
 // dtype and layout are held to what the pointers assume.
 #include <pybind11/numpy.h>
 #include <pybind11/pybind11.h>
@@ -21,7 +21,7 @@ template <class T>
 using Rows = py::array_t<T, py::array::c_style>;
 using Strided = py::array_t<float, 0>;
 
-constexpr int kLabelOutOfRange = 10;  // the code of its sentence in fastsmc/ops.py
+constexpr int kLabelOutOfRange = 10;  // the code of its sentence in fastsmc/ops/checks.py
 
 // layers [layers, fields of Layer].
 NetworkSpec spec_of(const Rows<int64_t>& layers, int likelihood, float noise, int precision) {

@@ -1,4 +1,4 @@
-// Weights, resampling and gathering. Shapes and values are the business of fastsmc/ops.py and of the ops
+// Weights, resampling and gathering. Shapes and values are the business of fastsmc/ops and of the ops
 // themselves; here dtype and layout are held to what the pointers assume.
 #include <pybind11/numpy.h>
 #include <pybind11/pybind11.h>

@@ -1,4 +1,4 @@
-// What an op found wrong with its arguments: fastsmc/ops.py holds the sentence for each code.
+// What an op found wrong with its arguments: fastsmc/ops/checks.py holds the sentence for each code.
 #pragma once
 
 #include <cstdint>

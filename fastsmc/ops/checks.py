@@ -1,0 +1,66 @@
+"""What several ops check of their arguments, and the sentences about what an engine found."""
+
+from types import ModuleType
+
+import numpy as np
+
+from fastsmc import arrays
+
+
+def check_float32(engine: ModuleType, particles: np.ndarray) -> None:
+    """Refuse float64 particles where the engine is not the reference."""
+    if particles.dtype != np.float32 and not engine.__name__.endswith("reference"):
+        raise TypeError(
+            f"particles has dtype {particles.dtype}; the engine computes in float32, backend='reference' in float64"
+        )
+
+
+def leading_shape(values: np.ndarray, name: str) -> tuple[int, ...]:
+    """Return the leading dimensions of an array [..., P]."""
+    shape = values.shape
+    if not shape or values.size == 0:
+        raise ValueError(f"{name} has shape {shape}; it must have at least one dimension and one entry")
+    return shape[:-1]
+
+
+def read_count(value: int, name: str) -> int:
+    """Return a number of particles or samples: from 1 to the limit of the kernels."""
+    if not hasattr(value, "__index__"):
+        raise TypeError(f"{name} is {value!r}; it must be an integer")
+    if not 0 < value < arrays.LIMIT:
+        raise ValueError(f"{name} is {value}; it must be at least 1 and less than 2^31")
+    return int(value)
+
+
+def shape_text(*sizes: int | str) -> str:
+    """Write a shape as NumPy does, with letters for what may vary."""
+    return f"({', '.join(map(str, sizes))}{',' if len(sizes) == 1 else ''})"
+
+
+# What engines report, by code: the argument, and the sentence about the entry that they point at.
+_SENTENCES = {
+    1: ("weights", "{entry} is {value}; weights must be non-negative and finite, with a positive sum"),
+    2: ("weights", "{row} has only zeros; weights must have a positive sum"),
+    3: ("log_weights", "{entry} is {value}; log weights must be numbers below +inf (-inf is weight zero)"),
+    4: ("log_weights", "{row} has only -inf; at least one log weight must be finite"),
+    5: ("u", "{entry} is {value}; it must lie in [0, 1)"),
+    6: ("a", "{entry} is {value}; ancestors must lie in [0, {particles})"),
+    7: ("a", "{entry} is {value}, a slot that is itself overwritten; permute_ancestors(a) can go in place"),
+    8: ("a", "a has {size} entries; to gather in place there must be one for each of {particles} particles"),
+    10: ("y", "{entry} is {value}; labels must lie in [0, {particles})"),
+    9: ("out", "out overlaps particles; it must be particles itself or memory of its own"),
+}
+
+
+def bad_value(status: tuple[int, int], particles: int = 0, **arguments: np.ndarray) -> ValueError:
+    """Put the status of an engine, its code and a position in the argument's memory, into a sentence."""
+    code, position = status
+    name, sentence = _SENTENCES[code]
+    array = arguments[name]
+    index = tuple(map(int, np.unravel_index(position, array.shape)))
+    facts = {"entry": _at(name, index), "row": _at(name, index[:-1]), "value": array[index]}
+    return ValueError(sentence.format(**facts, size=array.size, particles=particles))
+
+
+def _at(name: str, index: tuple[int, ...]) -> str:
+    return f"{name}[{', '.join(map(str, index))}]" if index else name

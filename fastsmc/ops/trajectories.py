@@ -1,0 +1,224 @@
+"""Leapfrog steps, one at a time and whole trajectories; `fastsmc.ops` says what all ops share."""
+
+from itertools import combinations
+from typing import Any, NamedTuple
+
+import numpy as np
+
+from fastsmc import arrays, backends, random
+from fastsmc.likelihoods import Likelihood
+from fastsmc.networks import Network
+from fastsmc.ops.checks import bad_value, check_float32, read_count
+from fastsmc.ops.densities import precision_code, read_batch, read_particles
+
+Array = Any
+
+
+class LeapfrogEnergies(NamedTuple):
+    """What `leapfrog` returns, float64 [P] each."""
+
+    kinetic_before: Array
+    kinetic_after: Array
+    prior_energy: Array
+
+
+def leapfrog(
+    particles: Array,
+    momentum: Array,
+    grad: Array,
+    *,
+    precision: Array,
+    kick: float,
+    drift: float,
+    likelihood_scale: float = 1.0,
+    refresh: float | None = None,
+    seed: int = 0,
+    iteration: int = 0,
+    stream: int = 0,
+    first_slot: int = 0,
+    out: Array | None = None,
+    backend: str | None = None,
+) -> LeapfrogEnergies:
+    """Momentum and position of every particle in one pass over the weights: a kick, then a drift.
+
+    ``v = refresh * v + sqrt(1 - refresh^2) * xi`` where ``refresh`` is given, with xi counter-based normal numbers;
+    ``v += kick * (likelihood_scale * grad - precision * theta)``; ``theta += drift * v``. A leapfrog trajectory of
+    step e is kick e/2 and drift e, then kick e and drift e after each gradient but the last, then kick e/2.
+
+    Parameters
+    ----------
+    particles, grad : float32 array [P, d]
+        Positions, and the gradient of the log-likelihood there.
+    momentum : float32 array [P, d]
+        Overwritten; finite before.
+    precision : float32 array [d]
+        Of the normal prior with mean zero.
+    kick, drift
+        Step of the momentum and of the position.
+    likelihood_scale
+        What multiplies the gradient.
+    refresh
+        The share of the momentum that is kept, in [0, 1]; None leaves the momentum alone.
+    seed, iteration, stream, first_slot
+        Name the normal numbers (see `fastsmc.random`).
+    out : float32 array [P, d], optional
+        Where the new positions go; ``particles`` itself if not given.
+
+    Returns
+    -------
+    kinetic_before, kinetic_after, prior_energy : float64 [P]
+        ``v.v / 2`` before and after the kick, and ``sum(precision * theta^2) / 2`` at the new position.
+    """
+    position, back = arrays.read_floats(particles, "particles")
+    v = arrays.read_output(momentum, "momentum")
+    moved = arrays.read_output(particles if out is None else out, "out")
+    gradient = arrays.read_floats(grad, "grad")[0]
+    for name, array in (("momentum", v), ("grad", gradient), ("out", moved)):
+        _check_like_particles(name, array, position)
+    weight = _read_prior(precision, position)
+    _check_refresh(refresh)
+    if np.may_share_memory(moved, v) or np.may_share_memory(moved, gradient):
+        raise ValueError("out overlaps momentum or grad; it must be particles itself or memory of its own")
+    random.check_key(seed, iteration, stream, first_slot)
+    energies = np.empty((len(position), 3))
+    engine = backends.choose(backend)
+    check_float32(engine, position)
+    engine.leapfrog(
+        position,
+        v,
+        gradient,
+        weight,
+        moved,
+        energies,
+        kick,
+        drift,
+        likelihood_scale,
+        refresh is not None,
+        refresh or 0.0,
+        seed,
+        iteration,
+        stream,
+        first_slot,
+    )
+    return LeapfrogEnergies(*(back(np.ascontiguousarray(column)) for column in energies.T))
+
+
+class Trajectory(NamedTuple):
+    """What `trajectory` returns besides the state that it overwrites, float64 [P] each."""
+
+    log_likelihood: Array
+    kinetic_before: Array
+    kinetic_after: Array
+    prior_energy: Array
+
+
+def trajectory(
+    network: Network,
+    likelihood: Likelihood,
+    particles: Array,
+    momentum: Array,
+    grad: Array,
+    x: Array,
+    y: Array,
+    *,
+    prior_precision: Array,
+    step_size: float,
+    num_steps: int,
+    likelihood_scale: float = 1.0,
+    refresh: float | None = None,
+    seed: int = 0,
+    iteration: int = 0,
+    stream: int = 0,
+    first_slot: int = 0,
+    precision: str = "highest",
+    backend: str | None = None,
+) -> Trajectory:
+    """Leapfrog steps of every particle over a batch that all share, without coming back between them.
+
+    The same as `leapfrog` and `log_likelihood_and_grad` in turn, to the bit: half a kick, then ``num_steps`` times a
+    drift, the gradient and a kick, the last one by half.
+
+    Parameters
+    ----------
+    network, likelihood, x, y, precision
+        As for `log_likelihood`.
+    particles, momentum, grad : float32 array [P, d]
+        Positions, momenta and the gradient of the log-likelihood there; overwritten by those at the end.
+    prior_precision : float32 array [d]
+        Of the normal prior with mean zero.
+    step_size, num_steps
+        Length and number of the steps.
+    likelihood_scale, refresh, seed, iteration, stream, first_slot, backend
+        As for `leapfrog`; the momentum is refreshed once, at the start.
+
+    Returns
+    -------
+    log_likelihood : float64 [P]
+        At the end.
+    kinetic_before, kinetic_after, prior_energy : float64 [P]
+        ``v.v / 2`` at the start, after the refreshment, and at the end; ``sum(prior_precision * theta^2) / 2`` at the
+        end.
+    """
+    engine = backends.choose(backend)
+    position, back = read_particles(particles, network, engine)
+    state = {"particles": arrays.read_output(particles, "particles")}
+    for name, array in (("momentum", momentum), ("grad", grad)):
+        state[name] = arrays.read_output(array, name)
+        _check_like_particles(name, state[name], position)
+    for first, second in combinations(state, 2):
+        if np.may_share_memory(state[first], state[second]):
+            raise ValueError(f"{second} overlaps {first}; each must have memory of its own")
+    steps = read_count(num_steps, "num_steps")
+    inputs, targets = read_batch(x, y, network, likelihood, position.dtype)
+    weight = _read_prior(prior_precision, position)
+    _check_refresh(refresh)
+    random.check_key(seed, iteration, stream, first_slot)
+    total, start, end = np.empty(len(position)), np.empty((len(position), 3)), np.empty((len(position), 3))
+    status = engine.trajectory(
+        network.layer_table,
+        likelihood.code,
+        likelihood.noise,
+        precision_code(precision),
+        *state.values(),
+        inputs,
+        targets,
+        weight,
+        total,
+        start,
+        end,
+        step_size,
+        steps,
+        likelihood_scale,
+        refresh is not None,
+        refresh or 0.0,
+        seed,
+        iteration,
+        stream,
+        first_slot,
+    )
+    if status:
+        raise bad_value(status, network.num_outputs, y=targets)
+    columns = (total, start[:, 0], end[:, 1], end[:, 2])
+    return Trajectory(*(back(np.ascontiguousarray(column)) for column in columns))
+
+
+def _read_prior(precision: Array, particles: np.ndarray) -> np.ndarray:
+    weight = arrays.read_floats(precision, "precision")[0]
+    if particles.ndim != 2 or weight.shape != particles.shape[1:]:
+        raise ValueError(
+            f"precision has shape {weight.shape}, particles {particles.shape}; they must be [d] and [P, d]"
+        )
+    return weight.astype(particles.dtype, copy=False)
+
+
+def _check_like_particles(name: str, array: np.ndarray, particles: np.ndarray) -> None:
+    if array.shape != particles.shape or array.dtype != particles.dtype:
+        raise ValueError(
+            f"{name} has shape {array.shape} and dtype {array.dtype}; "
+            f"it must have {particles.shape} and {particles.dtype}, as particles"
+        )
+
+
+def _check_refresh(refresh: float | None) -> None:
+    if refresh is not None and not 0 <= refresh <= 1:
+        raise ValueError(f"refresh is {refresh}; it must lie between 0 and 1")
