@@ -155,9 +155,8 @@ struct WeightKernels {
   WeightKernelsOf<float> float32;
   WeightKernelsOf<double> float64;
   void (*exp)(double* x, int64_t n);  // of x <= 0, in place
-  // Writes `ancestor`, `ancestor` + 1, ... to out, each up to where below[i] says, from below[-1]; nothing from
-  // `limit`.
-  void (*expand)(int64_t ancestor, const int64_t* below, int64_t n, int64_t limit, int64_t* out);
+  // Writes `ancestor`, `ancestor` + 1, ... to out, each up to where below[i] says, from below[-1].
+  void (*expand)(int64_t ancestor, const int64_t* below, int64_t n, int64_t* out);
 };
 
 struct Kernels {

@@ -311,10 +311,9 @@ void emit(const Scheme& scheme, bool parallel, int64_t* out) {
     alignas(64) int64_t room[kGroup + kWeightBlock];
     int64_t* const below = room + kGroup;
     below[-1] = scheme.before(b);
-    const int64_t limit = scheme.before(b + 1);
-    if (below[-1] == limit) return;
+    if (below[-1] == scheme.before(b + 1)) return;
     scheme.count(b, below);
-    kernels().weights.expand(b * kWeightBlock, below, scheme.masses.size(b), limit, out);
+    kernels().weights.expand(b * kWeightBlock, below, scheme.masses.size(b), out);
   });
 }
 

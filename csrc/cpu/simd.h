@@ -65,7 +65,8 @@ static inline vfloat fma(vfloat a, float b, float c) {
   return fma(a, splat<vfloat>(b), splat<vfloat>(c));
 }
 
-static inline vfloat max(vfloat a, vfloat b) {
+template <class V>
+static inline V max(V a, V b) {
   return a > b ? a : b;
 }
 static inline vfloat min(vfloat a, vfloat b) {

@@ -18,6 +18,7 @@ constexpr int kGroup = 8;
 constexpr int kParts = kGroup / kLanes64;  // vectors in a group
 
 typedef float vfloat_narrow __attribute__((vector_size(FASTSMC_VECTOR_BYTES / 2)));
+typedef int32_t vint_narrow __attribute__((vector_size(FASTSMC_VECTOR_BYTES / 2)));
 
 static inline vdouble load_doubles(const double* from) {
   return load<vdouble>(from);
@@ -46,12 +47,23 @@ static inline void store_doubles(float* to, vdouble v) {
 #endif
 }
 
+static inline vlong load_longs(const int32_t* from) {
+#if FASTSMC_USE_AVX512
+  return (vlong)_mm512_maskz_cvtepi32_epi64(0xFF, _mm256_loadu_si256(reinterpret_cast<const __m256i_u*>(from)));
+#elif FASTSMC_USE_AVX2
+  return (vlong)_mm256_cvtepi32_epi64(_mm_loadu_si128(reinterpret_cast<const __m128i_u*>(from)));
+#else
+  return __builtin_convertvector(load<vint_narrow>(from), vlong);
+#endif
+}
+
 // The lanes of v moved up by `by`, zeros below.
-template <int by>
-static inline vulong shift_lanes(vulong v) {
-  vlong from;
-  for (int lane = 0; lane < kLanes64; ++lane) from[lane] = lane < by ? lane : kLanes64 + lane - by;
-  return __builtin_shuffle(vulong{}, v, from);
+template <int by, class V>
+static inline V shift_lanes(V v) {
+  constexpr int lanes = sizeof(V) / sizeof(v[0]);
+  V from;
+  for (int lane = 0; lane < lanes; ++lane) from[lane] = lane < by ? lane : lanes + lane - by;
+  return __builtin_shuffle(V{}, v, from);
 }
 
 static inline vulong prefix_sums(vulong v) {
@@ -61,8 +73,19 @@ static inline vulong prefix_sums(vulong v) {
   return v;
 }
 
+static inline vint prefix_max(vint v) {
+  if constexpr (kLanes > 1) v = max(v, shift_lanes<1>(v));
+  if constexpr (kLanes > 2) v = max(v, shift_lanes<2>(v));
+  if constexpr (kLanes > 4) v = max(v, shift_lanes<4>(v));
+  if constexpr (kLanes > 8) v = max(v, shift_lanes<8>(v));
+  return v;
+}
+
 static inline vulong last_lane(vulong v) {
   return __builtin_shuffle(v, splat<vlong>(int64_t{kLanes64 - 1}));
+}
+static inline vint last_lane(vint v) {
+  return __builtin_shuffle(v, splat<vint>(kLanes - 1));
 }
 
 static inline bool any(vlong condition) {
@@ -283,27 +306,29 @@ static bool comb(const T* weights, int64_t n, MassScale scale, const fixed::Shar
                    : comb_of<T, false>(weights, n, scale, share, offset, start, below);
 }
 
-// Most particles have few children: as many as kReach are stored without a branch on how many there are, and what is
-// too much is overwritten by the next.
-static void expand(int64_t ancestor, const int64_t* below, int64_t n, int64_t limit, int64_t* out) {
-  constexpr int64_t kReach = 4;
-  const auto store_some = [&](int64_t at, int64_t value) FASTSMC_INLINE {
-    for (int64_t k = 0; k < kReach; ++k) out[at + k] = value;
-  };
-  int64_t i = 0;
-  for (; i + kGroup <= n && below[i + kGroup - 1] + kReach <= limit; i += kGroup) {
-    vlong longer{};
-    for (int p = 0; p < kParts; ++p) {
-      const int64_t* at = below + i + p * kLanes64;
-      longer |= load<vlong>(at) - load<vlong>(at - 1) > kReach;
-    }
-    for (int64_t k = i; k < i + kGroup; ++k) store_some(below[k - 1], ancestor + k);
-    if (!any(longer)) continue;
-    for (int64_t k = i; k < i + kGroup; ++k)
-      for (int64_t at = below[k - 1]; at < below[k]; at += kReach) store_some(at, ancestor + k);
+// Every particle marks where its children would begin: the last to mark a place is the one that has children there. A
+// running maximum then fills the places between, without a branch on how many children anyone has.
+static void expand(int64_t ancestor, const int64_t* below, int64_t n, int64_t* out) {
+  constexpr int64_t kPlaces = 4096;
+  const int64_t first = below[-1], count = below[n - 1] - first;
+  if (n > kPlaces || count > kPlaces) {  // long runs
+    for (int64_t i = 0; i < n; ++i)
+      for (int64_t at = below[i - 1]; at < below[i]; ++at) out[at] = ancestor + i;
+    return;
   }
-  for (; i < n; ++i)
-    for (int64_t at = below[i - 1]; at < below[i]; ++at) out[at] = ancestor + i;
+  alignas(64) int32_t place[kPlaces + kLanes];
+  for (int64_t at = 0; at <= count; at += kLanes) store(place + at, vint{});
+  for (int64_t i = 0; i < n; ++i) place[below[i - 1] - first] = static_cast<int32_t>(i);
+  vint before{};
+  for (int64_t at = 0; at < count; at += kLanes) {
+    const vint filled = max(prefix_max(load<vint>(place + at)), before);
+    before = last_lane(filled);
+    store(place + at, filled);
+  }
+  out += first;
+  int64_t at = 0;
+  for (; at + kLanes64 <= count; at += kLanes64) store(out + at, load_longs(place + at) + ancestor);
+  for (; at < count; ++at) out[at] = ancestor + place[at];
 }
 
 template <class T>
