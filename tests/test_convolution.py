@@ -5,7 +5,7 @@ import numpy as np
 import problems
 import pytest
 import torch
-from problems import as_exact_as
+from problems import MANY, as_exact_as
 from processes import threads_change_no_bit
 from test_trajectory import by_steps, in_one
 
@@ -31,8 +31,8 @@ def stack(image, convolutions, classes, activation):
 
 
 # image, convolutions, classes, particles, samples. The engine's register tile is 6 channels of 8, 16 or 64 samples
-# forward, up to 4 or 6 channels by 3 or 4 terms backward; a tile is 128 samples, or a part of that where their
-# activations take more than 1 MiB, a group 512. More than a million units would meet a ReLU that is zero to rounding.
+# forward, up to 4 or 6 channels by 3 or 4 terms backward; a stretch is 128 samples, or a part of that where
+# their activations take more than 1 MiB, a group up to 512. More than a million units would meet a ReLU that is zero to rounding.
 SHAPES = {
     "odd everything": ((3, 7, 9), [(5, 3, 1, 2), (7, 2, 0, 1)], 3, 5, 29),
     "one sample": ((2, 6, 5), [(3, 3, 1, 2)], 4, 3, 1),
@@ -50,15 +50,15 @@ SHAPES = {
 
 
 class Problem(problems.Problem):
-    def __init__(self, shape, activation="tanh", kind="categorical"):
+    def __init__(self, shape, activation="tanh", kind="categorical", least=1):
         image, convolutions, classes, particles, samples = SHAPES[shape]
         net = stack(image, convolutions, classes, activation)
-        super().__init__(net, particles, samples, kind, seed=net.num_params + samples)
+        super().__init__(net, max(least, particles), samples, kind, seed=net.num_params + samples)
 
 
 @cache
-def truth_of(shape, activation, kind):
-    return Problem(shape, activation, kind).truth()
+def truth_of(*problem):
+    return Problem(*problem).truth()
 
 
 every_activation = pytest.mark.parametrize("activation", ACTIVATIONS)
@@ -68,8 +68,8 @@ every_shape = pytest.mark.parametrize("shape", SHAPES)
 @every_shape
 @every_activation
 def test_engines_are_as_exact_as_torch(engine, shape, activation):
-    problem = Problem(shape, activation)
-    ours, truth = problem.everything(engine), truth_of(shape, activation, "categorical")
+    problem = Problem(shape, activation, "categorical", MANY)
+    ours, truth = problem.everything(engine), truth_of(shape, activation, "categorical", MANY)
     for mine, exact, plain in zip(ours, truth, problem.by_torch(), strict=True):
         assert mine.shape == exact.shape
         as_exact_as(plain, mine, exact)

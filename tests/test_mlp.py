@@ -4,7 +4,7 @@ import numpy as np
 import problems
 import pytest
 import torch
-from problems import EPS, as_exact_as
+from problems import EPS, MANY, as_exact_as
 from processes import threads_change_no_bit
 
 import fastsmc as fs
@@ -35,14 +35,15 @@ SHAPES = {
 
 
 class Problem(problems.Problem):
-    def __init__(self, shape="odd widths, P and B multiples of nothing", activation="tanh", kind="categorical"):
+    def __init__(self, shape="odd widths, P and B multiples of nothing", activation="tanh", kind="categorical", least=1):
         widths, particles, samples = SHAPES[shape]
-        super().__init__(fs.MLP(widths, activation), particles, samples, kind, seed=sum(widths) + samples)
+        net = fs.MLP(widths, activation)
+        super().__init__(net, max(least, particles), samples, kind, seed=sum(widths) + samples)
 
 
 @cache
-def truth_of(shape, activation, kind):
-    return Problem(shape, activation, kind).truth()
+def truth_of(*problem):
+    return Problem(*problem).truth()
 
 
 every_activation = pytest.mark.parametrize("activation", ACTIVATIONS)
@@ -54,12 +55,12 @@ every_shape = pytest.mark.parametrize("shape", SHAPES)
 @every_activation
 @every_likelihood
 def test_engines_are_as_exact_as_torch(engine, shape, activation, kind):
-    problem = Problem(shape, activation, kind)
+    problem = Problem(shape, activation, kind, MANY)
     (value, grad), outputs = problem.value_and_grad(engine), problem.outputs(engine)
     assert value.dtype == np.float64
     assert grad.dtype == outputs.dtype == np.float32
     for ours, truth, plain in zip(
-        (value, grad, outputs), truth_of(shape, activation, kind), problem.by_torch(), strict=True
+        (value, grad, outputs), truth_of(shape, activation, kind, MANY), problem.by_torch(), strict=True
     ):
         assert ours.shape == truth.shape
         as_exact_as(plain, ours, truth)

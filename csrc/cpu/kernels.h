@@ -79,10 +79,10 @@ struct Tiles {
 };
 
 // One set per way of computing. A chunk is worked on by tiles of `tile` samples, so it should be a multiple of them
-// long.
+// long; at most `tiles_in_sum` make one sum of the gradient, since rounding grows with them.
 struct NetworkKernels {
   Precision precision;
-  int64_t tile;
+  int64_t tile, tiles_in_sum;
   int max_layers;
   bool (*serves)(const NetworkSpec&);  // whether these kernels know all its layers
   size_t (*chunk_bytes)(const NetworkSpec&, int64_t samples, bool for_gradient, bool has_targets);

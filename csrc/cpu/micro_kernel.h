@@ -18,7 +18,7 @@ constexpr int kColumns = 4;  // 24 accumulators, 4 of B, one broadcast, of 32 re
 constexpr int kColumns = 2;  // 12 + 2 + 1 of 16
 #endif
 constexpr int64_t kPanel = kColumns * kLanes;
-constexpr int64_t kDepth = 128;  // terms in one chain of additions, whose rounding grows with its length
+constexpr int64_t kDepth = 64;  // terms in one chain of additions, whose rounding grows with its length
 
 enum class Init { kZero, kRowBias, kAccumulate };
 

@@ -1,8 +1,8 @@
 // The batch is cut into chunks that stay in the last-level cache; each is packed once, then every particle reads it.
 //
-// Threads share out particles. Where there are few of them, each is cut into parts of the chunk's tiles, whose
-// gradients are added in order. Chunks and parts depend on the shape alone, so the bits do not depend on the number of
-// threads.
+// The tiles of a chunk are cut into even groups, whose gradients are added in order. Threads share out particles, or,
+// where there are few of them, their groups. Chunks and groups depend on the batch alone, so the bits depend neither on
+// the number of threads nor on that of particles.
 #include "cpu/network.h"
 
 #include <omp.h>
@@ -18,7 +18,6 @@ namespace {
 
 constexpr int64_t kChunkBytes = 8 << 20;
 constexpr int64_t kMaxChunk = 4096;
-constexpr int64_t kGroup = 4;           // tiles; rounding grows with the number of tiles in one sum
 constexpr double kParallelFlops = 2e5;  // below this a parallel region costs more than it saves
 
 int64_t ceil_divide(int64_t n, int64_t by) {
@@ -54,17 +53,21 @@ class Pass {
     const auto tile_bytes = static_cast<int64_t>(engine_.chunk_bytes(spec, tile, with_grad, batch.has_targets()));
     chunk_ = std::clamp(kChunkBytes / tile_bytes * tile, tile, kMaxChunk);
     chunk_ = std::min(chunk_, batch.samples);
-    groups_ = ceil_divide(chunk_, kGroup * tile);
+    groups_ = groups(chunk_);
     const double flops = 6. * static_cast<double>(count * batch.samples) * static_cast<double>(dim_);
     const int available = flops < kParallelFlops ? 1 : available_threads();
     by_groups_ = count < 2 * available && groups_ > 1 && available > 1;
     threads_ = static_cast<int>(std::min<int64_t>(available, by_groups_ ? count * groups_ : count));
-    scratch_bytes_ = static_cast<size_t>(ceil_divide(static_cast<int64_t>(engine_.scratch_bytes(spec)), 64) * 64);
-    scratch_ = Buffer<char>(scratch_bytes_ * static_cast<size_t>(threads_));
-    packed_ = Buffer<char>(engine_.chunk_bytes(spec, chunk_, with_grad, batch.has_targets()));
     const int64_t sums = by_groups_ ? count * groups_ : groups_ > 1 || chunks() > 1 ? threads_ : 0;
-    values_ = Buffer<double>(static_cast<size_t>(by_groups_ ? sums : 0));
-    sums_ = Buffer<float>(static_cast<size_t>(with_grad ? sums * dim_ : 0));
+    scratch_bytes_ = static_cast<size_t>(ceil_divide(static_cast<int64_t>(engine_.scratch_bytes(spec)), 64) * 64);
+    const size_t scratch = memory_.reserve<char>(scratch_bytes_ * static_cast<size_t>(threads_));
+    const size_t packed = memory_.reserve<char>(engine_.chunk_bytes(spec, chunk_, with_grad, batch.has_targets()));
+    const size_t values_at = memory_.reserve<double>(static_cast<size_t>(by_groups_ ? sums : 0));
+    const size_t sums_at = memory_.reserve<float>(static_cast<size_t>(with_grad ? sums * dim_ : 0));
+    scratch_ = memory_.at<char>(scratch);
+    packed_ = memory_.at<char>(packed);
+    values_ = memory_.at<double>(values_at);
+    sums_ = memory_.at<float>(sums_at);
   }
 
   int threads() const { return threads_; }
@@ -91,9 +94,9 @@ class Pass {
 
   // The same for one particle, whose log-likelihood is returned.
   double particle(int64_t chunk, int64_t i, const float* particles, float* grad, float* outputs) {
-    float* sum = sums_.get() + omp_get_thread_num() * dim_;
+    float* sum = sums_ + omp_get_thread_num() * dim_;
     double value = 0;
-    for (int64_t group = 0; group < groups(chunk); ++group) {
+    for (int64_t group = 0; group < groups(at(chunk).samples); ++group) {
       const bool first = chunk == 0 && group == 0;
       float* target = grad == nullptr ? nullptr : first ? grad + i * dim_ : sum;
       value += one_group(chunk, i, group, particles, target, outputs);
@@ -106,16 +109,16 @@ class Pass {
   static constexpr int64_t kSumBlock = 4096;
 
   void add_by_groups(int64_t chunk, const float* particles, double* log_likelihood, float* grad, float* outputs) {
-    const int64_t count = groups(chunk);
+    const int64_t count = groups(at(chunk).samples);
 #pragma omp for schedule(dynamic)
     for (int64_t task = 0; task < count_ * count; ++task)
-      values_.get()[task] = one_group(chunk, task / count, task % count, particles,
-                                      grad != nullptr ? sums_.get() + task * dim_ : nullptr, outputs);
+      values_[task] = one_group(chunk, task / count, task % count, particles,
+                                      grad != nullptr ? sums_ + task * dim_ : nullptr, outputs);
     if (outputs != nullptr) return;
 #pragma omp for schedule(static)
     for (int64_t i = 0; i < count_; ++i) {
       double value = 0;
-      for (int64_t group = 0; group < count; ++group) value += values_.get()[i * count + group];
+      for (int64_t group = 0; group < count; ++group) value += values_[i * count + group];
       log_likelihood[i] += value;
     }
     if (grad == nullptr) return;
@@ -124,7 +127,7 @@ class Pass {
     for (int64_t block = 0; block < count_ * blocks; ++block) {
       const int64_t i = block / blocks, begin = block % blocks * kSumBlock, size = std::min(kSumBlock, dim_ - begin);
       float* total = grad + i * dim_ + begin;
-      const float* sum = sums_.get() + i * count * dim_ + begin;
+      const float* sum = sums_ + i * count * dim_ + begin;
       if (chunk == 0) std::copy(sum, sum + size, total);
       for (int64_t group = chunk == 0 ? 1 : 0; group < count; ++group) add_to(total, sum + group * dim_, size);
     }
@@ -133,10 +136,11 @@ class Pass {
   // The gradient of a group is set, not added to.
   double one_group(int64_t chunk, int64_t i, int64_t group, const float* particles, float* grad, float* outputs) {
     const Chunk part = at(chunk);
-    const Tiles tiles{group * kGroup, (group + 1) * kGroup};
+    const int64_t count = groups(part.samples), length = ceil_divide(part.samples, engine_.tile);
+    const Tiles tiles{group * length / count, (group + 1) * length / count};
     if (grad != nullptr) std::fill(grad, grad + dim_, 0.f);
     if (outputs != nullptr) outputs += (i * batch_.samples + part.begin) * spec_.outputs();
-    char* scratch = scratch_.get() + static_cast<size_t>(omp_get_thread_num()) * scratch_bytes_;
+    char* scratch = scratch_ + static_cast<size_t>(omp_get_thread_num()) * scratch_bytes_;
     return engine_.particle(spec_, part, tiles, particles + i * dim_, grad, outputs, scratch);
   }
 
@@ -145,9 +149,9 @@ class Pass {
   }
   Chunk at(int64_t chunk) const {
     const int64_t begin = chunk * chunk_;
-    return {begin, std::min(chunk_, batch_.samples - begin), with_grad_, batch_.has_targets(), packed_.get()};
+    return {begin, std::min(chunk_, batch_.samples - begin), with_grad_, batch_.has_targets(), packed_};
   }
-  int64_t groups(int64_t chunk) const { return ceil_divide(at(chunk).samples, kGroup * engine_.tile); }
+  int64_t groups(int64_t samples) const { return ceil_divide(samples, engine_.tiles_in_sum * engine_.tile); }
 
   const NetworkSpec& spec_;
   const Batch& batch_;
@@ -158,9 +162,10 @@ class Pass {
   bool by_groups_;
   int threads_;
   size_t scratch_bytes_;
-  Buffer<char> scratch_, packed_;
-  Buffer<double> values_;
-  Buffer<float> sums_;
+  Workspace memory_;
+  char *scratch_, *packed_;
+  double* values_;
+  float* sums_;
 };
 
 void run(const NetworkSpec& spec, const Batch& batch, int64_t count, const float* particles, double* log_likelihood,

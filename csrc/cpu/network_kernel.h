@@ -1,8 +1,8 @@
 // Log-likelihood and gradient of one particle's network over a packed chunk of the batch, in float32.
 //
-// A tile of samples (of images: a part of one that fits L2) goes forward through all layers and back, so that the
-// scratch of a particle is the tile times the sum of the layers' outputs, whatever the batch. Gradients are summed in
-// float32 within a tile and over tiles in order, the log-likelihood over tiles in float64.
+// A stretch of samples (of images: as many as fit L2) goes forward through all layers and back, so that the
+// scratch of a particle is the stretch times the sum of the layers' outputs, whatever the batch. Gradients are summed in
+// float32 within a stretch and over stretches in order, the log-likelihood over panels in float64.
 //
 // A chunk holds, for S = its samples rounded up to lanes (kLanes), with zeros for those that are missing:
 //   x by panels  [panel][inputs][w]                        forward
@@ -17,9 +17,11 @@
 namespace fastsmc::cpu::FASTSMC_LEVEL {
 
 constexpr int kMaxLayers = 64;
-constexpr int64_t kTile = 128;
-constexpr int64_t kTileBytes = 1 << 20;  // of the activations of a network with convolutions, which stay in L2
-static_assert(kTile % kPanel == 0, "tiles are whole panels");
+constexpr int64_t kTile = 64;  // the unit in which work is shared out
+constexpr int64_t kTilesInSum = 8;
+constexpr int64_t kStretch = 128;
+constexpr int64_t kStretchBytes = 1 << 20;  // of the activations of a network with convolutions, which stay in L2
+static_assert(kTile % kPanel == 0 && kStretch % kTile == 0, "stretches are whole tiles, and they whole panels");
 
 // What a kind of layer is to the passes over a network: see Dense.
 struct LayerKernels {
@@ -50,13 +52,13 @@ static bool serves(const NetworkSpec& spec) {
   return spec.layers <= kMaxLayers;
 }
 
-// Samples that go forward and back together: a tile, or the part of it that fits kTileBytes where there are images.
-static int64_t tile_of(const NetworkSpec& spec) {
-  if (serves(spec)) return kTile;
-  int64_t bytes = 0, samples = kTile;
+// Samples that go forward and back together: kStretch, or as many as fit kStretchBytes where there are images.
+static int64_t stretch_of(const NetworkSpec& spec) {
+  if (serves(spec)) return kStretch;
+  int64_t bytes = 0, samples = kStretch;
   for (int l = 0; l < spec.layers; ++l)
-    bytes += kept_floats(spec.layer[l], kTile) * static_cast<int64_t>(sizeof(float));
-  for (; samples > kPanel && bytes > kTileBytes; samples /= 2) bytes /= 2;
+    bytes += kept_floats(spec.layer[l], kStretch) * static_cast<int64_t>(sizeof(float));
+  for (; samples > kPanel && bytes > kStretchBytes; samples /= 2) bytes /= 2;
   return samples;
 }
 
@@ -142,11 +144,11 @@ static void pack(const NetworkSpec& spec, const Batch& batch, const Chunk& chunk
 }
 
 static size_t scratch_bytes(const NetworkSpec& spec) {
-  const int64_t tile = tile_of(spec);
+  const int64_t stretch = stretch_of(spec);
   int64_t floats = 0, work = 0;
   for (int l = 0; l < spec.layers; ++l) {
-    floats += kept_floats(spec.layer[l], tile);
-    const int64_t needed = kernels_of(spec.layer[l]).work(spec.layer[l], tile, l > 0);
+    floats += kept_floats(spec.layer[l], stretch);
+    const int64_t needed = kernels_of(spec.layer[l]).work(spec.layer[l], stretch, l > 0);
     if (needed > work) work = needed;
   }
   return static_cast<size_t>(floats + work) * sizeof(float);
@@ -161,7 +163,7 @@ static void write_outputs(const float* z, int64_t width, int columns, int64_t va
 static double particle(const NetworkSpec& spec, const Chunk& chunk, Tiles tiles, const float* params, float* grad,
                        float* outputs, char* scratch) {
   const FloatChunk packed(spec, chunk);
-  const int64_t inputs = spec.inputs(), num_outputs = spec.outputs(), length = tile_of(spec);
+  const int64_t inputs = spec.inputs(), num_outputs = spec.outputs(), length = stretch_of(spec);
   float *output[kMaxLayers], *memory[kMaxLayers], *work = reinterpret_cast<float*>(scratch);
   int64_t offset[kMaxLayers], at = 0;
   for (int l = 0; l < spec.layers; ++l) {
@@ -175,8 +177,9 @@ static double particle(const NetworkSpec& spec, const Chunk& chunk, Tiles tiles,
 
   double log_likelihood = 0;
   const int last = spec.layers - 1;
-  for (int64_t begin = tiles.begin * kTile; begin < tiles.end * kTile && begin < chunk.samples; begin += length) {
-    const int64_t left = packed.samples - begin;
+  const int64_t end = tiles.end * kTile < packed.samples ? tiles.end * kTile : packed.samples;
+  for (int64_t begin = tiles.begin * kTile; begin < end; begin += length) {
+    const int64_t left = end - begin;
     const Panels tile{left < length ? left : length};
     const float* x = packed.x_panels + begin * inputs;
     for (int64_t p = 0; p < tile.count(); ++p) {
@@ -211,7 +214,7 @@ static bool serves_images(const NetworkSpec& spec) {
   return spec.layers <= kMaxLayers;
 }
 
-static const NetworkKernels network_kernels = {Precision::kHighest, kTile, kMaxLayers,    serves_images,
-                                               chunk_bytes,         pack,  scratch_bytes, particle};
+static const NetworkKernels network_kernels = {
+    Precision::kHighest, kTile, kTilesInSum, kMaxLayers, serves_images, chunk_bytes, pack, scratch_bytes, particle};
 
 }  // namespace fastsmc::cpu::FASTSMC_LEVEL

@@ -164,7 +164,7 @@ static void add_weight_gradient_by_tiles(TileRegisters& tiles, const Layer& laye
 template <int Terms>
 class TileNetwork {
  public:
-  static constexpr int64_t kTileSamples = 384, kTileSteps = kTileSamples / kEdge;
+  static constexpr int64_t kTileSamples = 384, kTileSteps = kTileSamples / kEdge, kTilesInSum = 4;
 
   static size_t chunk_bytes(const NetworkSpec& spec, int64_t samples, bool for_gradient, bool has_targets) {
     return Packed(spec, {0, samples, for_gradient, has_targets, nullptr}).bytes;
@@ -377,8 +377,8 @@ class TileNetwork {
 template <int Terms>
 static constexpr NetworkKernels tile_kernels(Precision precision) {
   using Network = TileNetwork<Terms>;
-  return {precision,     Network::kTileSamples,  kMaxLayers,       serves, Network::chunk_bytes,
-          Network::pack, Network::scratch_bytes, Network::particle};
+  return {precision,           Network::kTileSamples, Network::kTilesInSum,   kMaxLayers,       serves,
+          Network::chunk_bytes, Network::pack,         Network::scratch_bytes, Network::particle};
 }
 
 static const NetworkKernels high_tile_kernels = tile_kernels<2>(Precision::kHigh);
