@@ -53,6 +53,14 @@ static inline vfloat fma(vfloat a, vfloat b, vfloat c) {
   return (vfloat)_mm512_fmadd_ps((__m512)a, (__m512)b, (__m512)c);
 #elif FASTSMC_USE_AVX2
   return (vfloat)_mm256_fmadd_ps((__m256)a, (__m256)b, (__m256)c);
+#elif FASTSMC_VECTOR_BYTES == 64 && defined(__FMA__)  // emulated: fused as it is with AVX-512
+  __m256 x[2], y[2], z[2];
+  memcpy(x, &a, sizeof x);
+  memcpy(y, &b, sizeof y);
+  memcpy(z, &c, sizeof z);
+  for (int half = 0; half < 2; ++half) z[half] = _mm256_fmadd_ps(x[half], y[half], z[half]);
+  memcpy(&c, z, sizeof z);
+  return c;
 #else
   return a * b + c;
 #endif
