@@ -14,8 +14,8 @@ from fastsmc.networks import ACTIVATIONS
 
 NAN, INF = np.nan, np.inf
 
-# widths, particles, samples. The engine's register tile is 6 rows of 8, 16 or 64 samples, its tile 128 samples, its
-# chunk about 2^20 / inputs samples in whole tiles, from 128 to 4096.
+# widths, particles, samples. The engine's register tile is 6 rows of 8, 16 or 64 samples, its stretch 128 samples, its
+# chunk about 2^20 / inputs samples in whole tiles of 64, up to 4096, summed by up to 512.
 SHAPES = {
     "odd widths, P and B multiples of nothing": ((13, 7, 5, 3), 5, 29),
     "no hidden layer": ((6, 4), 3, 50),
@@ -35,7 +35,9 @@ SHAPES = {
 
 
 class Problem(problems.Problem):
-    def __init__(self, shape="odd widths, P and B multiples of nothing", activation="tanh", kind="categorical", least=1):
+    def __init__(
+        self, shape="odd widths, P and B multiples of nothing", activation="tanh", kind="categorical", least=1
+    ):
         widths, particles, samples = SHAPES[shape]
         net = fs.MLP(widths, activation)
         super().__init__(net, max(least, particles), samples, kind, seed=sum(widths) + samples)

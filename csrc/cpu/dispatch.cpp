@@ -1,6 +1,7 @@
 // Which instruction-set level runs: decided once, when the first kernel is called.
 #include <cstdlib>
 #include <cstring>
+#include <iterator>
 #include <stdexcept>
 #include <string>
 #if defined(__x86_64__)
@@ -67,19 +68,19 @@ const Level kLevels[] = {
 #endif
 };
 
+// Only the levels in question are asked, from the highest down: to ask for tiles is to have them.
 const Kernels& choose() {
   const char* wanted = std::getenv("FASTSMC_SIMD");
   const bool automatic = wanted == nullptr || *wanted == '\0';
-  const Level* best = nullptr;
-  std::string runnable;
-  for (const Level& level : kLevels) {
-    if (!level.supported()) continue;
-    runnable += (runnable.empty() ? "" : ", ") + std::string(level.name);
-    if (automatic ? !level.emulated : std::strcmp(wanted, level.name) == 0) best = &level;
+  for (size_t i = std::size(kLevels); i-- > 0;) {
+    const Level& level = kLevels[i];
+    if ((automatic ? !level.emulated : std::strcmp(wanted, level.name) == 0) && level.supported())
+      return level.kernels();
   }
-  if (best == nullptr)
-    throw std::invalid_argument("FASTSMC_SIMD is '" + std::string(wanted) + "'; this processor runs " + runnable);
-  return best->kernels();
+  std::string runnable;
+  for (const Level& level : kLevels)
+    if (level.supported()) runnable += (runnable.empty() ? "" : ", ") + std::string(level.name);
+  throw std::invalid_argument("FASTSMC_SIMD is '" + std::string(wanted) + "'; this processor runs " + runnable);
 }
 
 }  // namespace

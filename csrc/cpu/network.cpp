@@ -113,7 +113,7 @@ class Pass {
 #pragma omp for schedule(dynamic)
     for (int64_t task = 0; task < count_ * count; ++task)
       values_[task] = one_group(chunk, task / count, task % count, particles,
-                                      grad != nullptr ? sums_ + task * dim_ : nullptr, outputs);
+                                grad != nullptr ? sums_ + task * dim_ : nullptr, outputs);
     if (outputs != nullptr) return;
 #pragma omp for schedule(static)
     for (int64_t i = 0; i < count_; ++i) {

@@ -1,8 +1,8 @@
 // Log-likelihood and gradient of one particle's network over a packed chunk of the batch, in float32.
 //
 // A stretch of samples (of images: as many as fit L2) goes forward through all layers and back, so that the
-// scratch of a particle is the stretch times the sum of the layers' outputs, whatever the batch. Gradients are summed in
-// float32 within a stretch and over stretches in order, the log-likelihood over panels in float64.
+// scratch of a particle is the stretch times the sum of the layers' outputs, whatever the batch. Gradients are summed
+// in float32 within a stretch and over stretches in order, the log-likelihood over panels in float64.
 //
 // A chunk holds, for S = its samples rounded up to lanes (kLanes), with zeros for those that are missing:
 //   x by panels  [panel][inputs][w]                        forward
@@ -214,7 +214,7 @@ static bool serves_images(const NetworkSpec& spec) {
   return spec.layers <= kMaxLayers;
 }
 
-static const NetworkKernels network_kernels = {
-    Precision::kHighest, kTile, kTilesInSum, kMaxLayers, serves_images, chunk_bytes, pack, scratch_bytes, particle};
+static const NetworkKernels network_kernels = {Precision::kHighest, kTile, kTilesInSum,   kMaxLayers, serves_images,
+                                               chunk_bytes,         pack,  scratch_bytes, particle};
 
 }  // namespace fastsmc::cpu::FASTSMC_LEVEL

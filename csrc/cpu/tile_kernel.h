@@ -377,8 +377,8 @@ class TileNetwork {
 template <int Terms>
 static constexpr NetworkKernels tile_kernels(Precision precision) {
   using Network = TileNetwork<Terms>;
-  return {precision,           Network::kTileSamples, Network::kTilesInSum,   kMaxLayers,       serves,
-          Network::chunk_bytes, Network::pack,         Network::scratch_bytes, Network::particle};
+  return {precision,     Network::kTileSamples,  Network::kTilesInSum, kMaxLayers, serves, Network::chunk_bytes,
+          Network::pack, Network::scratch_bytes, Network::particle};
 }
 
 static const NetworkKernels high_tile_kernels = tile_kernels<2>(Precision::kHigh);
