@@ -70,10 +70,10 @@ class Problem:
 
 
 def as_exact_as(plain, ours, truth):
-    """The error of a particle, in the 2-norm and of the largest element: at most twice plain float32's, plus a rounding.
+    """The error of a particle, by 2-norm and largest element: at most twice plain float32's, plus one rounding.
 
-    In the quadratic mean over particles: of a few numbers the largest error is a matter of luck, torch's as well as ours,
-    and torch's differs from one processor to the next.
+    In the quadratic mean over particles: of a few numbers the largest error is a matter of luck, torch's as well as
+    ours, and torch's differs from one processor to the next.
     """
     rows = [np.asarray(a, np.float64).reshape(1 if a.ndim == 1 else len(a), -1) for a in (ours, plain, truth)]
     for order in (2, np.inf):

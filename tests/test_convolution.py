@@ -31,8 +31,9 @@ def stack(image, convolutions, classes, activation):
 
 
 # image, convolutions, classes, particles, samples. The engine's register tile is 6 channels of 8, 16 or 64 samples
-# forward, up to 4 or 6 channels by 3 or 4 terms backward; a stretch is 128 samples, or a part of that where
-# their activations take more than 1 MiB, a group up to 512. More than a million units would meet a ReLU that is zero to rounding.
+# forward, up to 4 or 6 channels by 3 or 4 terms backward; a stretch is 128 samples, or a part of that where their
+# activations take more than 1 MiB, a group up to 512. More than a million units would meet a ReLU that is zero to
+# rounding.
 SHAPES = {
     "odd everything": ((3, 7, 9), [(5, 3, 1, 2), (7, 2, 0, 1)], 3, 5, 29),
     "one sample": ((2, 6, 5), [(3, 3, 1, 2)], 4, 3, 1),

@@ -13,11 +13,12 @@ from fastsmc.likelihoods import LIKELIHOODS
 from fastsmc.networks import ACTIVATIONS
 
 NAN, INF = np.nan, np.inf
+ODD = "odd widths, P and B multiples of nothing"
 
 # widths, particles, samples. The engine's register tile is 6 rows of 8, 16 or 64 samples, its stretch 128 samples, its
 # chunk about 2^20 / inputs samples in whole tiles of 64, up to 4096, summed by up to 512.
 SHAPES = {
-    "odd widths, P and B multiples of nothing": ((13, 7, 5, 3), 5, 29),
+    ODD: ((13, 7, 5, 3), 5, 29),
     "no hidden layer": ((6, 4), 3, 50),
     "one particle": ((5, 4, 2), 1, 33),
     "batch of one": ((5, 4, 3), 7, 1),
@@ -35,9 +36,7 @@ SHAPES = {
 
 
 class Problem(problems.Problem):
-    def __init__(
-        self, shape="odd widths, P and B multiples of nothing", activation="tanh", kind="categorical", least=1
-    ):
+    def __init__(self, shape=ODD, activation="tanh", kind="categorical", least=1):
         widths, particles, samples = SHAPES[shape]
         net = fs.MLP(widths, activation)
         super().__init__(net, max(least, particles), samples, kind, seed=sum(widths) + samples)
@@ -79,7 +78,7 @@ def test_the_reference_equals_autograd_in_float64(shape, activation, kind):
         assert np.linalg.norm(ours - truth) <= 40_000 * 2.0**-53 * np.linalg.norm(truth)
 
 
-@pytest.mark.parametrize("shape", ["odd widths, P and B multiples of nothing", "no hidden layer"])
+@pytest.mark.parametrize("shape", [ODD, "no hidden layer"])
 @every_activation
 @every_likelihood
 def test_the_reference_gradient_equals_central_differences(shape, activation, kind):
@@ -101,7 +100,7 @@ def test_whole_numbers_are_exact_in_every_lane(backend, samples, activation):
 
 @every_likelihood
 def test_a_batch_is_the_sum_of_its_samples(engine, kind):
-    problem = Problem("odd widths, P and B multiples of nothing", "gelu", kind)
+    problem = Problem(ODD, "gelu", kind)
     truth, plain = problem.truth(), problem.by_torch()
     x, y, total, grads = problem.x, problem.y, 0.0, 0.0
     for row in range(len(x)):
