@@ -2,7 +2,7 @@
 
 import argparse
 
-from bench import lenet, mlp_gradient, resampling, scaling, trajectory
+from bench import iteration, lenet, mlp_gradient, resampling, scaling, trajectory
 from bench.harness import QUICK, Effort
 
 BENCHES = {
@@ -10,6 +10,7 @@ BENCHES = {
     "mlp_gradient": mlp_gradient.run,
     "lenet": lenet.run,
     "trajectory": trajectory.run,
+    "iteration": iteration.run,
     "scaling": scaling.run,
 }
 

@@ -95,32 +95,33 @@ class Work:
     amount: float
     unit: str
     limit: Prepare
-    limit_amount: float
 
     @classmethod
     def of(cls, flops: float, moved_bytes: float) -> Work | None:
         """Arithmetic where there is some, memory traffic otherwise."""
         if flops:
-            return cls(flops, "GF/s", _matrix_product, 2.0 * MATRIX**3)
-        return cls(moved_bytes, "GB/s", _copy, 2.0 * COPIED) if moved_bytes else None
+            return cls(flops, "GF/s", _multiply_adds)
+        return cls(moved_bytes, "GB/s", _copy) if moved_bytes else None
 
 
-MATRIX = 1024
-COPIED = 1 << 27
+def _multiply_adds() -> Call:
+    """Multiplications and additions of float32 in registers, on all cores; returns how many."""
+    from fastsmc import _cpu
+
+    return lambda: _cpu.multiply_adds(100_000)
 
 
-def _matrix_product() -> Call:
+def _copy(size: int = 1 << 27) -> Call:
+    """Returns how many bytes are read and written."""
     import torch
 
-    a, b = torch.randn(2, MATRIX, MATRIX)
-    return lambda: a @ b
+    a, b = torch.zeros(2, size // 4)
 
+    def call() -> float:
+        b.copy_(a)
+        return 2.0 * size
 
-def _copy() -> Call:
-    import torch
-
-    a, b = torch.zeros(2, COPIED // 4)
-    return lambda: b.copy_(a)[:1]
+    return call
 
 
 class Bench:
@@ -156,7 +157,7 @@ class Bench:
             Raises if a provider's result is not the same thing as ours.
         flops, moved_bytes
             What the work needs at least. The rates are then set against the machine's limit, which is measured in
-            turn with the providers: a matrix product by torch, or a copy.
+            turn with the providers: multiplications and additions in registers, or a copy by torch.
         """
         work = Work.of(flops, moved_bytes)
         with ExitStack() as stack:
@@ -167,10 +168,11 @@ class Bench:
                 self.console.print(f"{provider} is left out of {name}: {workers.pop(provider).missing}")
             for provider in workers.keys() - {OURS, LIMIT}:
                 agree(workers[OURS].result, workers[provider].result)
-            return self._record(name, time_in_turn(workers, self.effort), work)
+            samples = time_in_turn(workers, self.effort)
+            limit = float(workers[LIMIT].result) / median(samples.pop(LIMIT)) if LIMIT in workers else float("nan")
+            return self._record(name, samples, work, limit)
 
-    def _record(self, case: str, samples: dict[str, list[float]], work: Work | None) -> list[Row]:
-        limit = work.limit_amount / median(samples.pop(LIMIT)) if work and LIMIT in samples else float("nan")
+    def _record(self, case: str, samples: dict[str, list[float]], work: Work | None, limit: float) -> list[Row]:
         ours = median(samples[OURS])
         best = min((median(s) for p, s in samples.items() if not p.startswith(OURS)), default=float("nan"))
         unit = work.unit if work else ""

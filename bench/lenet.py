@@ -124,6 +124,39 @@ def with_torch_loop(case, theta, x, y):
     return call
 
 
+def with_torch_threads(case, theta, x, y):
+    """As many particles at a time as there are cores, one thread each; images with their channels last."""
+    from concurrent.futures import ThreadPoolExecutor
+
+    import torch
+    from torch.nn import functional
+
+    pool = ThreadPoolExecutor(torch.get_num_threads())
+    torch.set_num_threads(1)
+    layers, last = case.net.layers, torch.channels_last
+    images = torch.from_numpy(x).view(-1, *layers[0][2:5]).to(memory_format=last)
+    y, rows = torch.from_numpy(y), list(torch.from_numpy(theta))
+
+    def one(row):
+        parts = [part.clone().requires_grad_() for part in case.net.unpack(row).values()]
+        h = images
+        for layer, weight, bias in zip(layers, parts[::2], parts[1::2], strict=True):
+            if layer.is_dense:
+                h = functional.linear(h.flatten(1), weight, bias)
+            else:
+                h = functional.conv2d(h, weight.contiguous(memory_format=last), bias, padding=layer.padding)
+            h = torch.relu(h) if layer.activation else h
+            h = functional.max_pool2d(h, layer.pool) if layer.pool > 1 else h
+        value = -functional.cross_entropy(h.flatten(1), y, reduction="sum")
+        return value.detach(), torch.cat([grad.flatten() for grad in torch.autograd.grad(value, parts)])
+
+    def call():
+        values, grads = zip(*pool.map(one, rows), strict=True)
+        return torch.stack(values), torch.stack(grads)
+
+    return call
+
+
 def with_torch_groups(case, theta, x, y):
     """All particles in one grouped convolution; dense layers by baddbmm."""
     import torch
@@ -156,6 +189,7 @@ PROVIDERS = {
     "jax.vmap (jit)": with_jax,
     "torch.func.vmap": with_torch_func,
     "torch, a loop + autograd": with_torch_loop,
+    "torch, threads + autograd": with_torch_threads,
     "torch, grouped + autograd": with_torch_groups,
 }
 

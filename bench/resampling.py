@@ -158,6 +158,8 @@ def run(effort: Effort, quick: bool) -> None:
         moved = weights.nbytes + 8 * n  # read once, results written once
         bench.case(f"systematic N={n}", SYSTEMATIC, (weights,), partial(same_counts, weights), moved_bytes=moved)
         bench.case(f"normalise + ESS N={n}", NORMALISE, (log_weights,), same_weights, moved_bytes=moved)
+        single = (log_weights.astype(np.float32),)
+        bench.case(f"normalise + ESS N={n} float32", NORMALISE, single, same_weights, moved_bytes=8 * n)
         if n > 1_000_000:
             continue
         u = rng.random(n)

@@ -46,23 +46,31 @@ def gradients_alone(case, theta, x, y):
     return call
 
 
+def blackjax_log_densities(case, x, y):
+    """Log prior and log-likelihood of one particle."""
+    import jax
+    import jax.numpy as jnp
+
+    x, y = map(jnp.asarray, (x, y))
+
+    def log_likelihood(particle):
+        parts = jnp.split(particle, case.bounds[:-1])
+        h = x
+        for k, (i, o) in enumerate(case.layers):
+            h = (jax.nn.relu(h) if k else h) @ parts[2 * k].reshape(o, i).T + parts[2 * k + 1]
+        return jnp.sum(jnp.take_along_axis(jax.nn.log_softmax(h), y[:, None], axis=1))
+
+    return lambda particle: -0.5 * jnp.sum(particle * particle), log_likelihood
+
+
 def with_blackjax(case, theta, x, y):
     import blackjax
     import jax
     import jax.numpy as jnp
 
-    x, y, theta = map(jnp.asarray, (x, y, theta))
-
-    def log_density(particle):
-        parts = jnp.split(particle, case.bounds[:-1])
-        h = x
-        for k, (i, o) in enumerate(case.layers):
-            h = (jax.nn.relu(h) if k else h) @ parts[2 * k].reshape(o, i).T + parts[2 * k + 1]
-        log_likelihood = jnp.sum(jnp.take_along_axis(jax.nn.log_softmax(h), y[:, None], axis=1))
-        return log_likelihood - 0.5 * jnp.sum(particle * particle)
-
-    hmc = blackjax.hmc(log_density, STEP_SIZE, jnp.ones(theta.shape[1]), STEPS)
-    states = jax.jit(jax.vmap(hmc.init))(theta)
+    log_prior, log_likelihood = blackjax_log_densities(case, x, y)
+    hmc = blackjax.hmc(lambda p: log_prior(p) + log_likelihood(p), STEP_SIZE, jnp.ones(theta.shape[1]), STEPS)
+    states = jax.jit(jax.vmap(hmc.init))(jnp.asarray(theta))
     step = jax.jit(jax.vmap(hmc.step))
     keys = jax.random.split(jax.random.key(0), len(theta))
 

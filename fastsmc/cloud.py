@@ -72,6 +72,8 @@ class Cloud:
     ess: float
     evaluations: int = 0
     """Data points for which every particle's likelihood was computed, so far."""
+    spare: tuple[np.ndarray, ...] = ()
+    """Memory of a trajectory: particles, gradient and momentum; pages are slow to come by."""
 
     @classmethod
     def from_prior(cls, posterior: Posterior, num_particles: int, seed: int, with_grad: bool) -> Cloud:
@@ -101,8 +103,10 @@ class Cloud:
     def trajectory(self, x: np.ndarray, y: np.ndarray, **plan: Any) -> tuple[np.ndarray, np.ndarray, ops.Trajectory]:
         """Where a leapfrog trajectory with fresh momentum takes every particle, and the gradient there."""
         self.evaluations += len(x) * plan["num_steps"]
-        particles, grad = self.particles.copy(), self.grad.copy()
-        momentum = np.zeros_like(particles)
+        self.spare = self.spare or tuple(np.empty_like(self.particles) for _ in range(3))
+        particles, grad, momentum = self.spare
+        np.copyto(particles, self.particles)
+        np.copyto(grad, self.grad)
         return particles, grad, self.posterior.trajectory(particles, momentum, grad, x, y, refresh=0.0, **plan)
 
     def observe(self, data: Data, previous: Target, target: Target) -> None:

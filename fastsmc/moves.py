@@ -99,6 +99,8 @@ class Move:
         ):
             if new is not None:
                 new[stay] = old[stay]
+        if cloud.spare:
+            cloud.spare = cloud.particles, cloud.grad, cloud.spare[2]
         cloud.particles, cloud.grad = proposal.particles, proposal.grad
         cloud.log_likelihood, cloud.log_prior = proposal.log_likelihood, proposal.log_prior
         finite = ratio[np.isfinite(ratio)]

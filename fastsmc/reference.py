@@ -369,7 +369,7 @@ def leapfrog(
     if refresh:
         noise = np.empty(theta.shape)
         normal(noise, seed, iteration, stream, first_slot)
-        v = persistence * v + math.sqrt(1 - persistence**2) * noise
+        v = persistence * v + math.sqrt(1 - persistence**2) * noise if persistence else noise  # 0 v is 0, NaN or not
     energies[:, 0] = 0.5 * np.sum(v * v, axis=1)
     v = v + kick * (likelihood_scale * grad - lam * theta)
     energies[:, 1] = 0.5 * np.sum(v * v, axis=1)

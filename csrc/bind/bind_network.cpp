@@ -10,6 +10,7 @@
 #include "bind/bind.h"
 #include "cpu/network.h"
 #include "cpu/random.h"
+#include "cpu/threads.h"
 #include "cpu/update.h"
 
 namespace py = pybind11;
@@ -139,6 +140,14 @@ Rows<float> elementary(int function, const Rows<float>& x) {
   return y;
 }
 
+// On all threads at once.
+double multiply_adds(int64_t rounds) {
+  double operations = 0;
+#pragma omp parallel num_threads(available_threads()) reduction(+ : operations)
+  operations += kernels().multiply_adds(rounds);
+  return operations;
+}
+
 std::vector<std::string> levels() {
   const char* names[8];
   const int count = available_levels(names, 8);
@@ -172,6 +181,7 @@ void bind_network(py::module_& m) {
   fill_with("uniform", fill<double, uniform>);
   fill_with("normal", fill<float, standard_normal>);
   m.def("elementary", elementary, py::arg("function"), py::arg("x").noconvert());
+  m.def("multiply_adds", multiply_adds, py::arg("rounds"));
   m.def("simd_level", [] { return kernels().level; });
   m.def("simd_levels", levels);
 }

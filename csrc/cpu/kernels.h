@@ -95,7 +95,7 @@ struct NetworkKernels {
 };
 
 // One pass over the weights of one particle:
-//   v <- rho v + sqrt(1 - rho^2) xi              (only where refresh is set; xi counter-based normal)
+//   v <- rho v + sqrt(1 - rho^2) xi              (only where refresh is set; xi counter-based normal; 0 v is 0)
 //   v <- v + kick (scale g - precision theta)
 //   theta' <- theta + drift v
 struct UpdatePlan {
@@ -162,6 +162,7 @@ struct WeightKernels {
 struct Kernels {
   const char* level;
   const NetworkKernels* network[kPrecisions];
+  double (*multiply_adds)(int64_t rounds);  // of float32, as fast as the processor can; returns how many operations
   UpdateKernels update;
   WeightKernels weights;
 };

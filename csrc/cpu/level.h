@@ -21,6 +21,7 @@ static const Kernels table = {
 #else
     {&network_kernels, &network_kernels, &network_kernels},
 #endif
+    multiply_adds,
     update_kernels,
     weight_kernels,
 };

@@ -9,6 +9,14 @@
 
 #include "cpu/simd.h"
 
+#if FASTSMC_USE_AVX512
+#define FASTSMC_IN_REGISTER(x) "+v"(x)
+#elif defined(__SSE2__) && FASTSMC_VECTOR_BYTES <= 32
+#define FASTSMC_IN_REGISTER(x) "+x"(x)
+#else
+#define FASTSMC_IN_REGISTER(x) "+m"(x)
+#endif
+
 namespace fastsmc::cpu::FASTSMC_LEVEL {
 
 constexpr int kRows = 6;
@@ -136,6 +144,25 @@ static void multiply(Product p, int64_t rows) {
     p.next = k + kDepth < depth ? p.b + kDepth * p.b_row : after;
     multiply_rows<Init::kAccumulate>(p, rows);
   }
+}
+
+// The arithmetic of a register tile without its reads and writes, which bounds every product; returns how many
+// multiplications and additions it was.
+static double multiply_adds(int64_t rounds) {
+  vfloat sum[kRows][kColumns];
+  for (int r = 0; r < kRows; ++r)
+    for (int v = 0; v < kColumns; ++v) sum[r][v] = splat<vfloat>(static_cast<float>(r * kColumns + v));
+  const vfloat factor = splat<vfloat>(.5f), column = splat<vfloat>(1.f);
+  for (int64_t k = 0; k < rounds; ++k) {
+#pragma GCC unroll 8
+    for (int r = 0; r < kRows; ++r)
+#pragma GCC unroll 4
+      for (int v = 0; v < kColumns; ++v) {
+        sum[r][v] = fma(factor, sum[r][v], column);
+        __asm__ volatile("" : FASTSMC_IN_REGISTER(sum[r][v]));  // so that it is computed
+      }
+  }
+  return 2. * kRows * kColumns * kLanes * static_cast<double>(rounds);
 }
 
 // Samples [begin, begin + samples) of something, panel by panel; samples is a multiple of kLanes.

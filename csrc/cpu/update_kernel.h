@@ -66,7 +66,8 @@ static void normal(float* out, int64_t dim, uint64_t seed, uint32_t slot, uint32
 // One vector of weights; updates momentum and position and the three running sums.
 static inline void step_vector(const UpdatePlan& plan, vfloat precision, vfloat grad, vfloat theta, vfloat xi,
                                float noise, vfloat& v, vfloat& moved, vfloat sums[3]) {
-  if (plan.refresh) v = fma(v, plan.persistence, xi * noise);
+  if (plan.refresh)
+    v = plan.persistence == 0 ? xi : fma(v, plan.persistence, xi * noise);  // what is dropped may be NaN
   sums[0] = fma(v, v, sums[0]);
   v = fma(fma(grad, splat<vfloat>(plan.likelihood_scale), -(precision * theta)), plan.kick, v);
   sums[1] = fma(v, v, sums[1]);

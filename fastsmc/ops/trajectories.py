@@ -58,7 +58,7 @@ def leapfrog(
     likelihood_scale
         What multiplies the gradient.
     refresh
-        The share of the momentum that is kept, in [0, 1]; None leaves the momentum alone.
+        The share of the momentum that is kept, in [0, 1]; None leaves the momentum alone, and with 0 it is not read.
     seed, iteration, stream, first_slot
         Name the normal numbers (see `fastsmc.random`).
     out : float32 array [P, d], optional
