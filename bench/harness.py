@@ -7,7 +7,7 @@ import multiprocessing
 import os
 import platform
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import ExitStack, suppress
 from dataclasses import asdict, dataclass, fields
 from datetime import datetime, timezone
@@ -194,15 +194,18 @@ class Bench:
 
     def write(self) -> None:
         """Write the rows to bench/results/."""
-        RESULTS.mkdir(exist_ok=True)
         path = RESULTS / f"{self.name}.csv"
-        with path.open("w", newline="") as file:
-            writer = csv.DictWriter(file, [field.name for field in fields(Row)], lineterminator="\n")
-            writer.writeheader()
-            for row in self.rows:
-                line = {k: f"{v:.4g}" if isinstance(v, float) else v for k, v in asdict(row).items()}
-                writer.writerow(line)
+        write_csv(path, [asdict(row) for row in self.rows], [field.name for field in fields(Row)])
         self.console.print(f"written: {path.relative_to(RESULTS.parent.parent)}")
+
+
+def write_csv(path: Path, rows: Sequence[Mapping[str, Any]], columns: Sequence[str]) -> None:
+    """Write a table, its numbers to four digits."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with path.open("w", newline="") as file:
+        writer = csv.DictWriter(file, columns, lineterminator="\n")
+        writer.writeheader()
+        writer.writerows({k: f"{v:.4g}" if isinstance(v, float) else v for k, v in row.items()} for row in rows)
 
 
 class Worker:

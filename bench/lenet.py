@@ -59,11 +59,10 @@ def with_fastsmc(case, theta, x, y):
     return lambda: post.log_likelihood_and_grad(theta, x, y)
 
 
-def with_jax(case, theta, x, y):
+def jax_log_likelihood(net):
+    """Of one particle of a network of ReLUs over a batch."""
     import jax
     import jax.numpy as jnp
-
-    net = case.net
 
     def log_likelihood(particle, x, y):
         h = x.reshape(-1, *net.layers[0][2:5])
@@ -82,6 +81,14 @@ def with_jax(case, theta, x, y):
         log_odds = jax.nn.log_softmax(h.reshape(len(h), -1))
         return jnp.sum(jnp.take_along_axis(log_odds, y[:, None], axis=1))
 
+    return log_likelihood
+
+
+def with_jax(case, theta, x, y):
+    import jax
+    import jax.numpy as jnp
+
+    log_likelihood = jax_log_likelihood(case.net)
     call = jax.jit(jax.vmap(jax.value_and_grad(log_likelihood), in_axes=(0, None, None)))
     theta, x, y = map(jnp.asarray, (theta, x, y))
     return lambda: jax.block_until_ready(call(theta, x, y))

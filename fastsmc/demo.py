@@ -120,8 +120,13 @@ class Run:
 
     def time_to(self, accuracy: float) -> float:
         """Seconds until the test accuracy is first at least `accuracy`; NaN if it never is."""
-        reached = np.asarray(self.accuracy) >= accuracy
-        return float(self.result.history["seconds"][reached.argmax()]) if reached.any() else math.nan
+        return first_time(self.result.history["seconds"], self.accuracy, accuracy)
+
+
+def first_time(seconds: Sequence[float], accuracy: Sequence[float], target: float) -> float:
+    """When a curve of accuracies is first at least `target`; NaN if it never is."""
+    reached = np.asarray(accuracy) >= target
+    return float(seconds[reached.argmax()]) if reached.any() else math.nan
 
 
 def sampler(scheme: str, dataset: Dataset, preset: Preset, seed: int) -> SMC:

@@ -32,7 +32,7 @@ class Curve(NamedTuple):
 
 def plot_history(history: History, path: str | Path, title: str = "") -> None:
     """Draw one run: data schedule, effective sample size, step size and acceptance."""
-    figure, ((schedule, ess), (step, quality)) = _figure(title)
+    figure, ((schedule, ess), (step, quality)) = figure_of(title)
     colour = PALETTE[2]
     _draw_schedule(schedule, history, colour)
     _draw_ess(ess, history, colour)
@@ -46,7 +46,7 @@ def plot_history(history: History, path: str | Path, title: str = "") -> None:
 
 def plot_comparison(curves: Sequence[Curve], path: str | Path, title: str = "") -> None:
     """Draw several runs: data schedule, effective sample size, accuracy against time, and calibration."""
-    figure, ((schedule, ess), (accuracy, calibration)) = _figure(title)
+    figure, ((schedule, ess), (accuracy, calibration)) = figure_of(title)
     calibration.plot([0, 1], [0, 1], color="#aaaaaa", linewidth=1)
     for curve, colour in zip(curves, PALETTE, strict=False):
         _draw_schedule(schedule, curve.history, colour)
@@ -84,13 +84,14 @@ def _legend_of_lines(axes: Axes) -> None:
     axes.legend(handles=handles, loc="upper right", ncols=2, frameon=False)
 
 
-def _figure(title: str) -> tuple[Figure, np.ndarray]:
+def figure_of(title: str, rows: int = 2, columns: int = 2) -> tuple[Figure, np.ndarray]:
+    """An empty figure and its panels, [rows, columns]."""
     try:
         from matplotlib.figure import Figure
     except ModuleNotFoundError:
         raise ModuleNotFoundError("a picture needs matplotlib: pip install 'fastsmc[plot]'") from None
-    figure = Figure(figsize=(10, 6.4), dpi=150, layout="constrained")
-    grid = figure.subplots(2, 2)
+    figure = Figure(figsize=(5 * columns, 3.2 * rows), dpi=150, layout="constrained")
+    grid = figure.subplots(rows, columns, squeeze=False)
     for axes in grid.flat:
         axes.grid(color=GRID, linewidth=0.8)
         axes.set_axisbelow(True)

@@ -1,10 +1,14 @@
 """The matrix of ops and backends: one fixture, and a line at the end that says what ran on what."""
 
+import sys
 from collections import Counter
+from pathlib import Path
 
 import pytest
 
 from fastsmc import backends
+
+sys.path.append(str(Path(__file__).parents[1]))  # for bench, last: fastsmc is the installed one
 
 _ran: Counter[str] = Counter()
 _absent: dict[str, str] = {}
