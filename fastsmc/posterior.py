@@ -1,6 +1,6 @@
 """Prior, likelihood and network together: the log density of all particles at once, and its gradient.
 
-log p(theta | x, y) = log p(theta) + scale * sum_i log p(y_i | x_i, theta) + constant
+log p(theta | x, y) = log p(theta) + scale * sum_i weight_i log p(y_i | x_i, theta) + constant
 """
 
 from __future__ import annotations
@@ -120,7 +120,7 @@ class Posterior:
         energy = 0.5 * np.einsum("pd,pd,d->p", host, host, self.prior_precision, dtype=np.float64)
         return back(self.log_prior_from_energy(energy))
 
-    def log_likelihood(self, particles: Any, x: Any, y: Any) -> Any:
+    def log_likelihood(self, particles: Any, x: Any, y: Any, *, weights: Any = None) -> Any:
         """Log-likelihood of every particle, summed over the batch.
 
         Parameters
@@ -131,18 +131,19 @@ class Posterior:
             [B, inputs], float32; other real dtypes are converted, which copies.
         y
             Integer [B] for the categorical likelihood, otherwise numbers [B] or [B, outputs].
+        weights
+            [B], non-negative: the factor of each sample's log-likelihood; one if not given.
 
         Returns
         -------
         float64 [P]
         """
-        return ops.log_likelihood(self.network, self.likelihood, particles, x, y, **self._engine)
+        return ops.log_likelihood(self.network, self.likelihood, particles, x, y, weights=weights, **self._engine)
 
-    def log_likelihood_and_grad(self, particles: Any, x: Any, y: Any) -> DensityAndGrad:
+    def log_likelihood_and_grad(self, particles: Any, x: Any, y: Any, *, weights: Any = None) -> DensityAndGrad:
         """Log-likelihood [P] in float64 and its gradient [P, d]; arguments as for ``log_likelihood``."""
-        return DensityAndGrad(
-            *ops.log_likelihood_and_grad(self.network, self.likelihood, particles, x, y, **self._engine)
-        )
+        how = {"weights": weights, **self._engine}
+        return DensityAndGrad(*ops.log_likelihood_and_grad(self.network, self.likelihood, particles, x, y, **how))
 
     def trajectory(
         self, particles: Any, momentum: Any, grad: Any, x: Any, y: Any, *, step_size: float, num_steps: int, **plan: Any
@@ -158,7 +159,8 @@ class Posterior:
         step_size, num_steps
             Length and number of the steps.
         plan
-            ``likelihood_scale``, ``refresh``, and what names the random numbers, as `ops.trajectory` takes them.
+            ``weights``, ``likelihood_scale``, ``refresh`` and what names the random numbers, as `ops.trajectory` takes
+            them.
         """
         return ops.trajectory(
             self.network,
@@ -175,10 +177,12 @@ class Posterior:
             **self._engine,
         )
 
-    def log_density_and_grad(self, particles: Any, x: Any, y: Any, likelihood_scale: float = 1.0) -> DensityAndGrad:
+    def log_density_and_grad(
+        self, particles: Any, x: Any, y: Any, likelihood_scale: float = 1.0, *, weights: Any = None
+    ) -> DensityAndGrad:
         """Log prior plus ``likelihood_scale`` times the log-likelihood, and the gradient of that sum."""
         host, back = ops.read_particles(particles, self.network)
-        log_likelihood, grad = self.log_likelihood_and_grad(host, x, y)
+        log_likelihood, grad = self.log_likelihood_and_grad(host, x, y, weights=weights)
         log_density = self.log_prior(host) + likelihood_scale * log_likelihood
         grad = likelihood_scale * grad - self.prior_precision * host
         return DensityAndGrad(back(log_density), back(grad.astype(host.dtype, copy=False)))

@@ -12,6 +12,7 @@ import numpy as np
 from fastsmc.networks import Layer
 
 Status = tuple[int, int] | None
+Factors = np.ndarray | float
 
 _LANES = 8
 _BLOCK = 2048
@@ -196,16 +197,18 @@ def log_likelihood(
     particles: np.ndarray,
     x: np.ndarray,
     y: np.ndarray,
+    weights: np.ndarray | None,
     log_likelihood: np.ndarray,
     grad: np.ndarray | None,
 ) -> Status:
     """Log-likelihood of every particle, and its gradient by the chain rule, one particle at a time."""
     if status := _check_labels(layers, likelihood, y):
         return status
+    w = 1.0 if weights is None else weights.astype(np.float64)[:, None]
     for p, theta in enumerate(particles):
         stack = _stack(layers, theta)
         z, kept = _forward(stack, x)
-        log_likelihood[p], delta = _LOSSES[likelihood](z, y.astype(np.float64), noise)
+        log_likelihood[p], delta = _LOSSES[likelihood](z, y.astype(np.float64), noise, w)
         if grad is None:
             continue
         gradients: list[np.ndarray] = []
@@ -328,19 +331,19 @@ _ACTIVATIONS = (
 )
 
 
-def _categorical(z: np.ndarray, y: np.ndarray, noise: float) -> tuple[float, np.ndarray]:
+def _categorical(z: np.ndarray, y: np.ndarray, noise: float, w: Factors) -> tuple[float, np.ndarray]:
     hit = np.eye(z.shape[1])[y.astype(np.int64)]
     log_sum = np.logaddexp.reduce(z, axis=1, keepdims=True)
-    return float(np.sum(hit * (z - log_sum))), hit - np.exp(z - log_sum)
+    return float(np.sum(w * (hit * (z - log_sum)))), w * (hit - np.exp(z - log_sum))
 
 
-def _bernoulli(z: np.ndarray, y: np.ndarray, noise: float) -> tuple[float, np.ndarray]:
-    return float(np.sum(y * z - np.logaddexp(0, z))), y - _sigmoid(z)
+def _bernoulli(z: np.ndarray, y: np.ndarray, noise: float, w: Factors) -> tuple[float, np.ndarray]:
+    return float(np.sum(w * (y * z - np.logaddexp(0, z)))), w * (y - _sigmoid(z))
 
 
-def _gaussian(z: np.ndarray, y: np.ndarray, noise: float) -> tuple[float, np.ndarray]:
+def _gaussian(z: np.ndarray, y: np.ndarray, noise: float, w: Factors) -> tuple[float, np.ndarray]:
     r = (y - z) / noise
-    return float(-0.5 * np.sum(r * r + math.log(2 * math.pi * noise**2))), r / noise
+    return float(-0.5 * np.sum(w * (r * r + math.log(2 * math.pi * noise**2)))), w * (r / noise)
 
 
 # In the order of the likelihoods' codes.
@@ -388,6 +391,7 @@ def trajectory(
     grad: np.ndarray,
     x: np.ndarray,
     y: np.ndarray,
+    weights: np.ndarray | None,
     prior_precision: np.ndarray,
     total: np.ndarray,
     start: np.ndarray,
@@ -403,7 +407,7 @@ def trajectory(
         return status
     for step in range(steps + 1):
         if step > 0:
-            log_likelihood(layers, likelihood, noise, precision, particles, x, y, total, grad)
+            log_likelihood(layers, likelihood, noise, precision, particles, x, y, weights, total, grad)
         kick = step_size if 0 < step < steps else step_size / 2
         drift = step_size if step < steps else 0.0
         plan = (kick, drift, likelihood_scale, refresh and step == 0, *key)

@@ -13,9 +13,9 @@ EPS = np.finfo(np.float32).eps
 MANY = 16  # particles, enough for a mean error
 
 LOSSES = {
-    "categorical": lambda z, y, noise: -functional.cross_entropy(z, y, reduction="sum"),
-    "bernoulli": lambda z, y, noise: -functional.binary_cross_entropy_with_logits(z, y, reduction="sum"),
-    "gaussian": lambda z, y, noise: torch.distributions.Normal(z, noise).log_prob(y).sum(),
+    "categorical": lambda z, y, noise, how: -functional.cross_entropy(z, y, reduction=how),
+    "bernoulli": lambda z, y, noise, how: -functional.binary_cross_entropy_with_logits(z, y, reduction=how),
+    "gaussian": lambda z, y, noise, how: torch.distributions.Normal(z, noise).log_prob(y),
 }
 
 
@@ -24,7 +24,7 @@ class Problem:
 
     def __init__(self, net, particles, samples, kind, seed, noise=0.3):
         rng = np.random.default_rng(seed)
-        self.net = net
+        self.net, self.weights = net, None
         self.likelihood = fs.Gaussian(noise) if kind == "gaussian" else LIKELIHOODS[kind]()
         scales = fs.Normal("fan_in").scales(self.net)
         self.theta = (scales * rng.standard_normal((particles, len(scales)))).astype(np.float32)
@@ -35,12 +35,20 @@ class Problem:
             "gaussian": lambda: rng.standard_normal((samples, net.num_outputs), np.float32),
         }[kind]()
 
+    def weighted(self):
+        """The same with a weight for every sample, of which some are zero."""
+        self.weights = np.random.default_rng(7).uniform(0, 2, len(self.x)).astype(np.float32)
+        self.weights[1::5] = 0
+        return self
+
     def value_and_grad(self, backend, dtype=np.float32, precision="highest"):
-        theta, how = self.theta.astype(dtype), {"precision": precision, "backend": backend}
+        theta = self.theta.astype(dtype)
+        how = {"weights": self.weights, "precision": precision, "backend": backend}
         return ops.log_likelihood_and_grad(self.net, self.likelihood, theta, self.x, self.y, **how)
 
     def value(self, backend):
-        return ops.log_likelihood(self.net, self.likelihood, self.theta, self.x, self.y, backend=backend)
+        how = {"weights": self.weights, "backend": backend}
+        return ops.log_likelihood(self.net, self.likelihood, self.theta, self.x, self.y, **how)
 
     def outputs(self, backend, dtype=np.float32, precision="highest"):
         how = {"precision": precision, "backend": backend}
@@ -58,12 +66,14 @@ class Problem:
         module, results = self.net.to_torch().to(dtype), []
         x, y = torch.from_numpy(self.x).to(dtype), torch.from_numpy(self.y)
         y = y if y.dtype == torch.int64 else y.to(dtype)
+        weights = None if self.weights is None else torch.from_numpy(self.weights).to(dtype)
         for row in torch.from_numpy(self.theta).to(dtype):
             row.requires_grad_()
             with torch.autocast("cpu", torch.bfloat16, enabled=mixed):
                 z = torch.func.functional_call(module, self.net.unpack(row), (x,))
             z = z.to(dtype).flatten(1)
-            value = LOSSES[self.likelihood.name](z, y, self.likelihood.noise)
+            value = LOSSES[self.likelihood.name](z, y, self.likelihood.noise, "sum" if weights is None else "none")
+            value = (value if weights is None else weights * value.reshape(len(weights), -1).sum(dim=1)).sum()
             (grad,) = torch.autograd.grad(value, row)
             results.append((value.item(), grad.numpy(), z.detach().numpy()))
         return tuple(np.array(part) for part in zip(*results, strict=True))
@@ -90,9 +100,8 @@ def gradient_equals_central_differences(problem):
 
     def slopes(step):
         shifts = step * np.concatenate([np.eye(theta.size), -np.eye(theta.size)])
-        values = ops.log_likelihood(
-            problem.net, problem.likelihood, theta + shifts, problem.x, problem.y, backend="reference"
-        )
+        how = {"weights": problem.weights, "backend": "reference"}
+        values = ops.log_likelihood(problem.net, problem.likelihood, theta + shifts, problem.x, problem.y, **how)
         return (values[: theta.size] - values[theta.size :]) / (2 * step)
 
     # the error is a third of the change from 2h to h, and the rounding of the values
@@ -108,7 +117,7 @@ def every_element_is_written(problem, engine, name):
     targets = likelihood.targets(problem.y, net.num_outputs)
     engine.log_likelihood(
         net.layer_table, likelihood.code, likelihood.noise, 0,
-        problem.theta, problem.x, targets, value, grad,
+        problem.theta, problem.x, targets, None, value, grad,
     )  # fmt: skip
     outputs = np.full((*value.shape, len(problem.x), net.num_outputs), np.nan, np.float32)
     engine.network_outputs(net.layer_table, 0, problem.theta, problem.x, outputs)
@@ -124,17 +133,34 @@ def whole_numbers_are_exact(net, samples, backend, seed):
         rng.integers(-1, 2, shape).astype(np.float32)
         for shape in ((2, net.num_params), (samples, net.num_inputs), (samples, net.num_outputs))
     )
-    value, grad = ops.log_likelihood_and_grad(net, fs.Gaussian(), theta, x, y, backend=backend)
+    weights = rng.integers(0, 4, samples).astype(np.float32)
+    plain = ops.log_likelihood_and_grad(net, fs.Gaussian(), theta, x, y, backend=backend)
+    weighted = ops.log_likelihood_and_grad(net, fs.Gaussian(), theta, x, y, weights=weights, backend=backend)
     z = ops.network_outputs(net, theta, x, backend=backend)
     exact = net.to_torch().double()
     for p, row in enumerate(torch.from_numpy(theta).double()):
         row.requires_grad_()
         truth = torch.func.functional_call(exact, net.unpack(row), (torch.from_numpy(x).double(),))
-        squares = -0.5 * torch.square(torch.from_numpy(y) - truth).sum()
         assert np.array_equal(z[p], truth.detach().numpy())
-        assert np.array_equal(grad[p], torch.autograd.grad(squares, row)[0].numpy())
-        constant = 0.5 * y.size * np.log(2 * np.pi)
-        assert value[p] == pytest.approx(squares.item() - constant, rel=1e-13)
+        squares = torch.square(torch.from_numpy(y) - truth)
+        for (value, grad), factors in ((plain, np.ones_like(weights)), (weighted, weights)):
+            total = -0.5 * (torch.from_numpy(factors)[:, None] * squares).sum()
+            assert np.array_equal(grad[p], torch.autograd.grad(total, row, retain_graph=True)[0].numpy())
+            constant = 0.5 * factors.sum() * net.num_outputs * np.log(2 * np.pi)
+            assert value[p] == pytest.approx(total.item() - constant, rel=1e-13)
+
+
+def weighted_samples_are_as_exact_as_torch(problem, engine):
+    value, grad = problem.weighted().value_and_grad(engine)
+    for ours, truth, plain in zip((value, grad), problem.truth()[:2], problem.by_torch()[:2], strict=True):
+        as_exact_as(plain, ours, truth)
+    assert np.array_equal(problem.value(engine), value)
+
+
+def weights_of_one_change_no_bit(problem, backend, **how):
+    plain = problem.value_and_grad(backend, **how)
+    problem.weights = np.ones(len(problem.x), np.float32)
+    assert all(map(np.array_equal, plain, problem.value_and_grad(backend, **how)))
 
 
 def each_particle_alone_gives_the_same_bits(problem, backend):
@@ -143,3 +169,4 @@ def each_particle_alone_gives_the_same_bits(problem, backend):
     for p in range(len(theta)):
         problem.theta = theta[p : p + 1]
         assert all(np.array_equal(a[0], t[p]) for a, t in zip(problem.everything(backend), together, strict=True))
+    problem.theta = theta

@@ -7,7 +7,7 @@ import pytest
 import torch
 from problems import MANY, as_exact_as
 from processes import threads_change_no_bit
-from test_trajectory import by_steps, in_one
+from test_trajectory import by_steps, in_one, weights_of
 
 import fastsmc as fs
 from fastsmc import backends, ops
@@ -78,6 +78,16 @@ def test_engines_are_as_exact_as_torch(engine, shape, activation):
 
 
 @every_shape
+def test_weighted_samples_are_as_exact_as_torch(engine, shape):
+    problems.weighted_samples_are_as_exact_as_torch(Problem(shape, "gelu", "categorical", MANY), engine)
+
+
+@every_shape
+def test_weights_of_one_change_no_bit(backend, shape):
+    problems.weights_of_one_change_no_bit(Problem(shape, "silu", "gaussian"), backend)
+
+
+@every_shape
 @every_activation
 def test_the_reference_equals_autograd_in_float64(shape, activation):
     double = Problem(shape, activation).by_torch(torch.float64)
@@ -110,7 +120,9 @@ def test_whole_numbers_are_exact_in_every_lane(backend, samples, activation):
 
 @every_shape
 def test_each_particle_alone_gives_the_same_bits(backend, shape):
-    problems.each_particle_alone_gives_the_same_bits(Problem(shape, "gelu", "bernoulli"), backend)
+    problem = Problem(shape, "gelu", "bernoulli")
+    problems.each_particle_alone_gives_the_same_bits(problem, backend)
+    problems.each_particle_alone_gives_the_same_bits(problem.weighted(), backend)
 
 
 @pytest.mark.parametrize("level", [0.0, 1.0, -2.0])
@@ -158,7 +170,9 @@ for net, particles, samples in [(fs.LeNet5(), 5, 29), (fs.LeNet5(1, 3, "tanh", 1
     post = fs.Posterior(net, fs.Normal("fan_in"))
     theta = post.sample_prior(particles)
     x = rng.standard_normal((samples, net.num_inputs), np.float32)
-    for part in (*post.log_likelihood_and_grad(theta, x, np.ones(samples, int)), post.outputs(theta, x)):
+    y, weights = np.ones(samples, int), rng.random(samples, np.float32)
+    parts = *post.log_likelihood_and_grad(theta, x, y), post.outputs(theta, x)
+    for part in (*parts, *post.log_likelihood_and_grad(theta, x, y, weights=weights)):
         digest.update(part)
 print(digest.hexdigest())
 """
@@ -210,7 +224,7 @@ def test_a_trajectory_is_its_steps(engine):
     for particles, samples in ((3, 40), (1, 600)):
         post, theta, x, y = lenet(particles, samples, num_classes=3, image_size=14)
         v = np.random.default_rng(5).standard_normal(theta.shape, np.float32)
-        plan = (x, y, 0.003, 3, 1.3, 0.5)
+        plan = (x, y, 0.003, 3, 1.3, 0.5, weights_of(y))
         apart, together = (run(post.on(engine), theta.copy(), v.copy(), *plan) for run in (by_steps, in_one))
         assert all(map(np.array_equal, apart, together))
 

@@ -78,11 +78,46 @@ def test_the_reference_equals_autograd_in_float64(shape, activation, kind):
         assert np.linalg.norm(ours - truth) <= 40_000 * 2.0**-53 * np.linalg.norm(truth)
 
 
+@every_shape
+@every_likelihood
+def test_weighted_samples_are_as_exact_as_torch(engine, shape, kind):
+    problems.weighted_samples_are_as_exact_as_torch(Problem(shape, "gelu", kind, MANY), engine)
+
+
+@every_shape
+@every_likelihood
+def test_weights_of_one_change_no_bit(backend, shape, kind):
+    problems.weights_of_one_change_no_bit(Problem(shape, "silu", kind), backend)
+
+
+@pytest.mark.parametrize("shape", [ODD, "batch over the sample tile"])
+@pytest.mark.parametrize("most", [1, 3])
+@every_likelihood
+def test_a_whole_weight_is_as_many_samples(engine, shape, most, kind):
+    weighted, repeated = Problem(shape, "tanh", kind, MANY), Problem(shape, "tanh", kind, MANY)
+    counts = np.random.default_rng(most).integers(0, most + 1, len(weighted.x))
+    weighted.weights = counts.astype(np.float32)
+    repeated.x, repeated.y = (np.repeat(a, counts, axis=0) for a in (repeated.x, repeated.y))
+    for ours, truth, plain in zip(
+        weighted.value_and_grad(engine), repeated.truth()[:2], repeated.by_torch()[:2], strict=True
+    ):
+        as_exact_as(plain, ours, truth)
+
+
+@every_shape
+@every_likelihood
+def test_the_weighted_reference_equals_autograd_in_float64(shape, kind):
+    problem = Problem(shape, "silu", kind).weighted()
+    for ours, truth in zip(problem.truth(), problem.by_torch(torch.float64), strict=True):
+        assert np.linalg.norm(ours - truth) <= 40_000 * 2.0**-53 * np.linalg.norm(truth)  # terms of the longest sum
+
+
 @pytest.mark.parametrize("shape", [ODD, "no hidden layer"])
 @every_activation
 @every_likelihood
 def test_the_reference_gradient_equals_central_differences(shape, activation, kind):
     problems.gradient_equals_central_differences(Problem(shape, activation, kind))
+    problems.gradient_equals_central_differences(Problem(shape, activation, kind).weighted())
 
 
 @every_shape
@@ -156,7 +191,9 @@ def test_a_particle_that_is_not_a_number_harms_no_other(backend, activation, kin
 
 @every_shape
 def test_each_particle_alone_gives_the_same_bits(backend, shape):
-    problems.each_particle_alone_gives_the_same_bits(Problem(shape, "silu", "bernoulli"), backend)
+    problem = Problem(shape, "silu", "bernoulli")
+    problems.each_particle_alone_gives_the_same_bits(problem, backend)
+    problems.each_particle_alone_gives_the_same_bits(problem.weighted(), backend)
 
 
 EVERYTHING = """
@@ -169,7 +206,9 @@ for widths, particles, samples in [((13, 7, 3), 5, 29), ((784, 100, 10), 7, 100)
         theta = post.sample_prior(particles)
         x = rng.standard_normal((samples, widths[0]), np.float32)
         y = make(samples, int) if kind == "categorical" else make((samples, widths[-1]))
-        for part in (*post.log_likelihood_and_grad(theta, x, y), post.outputs(theta, x)):
+        weights = rng.random(samples, np.float32)
+        parts = *post.log_likelihood_and_grad(theta, x, y), post.outputs(theta, x)
+        for part in (*parts, *post.log_likelihood_and_grad(theta, x, y, weights=weights)):
             digest.update(part)
 print(digest.hexdigest())
 """
@@ -179,13 +218,13 @@ def test_the_number_of_threads_changes_no_bit():
     threads_change_no_bit(EVERYTHING)
 
 
-def same(problem, backend, theta=None, x=None, y=None):
+def same(problem, backend, theta=None, x=None, y=None, weights=None):
     """Whether other arrays of the same numbers give the same bits."""
-    arguments = [
-        mine if other is None else other for mine, other in ((problem.theta, theta), (problem.x, x), (problem.y, y))
-    ]
+    mine = (problem.theta, problem.x, problem.y, problem.weights)
+    *arguments, weights = (a if b is None else b for a, b in zip(mine, (theta, x, y, weights), strict=True))
     plain = problem.value_and_grad(backend)
-    other = ops.log_likelihood_and_grad(problem.net, problem.likelihood, *arguments, backend=backend)
+    how = {"weights": weights, "backend": backend}
+    other = ops.log_likelihood_and_grad(problem.net, problem.likelihood, *arguments, **how)
     return all(map(np.array_equal, map(np.asarray, other), plain))
 
 
@@ -200,12 +239,12 @@ def wide(array):
 
 @every_likelihood
 def test_any_memory_is_read(backend, kind):
-    problem = Problem(kind=kind)
-    theta, x, y = problem.theta, problem.x, problem.y
-    assert same(problem, backend, wide(theta), wide(x), wide(y))
+    problem = Problem(kind=kind).weighted()
+    theta, x, y, weights = problem.theta, problem.x, problem.y, problem.weights
+    assert same(problem, backend, wide(theta), wide(x), wide(y), wide(weights))
     assert same(problem, backend, np.asfortranarray(theta), np.asfortranarray(x), y)
     assert same(problem, backend, theta, x[::-1].copy()[::-1], y[::-1].copy()[::-1])
-    assert same(problem, backend, theta.tolist() and theta, x.tolist(), y.tolist())
+    assert same(problem, backend, theta.tolist() and theta, x.tolist(), y.tolist(), weights.tolist())
     assert problem.theta is theta
 
 
@@ -216,7 +255,7 @@ def test_the_engine_itself_reads_strides():
     for x in (wide(problem.x), np.asfortranarray(problem.x), problem.x[::-1, ::-1].copy()[::-1, ::-1]):
         value, grad = np.empty(len(problem.theta)), np.empty_like(problem.theta)
         net = problem.net
-        engine.log_likelihood(net.layer_table, 0, 1.0, 0, problem.theta, x, problem.y, value, grad)
+        engine.log_likelihood(net.layer_table, 0, 1.0, 0, problem.theta, x, problem.y, None, value, grad)
         assert all(map(np.array_equal, (value, grad), expected))
 
 
@@ -251,10 +290,10 @@ def test_one_output_takes_targets_without_a_column(backend):
 
 
 def test_torch_tensors_come_back_as_torch_tensors(backend):
-    problem = Problem()
-    theta, x, y = map(torch.from_numpy, (problem.theta, problem.x, problem.y))
+    problem = Problem().weighted()
+    theta, x, y, weights = map(torch.from_numpy, (problem.theta, problem.x, problem.y, problem.weights))
     theta.requires_grad_()
-    assert same(problem, backend, theta, x.T.contiguous().T, y)
+    assert same(problem, backend, theta, x.T.contiguous().T, y, weights)
     post = fs.Posterior(problem.net, backend=backend)
     results = (*post.log_likelihood_and_grad(theta, x, y), *post.log_density_and_grad(theta, x, y, 2.0))
     results += post.log_likelihood(theta, x, y), post.log_prior(theta), post.outputs(theta, x)
@@ -265,10 +304,12 @@ def test_torch_tensors_come_back_as_torch_tensors(backend):
 
 
 @pytest.mark.parametrize("scale", [0.7, "fan_in"])
-def test_the_log_density_is_the_prior_and_the_scaled_likelihood(backend, scale):
-    problem = Problem()
+@pytest.mark.parametrize("weighted", [False, True])
+def test_the_log_density_is_the_prior_and_the_scaled_likelihood(backend, scale, weighted):
+    problem = Problem().weighted() if weighted else Problem()
     post = fs.Posterior(problem.net, fs.Normal(scale), backend=backend)
-    density, grad = post.log_density_and_grad(problem.theta, problem.x, problem.y, likelihood_scale=3.0)
+    how = {"likelihood_scale": 3.0, "weights": problem.weights}
+    density, grad = post.log_density_and_grad(problem.theta, problem.x, problem.y, **how)
     value, slope = problem.value_and_grad("reference", np.float64)
     theta = problem.theta.astype(np.float64)
     scales = np.concatenate(
@@ -292,8 +333,8 @@ X = np.ones((3, 4), np.float32)
 Y = np.array([0, 1, 2])
 
 
-def categorical(b, theta=THETA, x=X, y=Y):
-    return fs.Posterior(NET, backend=b).log_likelihood_and_grad(theta, x, y)
+def categorical(b, theta=THETA, x=X, y=Y, weights=None):
+    return fs.Posterior(NET, backend=b).log_likelihood_and_grad(theta, x, y, weights=weights)
 
 
 def bernoulli(b, y):
@@ -320,6 +361,13 @@ REFUSED = [
     (lambda b: categorical(b, x=X[:0], y=Y[:0]), ValueError, "x has shape (0, 4); this network needs"),
     (lambda b: categorical(b, x=X.astype(complex)), TypeError, "x has dtype complex128; it must hold real"),
     (lambda b: categorical(b, x=None), TypeError, "x has dtype object; it must hold real numbers"),
+    (lambda b: categorical(b, weights=[1, -2, 1]), ValueError, "weights[1] is -2.0; weights must be non-negative and"),
+    (lambda b: categorical(b, weights=[1, 1, NAN]), ValueError, "weights[2] is nan; weights must be non-negative and"),
+    (lambda b: categorical(b, weights=[INF, 1, 1]), ValueError, "weights[0] is inf; weights must be non-negative and"),
+    (lambda b: categorical(b, weights=[1, 1]), ValueError, "weights has shape (2,); there must be one for each sample"),
+    (lambda b: categorical(b, weights=X), ValueError, "weights has shape (3, 4); there must be one for each sample"),
+    (lambda b: categorical(b, weights=1.0), ValueError, "weights has shape (); there must be one for each sample"),
+    (lambda b: categorical(b, weights=["a"] * 3), TypeError, "weights has dtype <U1; it must hold real numbers"),
     (lambda b: categorical(b, THETA[:, 1:]), ValueError, "particles has shape (2, 42); this network needs [P, 43]"),
     (lambda b: categorical(b, THETA[0]), ValueError, "particles has shape (43,); this network needs [P, 43]"),
     (lambda b: categorical(b, THETA[:0]), ValueError, "particles has shape (0, 43); this network needs"),

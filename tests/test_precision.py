@@ -102,6 +102,21 @@ def test_errors_are_bounded(engine, precision, shape, activation, kind):
     are_bounded(precision, problem.by(engine, precision), truth_of(shape, activation, kind), problem)
 
 
+@pytest.mark.parametrize("shape", SHAPES)
+@pytest.mark.parametrize("kind", LIKELIHOODS)
+@pytest.mark.parametrize("precision", ["high", "medium"])  # float32 is held to torch in the mean, in test_mlp.py
+def test_errors_of_weighted_samples_are_bounded(engine, precision, shape, kind):
+    problem = Problem(shape, "gelu", kind).weighted()
+    are_bounded(precision, problem.by(engine, precision), problem.truth(), problem)
+
+
+@pytest.mark.parametrize("shape", SHAPES)
+@pytest.mark.parametrize("kind", LIKELIHOODS)
+@every_precision
+def test_weights_of_one_change_no_bit(engine, precision, shape, kind):
+    problems.weights_of_one_change_no_bit(Problem(shape, kind=kind), engine, precision=precision)
+
+
 @pytest.mark.parametrize("activation", ACTIVATIONS)
 @every_precision
 def test_every_activation(engine, precision, activation):
@@ -190,7 +205,7 @@ def test_a_broken_particle_stays_alone(engine, precision):
 @pytest.mark.parametrize("shape", ["odd widths", "batch over the tile", "several chunks"])
 @every_precision
 def test_each_particle_alone_gives_the_same_bits(engine, precision, shape):
-    problem = Problem(shape)
+    problem = Problem(shape).weighted()
     theta, together = problem.theta, problem.by(engine, precision)
     for i in range(len(theta)):
         problem.theta = theta[i : i + 1]
@@ -206,7 +221,7 @@ def at(post, precision, backend):
 @every_precision
 def test_a_trajectory_is_its_steps(engine, precision, case):
     post, theta, v, x, y = test_trajectory.problem(case)
-    post, plan = at(post, precision, engine), (x, y, 0.01, 2, 1.7, 0.6)
+    post, plan = at(post, precision, engine), (x, y, 0.01, 2, 1.7, 0.6, test_trajectory.weights_of(y))
     apart = test_trajectory.by_steps(post, theta.copy(), v.copy(), *plan)
     together = test_trajectory.in_one(post, theta.copy(), v.copy(), *plan)
     assert all(np.array_equal(a, b) for a, b in zip(apart, together, strict=True))
@@ -227,7 +242,7 @@ def digest():
     result = hashlib.sha256()
     for precision in ops.PRECISIONS:
         for shape in ("odd widths", "batch over the tile", "several chunks"):
-            for part in Problem(shape).by("cpu", precision):
+            for part in (*Problem(shape).by("cpu", precision), *Problem(shape).weighted().by("cpu", precision)):
                 result.update(part)
         # fewer particles than threads
         problem = Problem(((6, 5, 3), 1, 4000))

@@ -26,39 +26,45 @@ def problem(case, kind="categorical"):
     return post, theta, rng.standard_normal(theta.shape, np.float32), x, y
 
 
-def by_steps(post, theta, v, x, y, step, steps, scale, refresh):
+def weights_of(y):
+    return np.random.default_rng(2).uniform(0, 2, len(y)).astype(np.float32)
+
+
+def by_steps(post, theta, v, x, y, step, steps, scale, refresh, weights=None):
     common = {"precision": post.prior_precision, "likelihood_scale": scale, "backend": post.backend}
-    grad = post.log_likelihood_and_grad(theta, x, y).grad
+    grad = post.log_likelihood_and_grad(theta, x, y, weights=weights).grad
     start = ops.leapfrog(theta, v, grad, kick=step / 2, drift=step, refresh=refresh, **NAMES, **common)
     for k in range(1, steps + 1):
-        value, grad = post.log_likelihood_and_grad(theta, x, y)
+        value, grad = post.log_likelihood_and_grad(theta, x, y, weights=weights)
         kick, drift = (step, step) if k < steps else (step / 2, 0.0)
         end = ops.leapfrog(theta, v, grad, kick=kick, drift=drift, **common)
     return theta, v, grad, value, start.kinetic_before, end.kinetic_after, end.prior_energy
 
 
-def in_one(post, theta, v, x, y, step, steps, scale, refresh):
-    grad = post.log_likelihood_and_grad(theta, x, y).grad
+def in_one(post, theta, v, x, y, step, steps, scale, refresh, weights=None):
+    grad = post.log_likelihood_and_grad(theta, x, y, weights=weights).grad
     plan = {"step_size": step, "num_steps": steps, "likelihood_scale": scale, "refresh": refresh, **NAMES}
-    return theta, v, grad, *post.trajectory(theta, v, grad, x, y, **plan)
+    return theta, v, grad, *post.trajectory(theta, v, grad, x, y, weights=weights, **plan)
 
 
 @pytest.mark.parametrize("case", CASES)
 @pytest.mark.parametrize("steps", [1, 2, 5])
 @pytest.mark.parametrize("refresh", [None, 0.0, 0.6])
-def test_it_is_its_steps(backend, case, steps, refresh):
+@pytest.mark.parametrize("weighted", [False, True])
+def test_it_is_its_steps(backend, case, steps, refresh, weighted):
     post, theta, v, x, y = problem(case)
     post = post.on(backend)
-    plan = (x, y, 0.01, steps, 1.7, refresh)
+    plan = (x, y, 0.01, steps, 1.7, refresh, weights_of(y) if weighted else None)
     apart, together = (run(post, theta.copy(), v.copy(), *plan) for run in (by_steps, in_one))
     for expected, found in zip(apart, together, strict=True):
         assert np.array_equal(expected, found)
 
 
 @pytest.mark.parametrize("kind", ["categorical", "bernoulli", "gaussian"])
-def test_it_goes_where_float64_goes(engine, kind):
+@pytest.mark.parametrize("weighted", [False, True])
+def test_it_goes_where_float64_goes(engine, kind, weighted):
     post, theta, v, x, y = problem("one chunk", kind)
-    plan = (x, y, 0.005, 4, 1.0, 0.3)
+    plan = (x, y, 0.005, 4, 1.0, 0.3, weights_of(y) if weighted else None)
     found = in_one(post.on(engine), theta.copy(), v.copy(), *plan)
     exact = in_one(post.on("reference"), theta.astype(float), v.astype(float), *plan)
     for ours, truth in zip(found, exact, strict=True):
@@ -87,6 +93,7 @@ def test_a_bad_label_leaves_the_state_alone(backend):
 @pytest.mark.parametrize(
     ("change", "sentence"),
     [
+        ({"weights": [1.0] * 299 + [-1.0]}, r"weights\[299\] is -1.0; weights must be non-negative and finite"),
         ({"num_steps": 0}, "num_steps is 0; it must be at least 1"),
         ({"refresh": 1.5}, "refresh is 1.5; it must lie between 0 and 1"),
         ({"seed": -1}, "seed"),
@@ -112,8 +119,9 @@ import test_trajectory as t
 digest = hashlib.sha256()
 for case in t.CASES:
     post, theta, v, x, y = t.problem(case)
-    for part in t.in_one(post, theta, v, x, y, 0.01, 3, 1.0, 0.0):
-        digest.update(part)
+    for weights in (None, t.weights_of(y)):
+        for part in t.in_one(post, theta, v, x, y, 0.01, 3, 1.0, 0.0, weights):
+            digest.update(part)
 print(digest.hexdigest())
 """
 

@@ -33,9 +33,14 @@ NetworkSpec spec_of(const Rows<int64_t>& layers, int likelihood, float noise, in
           static_cast<Likelihood>(likelihood), noise, static_cast<Precision>(precision)};
 }
 
-Batch batch_of(const NetworkSpec& spec, const Strided& x, const py::object& y) {
+// Of an array that may be None.
+const float* data_or_null(const py::object& array) {
+  return array.is_none() ? nullptr : array.cast<Rows<float>>().data();
+}
+
+Batch batch_of(const NetworkSpec& spec, const Strided& x, const py::object& y, const py::object& weights) {
   const auto item = static_cast<int64_t>(sizeof(float));
-  Batch batch{x.shape(0), x.data(), x.strides(0) / item, x.strides(1) / item, nullptr, nullptr};
+  Batch batch{x.shape(0), x.data(), x.strides(0) / item, x.strides(1) / item, nullptr, nullptr, data_or_null(weights)};
   if (y.is_none()) return batch;
   if (spec.likelihood == Likelihood::kCategorical)
     batch.labels = y.cast<Rows<int64_t>>().data();
@@ -53,7 +58,7 @@ py::object label_status(int64_t bad_row) {
 void outputs_of(const Rows<int64_t>& layers, int precision, const Rows<float>& particles, const Strided& x,
                 Rows<float>& outputs) {
   const NetworkSpec spec = spec_of(layers, 0, 1.f, precision);
-  const Batch batch = batch_of(spec, x, py::none());
+  const Batch batch = batch_of(spec, x, py::none(), py::none());
   const int64_t count = particles.shape(0);
   const float* from = particles.data();
   float* to = outputs.mutable_data();
@@ -61,12 +66,12 @@ void outputs_of(const Rows<int64_t>& layers, int precision, const Rows<float>& p
   network_outputs(spec, batch, count, from, to);
 }
 
-// grad may be None.
+// weights and grad may be None.
 py::object log_likelihood(const Rows<int64_t>& layers, int likelihood, float noise, int precision,
                           const Rows<float>& particles, const Strided& x, const py::object& y,
-                          Rows<double>& log_likelihood, const py::object& grad) {
+                          const py::object& weights, Rows<double>& log_likelihood, const py::object& grad) {
   const NetworkSpec spec = spec_of(layers, likelihood, noise, precision);
-  const Batch batch = batch_of(spec, x, y);
+  const Batch batch = batch_of(spec, x, y, weights);
   float* gradient = grad.is_none() ? nullptr : grad.cast<Rows<float>>().mutable_data();
   const int64_t count = particles.shape(0);
   const float* from = particles.data();
@@ -82,12 +87,12 @@ py::object log_likelihood(const Rows<int64_t>& layers, int likelihood, float noi
 // particles, momentum and grad are overwritten; start and end are sums as leapfrog_rows returns them.
 py::object trajectory_of(const Rows<int64_t>& layers, int likelihood, float noise, int precision,
                          Rows<float>& particles, Rows<float>& momentum, Rows<float>& grad, const Strided& x,
-                         const py::object& y, const Rows<float>& prior_precision, Rows<double>& log_likelihood,
-                         Rows<double>& start, Rows<double>& end, float step_size, int64_t steps, float likelihood_scale,
-                         bool refresh, float persistence, uint64_t seed, uint32_t iteration, uint32_t stream,
-                         uint32_t first_slot) {
+                         const py::object& y, const py::object& weights, const Rows<float>& prior_precision,
+                         Rows<double>& log_likelihood, Rows<double>& start, Rows<double>& end, float step_size,
+                         int64_t steps, float likelihood_scale, bool refresh, float persistence, uint64_t seed,
+                         uint32_t iteration, uint32_t stream, uint32_t first_slot) {
   const NetworkSpec spec = spec_of(layers, likelihood, noise, precision);
-  const Batch batch = batch_of(spec, x, y);
+  const Batch batch = batch_of(spec, x, y, weights);
   const UpdatePlan plan{
       particles.shape(1),    0.f, 0.f, likelihood_scale, persistence, refresh, seed, iteration, stream,
       prior_precision.data()};
@@ -159,15 +164,16 @@ std::vector<std::string> levels() {
 void bind_network(py::module_& m) {
   m.def("log_likelihood", log_likelihood, py::arg("layers").noconvert(), py::arg("likelihood"), py::arg("noise"),
         py::arg("precision"), py::arg("particles").noconvert(), py::arg("x").noconvert(), py::arg("y"),
-        py::arg("log_likelihood").noconvert(), py::arg("grad"));
+        py::arg("weights"), py::arg("log_likelihood").noconvert(), py::arg("grad"));
   m.def("network_outputs", outputs_of, py::arg("layers").noconvert(), py::arg("precision"),
         py::arg("particles").noconvert(), py::arg("x").noconvert(), py::arg("outputs").noconvert());
   m.def("trajectory", trajectory_of, py::arg("layers").noconvert(), py::arg("likelihood"), py::arg("noise"),
         py::arg("precision"), py::arg("particles").noconvert(), py::arg("momentum").noconvert(),
-        py::arg("grad").noconvert(), py::arg("x").noconvert(), py::arg("y"), py::arg("prior_precision").noconvert(),
-        py::arg("log_likelihood").noconvert(), py::arg("start").noconvert(), py::arg("end").noconvert(),
-        py::arg("step_size"), py::arg("steps"), py::arg("likelihood_scale"), py::arg("refresh"), py::arg("persistence"),
-        py::arg("seed"), py::arg("iteration"), py::arg("stream"), py::arg("first_slot"));
+        py::arg("grad").noconvert(), py::arg("x").noconvert(), py::arg("y"), py::arg("weights"),
+        py::arg("prior_precision").noconvert(), py::arg("log_likelihood").noconvert(), py::arg("start").noconvert(),
+        py::arg("end").noconvert(), py::arg("step_size"), py::arg("steps"), py::arg("likelihood_scale"),
+        py::arg("refresh"), py::arg("persistence"), py::arg("seed"), py::arg("iteration"), py::arg("stream"),
+        py::arg("first_slot"));
   m.def("precision_in_use", precision_in_use, py::arg("layers").noconvert(), py::arg("precision"));
   m.def("leapfrog", leapfrog_rows, py::arg("particles").noconvert(), py::arg("momentum").noconvert(),
         py::arg("grad").noconvert(), py::arg("precision").noconvert(), py::arg("out").noconvert(),

@@ -56,12 +56,14 @@ struct NetworkSpec {
 
 // The batch: x [samples, inputs] with strides in elements, targets by rows; labels are int64 for the
 // categorical likelihood, targets float [samples, outputs] for the others; neither where only outputs are wanted.
+// weights [samples] are factors of the samples' log-likelihoods; null where all are one.
 struct Batch {
   int64_t samples;
   const float* x;
   int64_t row_stride, column_stride;
   const int64_t* labels;
   const float* targets;
+  const float* weights;
 
   bool has_targets() const { return labels != nullptr || targets != nullptr; }
 };
@@ -70,7 +72,7 @@ struct Batch {
 // it.
 struct Chunk {
   int64_t begin, samples;  // of the batch
-  bool for_gradient, has_targets;
+  bool for_gradient, has_targets, has_weights;
   char* data;
 };
 
@@ -85,7 +87,7 @@ struct NetworkKernels {
   int64_t tile, tiles_in_sum;
   int max_layers;
   bool (*serves)(const NetworkSpec&);  // whether these kernels know all its layers
-  size_t (*chunk_bytes)(const NetworkSpec&, int64_t samples, bool for_gradient, bool has_targets);
+  size_t (*chunk_bytes)(const NetworkSpec&, const Chunk&);
   void (*pack)(const NetworkSpec&, const Batch&, const Chunk&, int64_t tile);
   size_t (*scratch_bytes)(const NetworkSpec&);
   // The log-likelihood of one particle over some tiles of a chunk; its gradient is added to grad unless that is null.

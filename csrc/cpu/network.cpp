@@ -9,6 +9,7 @@
 
 #include <algorithm>
 #include <cmath>
+#include <numeric>
 
 #include "cpu/memory.h"
 #include "cpu/threads.h"
@@ -25,10 +26,13 @@ int64_t ceil_divide(int64_t n, int64_t by) {
 }
 
 // What does not depend on the parameters: the normalising constant of the Gaussian likelihood.
-double constant_term(const NetworkSpec& spec, int64_t samples) {
+double constant_term(const NetworkSpec& spec, const Batch& batch) {
   if (spec.likelihood != Likelihood::kGaussian) return 0;
   const double log_root_two_pi = 0.91893853320467274178;
-  return -static_cast<double>(samples * spec.outputs()) * (std::log(static_cast<double>(spec.noise)) + log_root_two_pi);
+  const double weight = batch.weights == nullptr ? static_cast<double>(batch.samples)
+                                                 : std::accumulate(batch.weights, batch.weights + batch.samples, 0.);
+  return -(weight * static_cast<double>(spec.outputs())) *
+         (std::log(static_cast<double>(spec.noise)) + log_root_two_pi);
 }
 
 int64_t first_bad_label(const NetworkSpec& spec, const Batch& batch) {
@@ -50,7 +54,9 @@ class Pass {
         with_grad_(with_grad),
         engine_(network_kernels(spec)) {
     const int64_t tile = engine_.tile;
-    const auto tile_bytes = static_cast<int64_t>(engine_.chunk_bytes(spec, tile, with_grad, batch.has_targets()));
+    // as if there were no weights: chunks decide bits, and weights of one are to change none
+    const Chunk unweighted{0, tile, with_grad, batch.has_targets(), false, nullptr};
+    const auto tile_bytes = static_cast<int64_t>(engine_.chunk_bytes(spec, unweighted));
     chunk_ = std::clamp(kChunkBytes / tile_bytes * tile, tile, kMaxChunk);
     chunk_ = std::min(chunk_, batch.samples);
     groups_ = groups(chunk_);
@@ -61,7 +67,7 @@ class Pass {
     const int64_t sums = by_groups_ ? count * groups_ : groups_ > 1 || chunks() > 1 ? threads_ : 0;
     scratch_bytes_ = static_cast<size_t>(ceil_divide(static_cast<int64_t>(engine_.scratch_bytes(spec)), 64) * 64);
     const size_t scratch = memory_.reserve<char>(scratch_bytes_ * static_cast<size_t>(threads_));
-    const size_t packed = memory_.reserve<char>(engine_.chunk_bytes(spec, chunk_, with_grad, batch.has_targets()));
+    const size_t packed = memory_.reserve<char>(engine_.chunk_bytes(spec, at(0)));
     const size_t values_at = memory_.reserve<double>(static_cast<size_t>(by_groups_ ? sums : 0));
     const size_t sums_at = memory_.reserve<float>(static_cast<size_t>(with_grad ? sums * dim_ : 0));
     scratch_ = memory_.at<char>(scratch);
@@ -149,7 +155,8 @@ class Pass {
   }
   Chunk at(int64_t chunk) const {
     const int64_t begin = chunk * chunk_;
-    return {begin, std::min(chunk_, batch_.samples - begin), with_grad_, batch_.has_targets(), packed_};
+    const int64_t samples = std::min(chunk_, batch_.samples - begin);
+    return {begin, samples, with_grad_, batch_.has_targets(), batch_.weights != nullptr, packed_};
   }
   int64_t groups(int64_t samples) const { return ceil_divide(samples, engine_.tiles_in_sum * engine_.tile); }
 
@@ -163,7 +170,7 @@ class Pass {
   int threads_;
   size_t scratch_bytes_;
   Workspace memory_;
-  char *scratch_, *packed_;
+  char *scratch_, *packed_ = nullptr;
   double* values_;
   float* sums_;
 };
@@ -184,7 +191,7 @@ int64_t network_log_likelihood(const NetworkSpec& spec, const Batch& batch, int6
                                double* log_likelihood, float* grad) {
   const int64_t bad = first_bad_label(spec, batch);
   if (bad >= 0) return bad;
-  std::fill(log_likelihood, log_likelihood + count, constant_term(spec, batch.samples));
+  std::fill(log_likelihood, log_likelihood + count, constant_term(spec, batch));
   run(spec, batch, count, particles, log_likelihood, grad, nullptr);
   return -1;
 }
@@ -200,7 +207,7 @@ int64_t trajectory(const NetworkSpec& spec, const Batch& batch, UpdatePlan plan,
   if (bad >= 0) return bad;
   const int64_t dim = spec.num_params();
   const auto leapfrog = kernels().update.leapfrog;
-  const double constant = constant_term(spec, batch.samples);
+  const double constant = constant_term(spec, batch);
   plan.dim = dim;
 
   // after step 0, the half kick that starts, step s moves by the gradient at the position that step s - 1 reached

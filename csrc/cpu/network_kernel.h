@@ -6,7 +6,7 @@
 //
 // A chunk holds, for S = its samples rounded up to lanes (kLanes), with zeros for those that are missing:
 //   x by panels  [panel][inputs][w]                        forward
-//   targets      [panel][target width][w]                  int32 labels, or float values
+//   targets      [panel][target rows][w]                   int32 labels or float values, and weights: see target_rows
 //   x by rows    [panel of inputs][S][w]                   weight gradient of a dense first layer
 #pragma once
 
@@ -62,10 +62,6 @@ static int64_t stretch_of(const NetworkSpec& spec) {
   return samples;
 }
 
-static int64_t target_width(const NetworkSpec& spec) {
-  return spec.likelihood == Likelihood::kCategorical ? 1 : spec.outputs();
-}
-
 // Where the parts of a chunk lie.
 struct FloatChunk {
   float *x_panels, *targets, *x_rows;
@@ -74,14 +70,14 @@ struct FloatChunk {
   FloatChunk(const NetworkSpec& spec, const Chunk& chunk) : samples(round_up_lanes(chunk.samples)) {
     x_panels = reinterpret_cast<float*>(chunk.data);
     targets = x_panels + samples * spec.inputs();
-    x_rows = targets + (chunk.has_targets ? samples * target_width(spec) : 0);
+    x_rows = targets + samples * target_rows(spec, chunk);
   }
 };
 
-static size_t chunk_bytes(const NetworkSpec& spec, int64_t samples, bool for_gradient, bool has_targets) {
-  const int64_t rows = for_gradient && spec.layer[0].dense() ? round_up_lanes(spec.inputs()) : 0;
-  const int64_t floats = spec.inputs() + (has_targets ? target_width(spec) : 0) + rows;
-  return static_cast<size_t>(round_up_lanes(samples) * floats) * sizeof(float);
+static size_t chunk_bytes(const NetworkSpec& spec, const Chunk& chunk) {
+  const int64_t rows = chunk.for_gradient && spec.layer[0].dense() ? round_up_lanes(spec.inputs()) : 0;
+  const int64_t floats = spec.inputs() + target_rows(spec, chunk) + rows;
+  return static_cast<size_t>(round_up_lanes(chunk.samples) * floats) * sizeof(float);
 }
 
 // Up to kLanes values of a row of x, zeros after them.
@@ -115,7 +111,7 @@ static void pack_x(const NetworkSpec& spec, const Batch& batch, const Chunk& chu
     }
 }
 
-// The targets of `row` samples from `first` of the chunk on, [target width][row].
+// The targets of `row` samples from `first` of the chunk on, [target rows][row].
 static void pack_targets(const NetworkSpec& spec, const Batch& batch, const Chunk& chunk, int64_t first, int64_t row,
                          float* targets) {
   const int64_t width = target_width(spec);
@@ -130,6 +126,9 @@ static void pack_targets(const NetworkSpec& spec, const Batch& batch, const Chun
         targets[k * row + s] = real ? batch.targets[at * width + k] : 0.f;
       }
     }
+  if (!chunk.has_weights) return;
+  for (int64_t s = 0; s < row; ++s)
+    targets[width * row + s] = first + s < chunk.samples ? batch.weights[chunk.begin + first + s] : 0.f;
 }
 
 static void pack(const NetworkSpec& spec, const Batch& batch, const Chunk& chunk, int64_t tile) {
@@ -139,7 +138,7 @@ static void pack(const NetworkSpec& spec, const Batch& batch, const Chunk& chunk
     pack_x(spec, batch, chunk, to, panel);
     if (!chunk.has_targets) continue;
     const int64_t begin = panel * kPanel, row = Panels{to.samples}.columns(panel) * kLanes;
-    pack_targets(spec, batch, chunk, begin, row, to.targets + begin * target_width(spec));
+    pack_targets(spec, batch, chunk, begin, row, to.targets + begin * target_rows(spec, chunk));
   }
 }
 
@@ -164,6 +163,7 @@ static double particle(const NetworkSpec& spec, const Chunk& chunk, Tiles tiles,
                        float* outputs, char* scratch) {
   const FloatChunk packed(spec, chunk);
   const int64_t inputs = spec.inputs(), num_outputs = spec.outputs(), length = stretch_of(spec);
+  const int64_t num_targets = target_rows(spec, chunk);
   float *output[kMaxLayers], *memory[kMaxLayers], *work = reinterpret_cast<float*>(scratch);
   int64_t offset[kMaxLayers], at = 0;
   for (int l = 0; l < spec.layers; ++l) {
@@ -197,7 +197,8 @@ static double particle(const NetworkSpec& spec, const Chunk& chunk, Tiles tiles,
       if (outputs != nullptr)
         write_outputs(z, num_outputs, columns, valid, outputs + (begin + first) * num_outputs);
       else
-        log_likelihood += panel_loss(spec, z, columns, packed.targets + (begin + first) * target_width(spec), valid);
+        log_likelihood +=
+            panel_loss(spec, z, columns, packed.targets + (begin + first) * num_targets, chunk.has_weights, valid);
     }
     if (grad == nullptr) continue;
     for (int l = last; l >= 0; --l) {

@@ -73,6 +73,12 @@ static inline vfloat fma(vfloat a, float b, float c) {
   return fma(a, splat<vfloat>(b), splat<vfloat>(c));
 }
 
+// The factor one, of which no multiplication is left.
+struct One {};
+static inline vfloat operator*(One, vfloat v) {
+  return v;
+}
+
 template <class V>
 static inline V max(V a, V b) {
   return a > b ? a : b;

@@ -166,9 +166,7 @@ class TileNetwork {
  public:
   static constexpr int64_t kTileSamples = 384, kTileSteps = kTileSamples / kEdge, kTilesInSum = 4;
 
-  static size_t chunk_bytes(const NetworkSpec& spec, int64_t samples, bool for_gradient, bool has_targets) {
-    return Packed(spec, {0, samples, for_gradient, has_targets, nullptr}).bytes;
-  }
+  static size_t chunk_bytes(const NetworkSpec& spec, const Chunk& chunk) { return Packed(spec, chunk).bytes; }
 
   static void pack(const NetworkSpec& spec, const Batch& batch, const Chunk& chunk, int64_t tile) {
     const Packed to(spec, chunk);
@@ -182,7 +180,8 @@ class TileNetwork {
         pack_block<Terms, Side::kRight, Sum::kAcross>(block, to.x(step * blocks + j));
         if (chunk.for_gradient) pack_block<Terms, Side::kRight, Sum::kDown>(block, to.x_gradient(j * to.steps + step));
       }
-      if (chunk.has_targets) pack_targets(spec, batch, chunk, first, kEdge, to.targets(first * target_width(spec)));
+      if (chunk.has_targets)
+        pack_targets(spec, batch, chunk, first, kEdge, to.targets(first * target_rows(spec, chunk)));
     }
   }
 
@@ -203,7 +202,7 @@ class TileNetwork {
   static constexpr int64_t kWords = Terms * kBlockWords, kBytes = 4 * kWords;
 
   // A chunk: x as right operand of the forward product [step][input block], as that of the weight gradient
-  // [input block][step], targets [step][target width][32].
+  // [input block][step], targets [step][target rows][32].
   struct Packed {
     int64_t steps;
     size_t bytes, gradient_at, targets_at;
@@ -213,7 +212,7 @@ class TileNetwork {
       const auto x_bytes = static_cast<size_t>(steps * blocks_of(spec.inputs()) * kBytes);
       gradient_at = x_bytes;
       targets_at = gradient_at + (chunk.for_gradient ? x_bytes : 0);
-      bytes = targets_at + (chunk.has_targets ? static_cast<size_t>(steps * target_width(spec) * kEdge * 4) : 0);
+      bytes = targets_at + static_cast<size_t>(steps * target_rows(spec, chunk) * kEdge * 4);
     }
     uint32_t* x(int64_t block) const { return reinterpret_cast<uint32_t*>(data) + block * kWords; }
     uint32_t* x_gradient(int64_t block) const {
@@ -306,7 +305,8 @@ class TileNetwork {
           write_outputs(floats(at.z), spec.outputs(), 2, valid, outputs + first * spec.outputs());
           continue;
         }
-        log_likelihood += panel_loss(spec, floats(at.z), 2, packed.targets(first * target_width(spec)), valid);
+        log_likelihood += panel_loss(spec, floats(at.z), 2, packed.targets(first * target_rows(spec, chunk)),
+                                     chunk.has_weights, valid);
         if (grad != nullptr) backward(tiles, step);
       }
       if (grad != nullptr) add_gradients(tiles, begin, steps);

@@ -32,6 +32,13 @@ def read_count(value: int, name: str) -> int:
     return int(value)
 
 
+def check_range(name: str, values: np.ndarray, good: np.ndarray, what: str) -> None:
+    """Refuse the first entry that is not good, and say what all must be."""
+    if not good.all():
+        index = tuple(map(int, np.argwhere(~good)[0]))
+        raise ValueError(f"{_at(name, index)} is {values[index]}; {name} must be {what}")
+
+
 def shape_text(*sizes: int | str) -> str:
     """Write a shape as NumPy does, with letters for what may vary."""
     return f"({', '.join(map(str, sizes))}{',' if len(sizes) == 1 else ''})"

@@ -2,14 +2,14 @@
 
 import math
 from types import ModuleType
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 
 from fastsmc import arrays, backends
 from fastsmc.likelihoods import Likelihood
 from fastsmc.networks import Network
-from fastsmc.ops.checks import bad_value, check_float32
+from fastsmc.ops.checks import bad_value, check_float32, check_range
 
 Array = Any
 
@@ -24,6 +24,7 @@ def log_likelihood(
     x: Array,
     y: Array,
     *,
+    weights: Array | None = None,
     precision: str = "highest",
     backend: str | None = None,
 ) -> Array:
@@ -39,6 +40,8 @@ def log_likelihood(
         Converted to the type of the particles if it has another.
     y : array_like [B] or [B, outputs]
         As the likelihood takes it.
+    weights : array_like [B], optional
+        Non-negative and finite; the factor of each sample's log-likelihood, one if not given. Converted as x is.
     precision : {"highest", "high", "medium"}
         What the products may lose (see `precision_in_use`).
     backend
@@ -48,7 +51,7 @@ def log_likelihood(
     -------
     log_likelihood : float64 array [P]
     """
-    return _likelihood(network, likelihood, particles, x, y, False, precision, backend)[0]
+    return _likelihood(network, likelihood, particles, x, y, weights, False, precision, backend)[0]
 
 
 def log_likelihood_and_grad(
@@ -58,11 +61,12 @@ def log_likelihood_and_grad(
     x: Array,
     y: Array,
     *,
+    weights: Array | None = None,
     precision: str = "highest",
     backend: str | None = None,
 ) -> tuple[Array, Array]:
     """Log-likelihood [P] and its gradient [P, d], in the type of the particles; arguments as for `log_likelihood`."""
-    return _likelihood(network, likelihood, particles, x, y, True, precision, backend)
+    return _likelihood(network, likelihood, particles, x, y, weights, True, precision, backend)
 
 
 def _likelihood(
@@ -71,13 +75,14 @@ def _likelihood(
     particles: Array,
     x: Array,
     y: Array,
+    weights: Array | None,
     with_grad: bool,
     precision: str,
     backend: str | None,
 ) -> tuple[Array, Array]:
     engine = backends.choose(backend)
     host, back = read_particles(particles, network, engine)
-    inputs, targets = read_batch(x, y, network, likelihood, host.dtype)
+    batch = read_batch(x, y, weights, network, likelihood, host.dtype)
     total, grad = np.empty(len(host)), np.empty_like(host) if with_grad else None
     status = engine.log_likelihood(
         network.layer_table,
@@ -85,13 +90,12 @@ def _likelihood(
         likelihood.noise,
         precision_code(precision),
         host,
-        inputs,
-        targets,
+        *batch,
         total,
         grad,
     )
     if status:
-        raise bad_value(status, network.num_outputs, y=targets)
+        raise bad_value(status, network.num_outputs, y=batch.targets)
     return back(total), None if grad is None else back(grad)
 
 
@@ -124,24 +128,46 @@ def read_particles(
     return host, back
 
 
+def _read_numbers(array: Array, name: str) -> np.ndarray:
+    numbers, _ = arrays.read(array, name)
+    if numbers.dtype.kind not in "fiub":
+        raise TypeError(f"{name} has dtype {numbers.dtype}; it must hold real numbers")
+    return numbers
+
+
 def _read_inputs(x: Array, network: Network, dtype: np.dtype) -> np.ndarray:
-    inputs, _ = arrays.read(x, "x")
-    if inputs.dtype.kind not in "fiub":
-        raise TypeError(f"x has dtype {inputs.dtype}; it must hold real numbers")
+    inputs = _read_numbers(x, "x")
     if inputs.ndim < 2 or len(inputs) == 0 or math.prod(inputs.shape[1:]) != network.num_inputs:
         raise ValueError(f"x has shape {inputs.shape}; this network needs [B, {network.num_inputs}] with B >= 1")
     return np.ascontiguousarray(inputs.reshape(len(inputs), -1), dtype)
 
 
+def _read_weights(weights: Array, samples: int, dtype: np.dtype) -> np.ndarray:
+    numbers = _read_numbers(weights, "weights")
+    if numbers.shape != (samples,):
+        raise ValueError(f"weights has shape {numbers.shape}; there must be one for each sample, {(samples,)}")
+    factors = numbers.astype(dtype, copy=False)
+    check_range("weights", factors, (factors >= 0) & (factors < np.inf), "non-negative and finite")
+    return factors
+
+
+class Batch(NamedTuple):
+    """A batch as engines take it: x [B, inputs], targets of the likelihood, weights [B] or None."""
+
+    x: np.ndarray
+    targets: np.ndarray
+    weights: np.ndarray | None
+
+
 def read_batch(
-    x: Array, y: Array, network: Network, likelihood: Likelihood, dtype: np.dtype
-) -> tuple[np.ndarray, np.ndarray]:
-    """View x [B, inputs] and y on the host as engines take them."""
+    x: Array, y: Array, weights: Array | None, network: Network, likelihood: Likelihood, dtype: np.dtype
+) -> Batch:
+    """View a batch on the host."""
     inputs = _read_inputs(x, network, dtype)
     targets = likelihood.targets(arrays.read(y, "y")[0], network.num_outputs)
     if len(targets) != len(inputs):
         raise ValueError(f"y has {len(targets)} rows, but x has {len(inputs)}; they must agree")
-    return inputs, targets
+    return Batch(inputs, targets, None if weights is None else _read_weights(weights, len(inputs), dtype))
 
 
 def precision_code(precision: str) -> int:

@@ -121,6 +121,7 @@ def trajectory(
     x: Array,
     y: Array,
     *,
+    weights: Array | None = None,
     prior_precision: Array,
     step_size: float,
     num_steps: int,
@@ -140,7 +141,7 @@ def trajectory(
 
     Parameters
     ----------
-    network, likelihood, x, y, precision
+    network, likelihood, x, y, weights, precision
         As for `log_likelihood`.
     particles, momentum, grad : float32 array [P, d]
         Positions, momenta and the gradient of the log-likelihood there; overwritten by those at the end.
@@ -169,7 +170,7 @@ def trajectory(
         if np.may_share_memory(state[first], state[second]):
             raise ValueError(f"{second} overlaps {first}; each must have memory of its own")
     steps = read_count(num_steps, "num_steps")
-    inputs, targets = read_batch(x, y, network, likelihood, position.dtype)
+    batch = read_batch(x, y, weights, network, likelihood, position.dtype)
     weight = _read_prior(prior_precision, position)
     _check_refresh(refresh)
     random.check_key(seed, iteration, stream, first_slot)
@@ -180,8 +181,7 @@ def trajectory(
         likelihood.noise,
         precision_code(precision),
         *state.values(),
-        inputs,
-        targets,
+        *batch,
         weight,
         total,
         start,
@@ -197,7 +197,7 @@ def trajectory(
         first_slot,
     )
     if status:
-        raise bad_value(status, network.num_outputs, y=targets)
+        raise bad_value(status, network.num_outputs, y=batch.targets)
     columns = (total, start[:, 0], end[:, 1], end[:, 2])
     return Trajectory(*(back(np.ascontiguousarray(column)) for column in columns))
 
