@@ -159,8 +159,8 @@ class Posterior:
         step_size, num_steps
             Length and number of the steps.
         plan
-            ``weights``, ``likelihood_scale``, ``refresh`` and what names the random numbers, as `ops.trajectory` takes
-            them.
+            ``weights``, ``scale``, ``likelihood_scale``, ``refresh`` and what names the random numbers, as
+            `ops.trajectory` takes them.
         """
         return ops.trajectory(
             self.network,

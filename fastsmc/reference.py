@@ -355,6 +355,7 @@ def leapfrog(
     momentum: np.ndarray,
     grad: np.ndarray,
     precision: np.ndarray,
+    scale: np.ndarray | None,
     out: np.ndarray,
     energies: np.ndarray,
     kick: float,
@@ -369,14 +370,15 @@ def leapfrog(
 ) -> Status:
     """Refresh, kick, drift; energies [P, 3] as fastsmc.ops.leapfrog returns them."""
     theta, v, lam = (a.astype(np.float64) for a in (particles, momentum, precision))
+    s = 1.0 if scale is None else scale.astype(np.float64)
     if refresh:
         noise = np.empty(theta.shape)
         normal(noise, seed, iteration, stream, first_slot)
         v = persistence * v + math.sqrt(1 - persistence**2) * noise if persistence else noise  # 0 v is 0, NaN or not
     energies[:, 0] = 0.5 * np.sum(v * v, axis=1)
-    v = v + kick * (likelihood_scale * grad - lam * theta)
+    v = v + kick * (s * (likelihood_scale * grad - lam * theta))
     energies[:, 1] = 0.5 * np.sum(v * v, axis=1)
-    theta = theta + drift * v
+    theta = theta + drift * (s * v)
     energies[:, 2] = 0.5 * np.sum(lam * theta * theta, axis=1)
     momentum[...], out[...] = v, theta
 
@@ -393,6 +395,7 @@ def trajectory(
     y: np.ndarray,
     weights: np.ndarray | None,
     prior_precision: np.ndarray,
+    scale: np.ndarray | None,
     total: np.ndarray,
     start: np.ndarray,
     end: np.ndarray,
@@ -411,7 +414,7 @@ def trajectory(
         kick = step_size if 0 < step < steps else step_size / 2
         drift = step_size if step < steps else 0.0
         plan = (kick, drift, likelihood_scale, refresh and step == 0, *key)
-        leapfrog(particles, momentum, grad, prior_precision, particles, end if step else start, *plan)
+        leapfrog(particles, momentum, grad, prior_precision, scale, particles, end if step else start, *plan)
     return None
 
 

@@ -30,8 +30,12 @@ def weights_of(y):
     return np.random.default_rng(2).uniform(0, 2, len(y)).astype(np.float32)
 
 
-def by_steps(post, theta, v, x, y, step, steps, scale, refresh, weights=None):
-    common = {"precision": post.prior_precision, "likelihood_scale": scale, "backend": post.backend}
+def scale_of(theta):
+    return np.random.default_rng(3).uniform(0.3, 1.5, theta.shape[1]).astype(np.float32)
+
+
+def by_steps(post, theta, v, x, y, step, steps, power, refresh, weights=None, scale=None):
+    common = {"precision": post.prior_precision, "scale": scale, "likelihood_scale": power, "backend": post.backend}
     grad = post.log_likelihood_and_grad(theta, x, y, weights=weights).grad
     start = ops.leapfrog(theta, v, grad, kick=step / 2, drift=step, refresh=refresh, **NAMES, **common)
     for k in range(1, steps + 1):
@@ -41,20 +45,21 @@ def by_steps(post, theta, v, x, y, step, steps, scale, refresh, weights=None):
     return theta, v, grad, value, start.kinetic_before, end.kinetic_after, end.prior_energy
 
 
-def in_one(post, theta, v, x, y, step, steps, scale, refresh, weights=None):
+def in_one(post, theta, v, x, y, step, steps, power, refresh, weights=None, scale=None):
     grad = post.log_likelihood_and_grad(theta, x, y, weights=weights).grad
-    plan = {"step_size": step, "num_steps": steps, "likelihood_scale": scale, "refresh": refresh, **NAMES}
-    return theta, v, grad, *post.trajectory(theta, v, grad, x, y, weights=weights, **plan)
+    plan = {"step_size": step, "num_steps": steps, "likelihood_scale": power, "refresh": refresh, **NAMES}
+    return theta, v, grad, *post.trajectory(theta, v, grad, x, y, weights=weights, scale=scale, **plan)
 
 
 @pytest.mark.parametrize("case", CASES)
 @pytest.mark.parametrize("steps", [1, 2, 5])
 @pytest.mark.parametrize("refresh", [None, 0.0, 0.6])
 @pytest.mark.parametrize("weighted", [False, True])
-def test_it_is_its_steps(backend, case, steps, refresh, weighted):
+@pytest.mark.parametrize("scaled", [False, True])
+def test_it_is_its_steps(backend, case, steps, refresh, weighted, scaled):
     post, theta, v, x, y = problem(case)
     post = post.on(backend)
-    plan = (x, y, 0.01, steps, 1.7, refresh, weights_of(y) if weighted else None)
+    plan = (x, y, 0.01, steps, 1.7, refresh, weights_of(y) if weighted else None, scale_of(theta) if scaled else None)
     apart, together = (run(post, theta.copy(), v.copy(), *plan) for run in (by_steps, in_one))
     for expected, found in zip(apart, together, strict=True):
         assert np.array_equal(expected, found)
@@ -62,18 +67,30 @@ def test_it_is_its_steps(backend, case, steps, refresh, weighted):
 
 @pytest.mark.parametrize("kind", ["categorical", "bernoulli", "gaussian"])
 @pytest.mark.parametrize("weighted", [False, True])
-def test_it_goes_where_float64_goes(engine, kind, weighted):
+@pytest.mark.parametrize("scaled", [False, True])
+def test_it_goes_where_float64_goes(engine, kind, weighted, scaled):
     post, theta, v, x, y = problem("one chunk", kind)
-    plan = (x, y, 0.005, 4, 1.0, 0.3, weights_of(y) if weighted else None)
+    plan = (x, y, 0.005, 4, 1.0, 0.3, weights_of(y) if weighted else None, scale_of(theta) if scaled else None)
     found = in_one(post.on(engine), theta.copy(), v.copy(), *plan)
     exact = in_one(post.on("reference"), theta.astype(float), v.astype(float), *plan)
     for ours, truth in zip(found, exact, strict=True):
         assert np.linalg.norm(ours - truth) <= 1e-5 * np.linalg.norm(truth)  # 4 steps of 1e-7, in a curved landscape
 
 
-def test_time_reversal_leads_back(backend):
+@pytest.mark.parametrize("case", CASES)
+def test_a_scale_of_ones_changes_no_bit(backend, case):
+    post, theta, v, x, y = problem(case)
+    plan = (x, y, 0.01, 2, 1.7, 0.6, None)
+    plain, scaled = (
+        in_one(post.on(backend), theta.copy(), v.copy(), *plan, scale) for scale in (None, np.ones_like(theta[0]))
+    )
+    assert all(map(np.array_equal, plain, scaled))
+
+
+@pytest.mark.parametrize("scaled", [False, True])
+def test_time_reversal_leads_back(backend, scaled):
     post, theta, v, x, y = problem("one chunk")
-    plan = (x, y, 0.004, 6, 1.0, None)
+    plan = (x, y, 0.004, 6, 1.0, None, None, scale_of(theta) if scaled else None)
     there = in_one(post.on(backend), theta.copy(), v.copy(), *plan)
     back = in_one(post.on(backend), there[0], -there[1], *plan)
     assert np.linalg.norm(back[0] - theta) < 1e-5 * np.linalg.norm(theta)
@@ -94,6 +111,8 @@ def test_a_bad_label_leaves_the_state_alone(backend):
     ("change", "sentence"),
     [
         ({"weights": [1.0] * 299 + [-1.0]}, r"weights\[299\] is -1.0; weights must be non-negative and finite"),
+        ({"scale": np.zeros(122, np.float32)}, r"scale\[0\] is 0.0; scale must be positive and finite"),
+        ({"scale": np.ones(3, np.float32)}, r"scale has shape \(3,\), particles \(5, 122\); they must be"),
         ({"num_steps": 0}, "num_steps is 0; it must be at least 1"),
         ({"refresh": 1.5}, "refresh is 1.5; it must lie between 0 and 1"),
         ({"seed": -1}, "seed"),
@@ -119,8 +138,8 @@ import test_trajectory as t
 digest = hashlib.sha256()
 for case in t.CASES:
     post, theta, v, x, y = t.problem(case)
-    for weights in (None, t.weights_of(y)):
-        for part in t.in_one(post, theta, v, x, y, 0.01, 3, 1.0, 0.0, weights):
+    for factors in ((None, None), (t.weights_of(y), t.scale_of(theta))):
+        for part in t.in_one(post, theta, v, x, y, 0.01, 3, 1.0, 0.0, *factors):
             digest.update(part)
 print(digest.hexdigest())
 """

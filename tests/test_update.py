@@ -21,31 +21,39 @@ def state(dim, particles=3):
     return theta, v, grad, rng.uniform(0.5, 2, dim).astype(np.float32)
 
 
-def by_formula(theta, v, grad, precision, xi, refresh, dtype):
+def scale_of(dim):
+    """Over four orders of magnitude."""
+    return (10 ** np.random.default_rng(dim).uniform(-2, 2, dim)).astype(np.float32)
+
+
+def by_formula(theta, v, grad, precision, scale, xi, refresh, dtype):
     """Every line of the docstring in one precision, energies summed in it too."""
     theta, v, grad, precision, xi = (a.astype(dtype) for a in (theta, v, grad, precision, xi))
-    kick, drift, scale = (dtype(STEP[name]) for name in ("kick", "drift", "likelihood_scale"))
+    scale = dtype(1) if scale is None else scale.astype(dtype)
+    kick, drift, likelihood_scale = (dtype(STEP[name]) for name in ("kick", "drift", "likelihood_scale"))
     if refresh is not None:
         v = dtype(refresh) * v + dtype(math.sqrt(1 - refresh**2)) * xi
     before = np.sum(v * v, axis=1) / 2
-    v = v + kick * (scale * grad - precision * theta)
-    moved = theta + drift * v
+    v = v + kick * (scale * (likelihood_scale * grad - precision * theta))
+    moved = theta + drift * (scale * v)
     return moved, v, before, np.sum(v * v, axis=1) / 2, np.sum(precision * moved * moved, axis=1) / 2
 
 
 @pytest.mark.parametrize("dim", SIZES)
 @pytest.mark.parametrize("refresh", [None, 0, 0.7, 1])
 @pytest.mark.parametrize("aliased", [True, False])
-def test_a_step_is_as_exact_as_plain_float32(backend, dim, refresh, aliased):
+@pytest.mark.parametrize("scaled", [False, True])
+def test_a_step_is_as_exact_as_plain_float32(backend, dim, refresh, aliased, scaled):
     theta, v, grad, precision = state(dim)
+    scale = scale_of(dim) if scaled else None
     xi = random.normal(theta.shape, **NAMES, backend=backend)
-    truth = by_formula(theta, v, grad, precision, xi, refresh, np.float64)
-    plain = by_formula(theta, v, grad, precision, xi, refresh, np.float32)
+    truth, plain = (
+        by_formula(theta, v, grad, precision, scale, xi, refresh, dtype) for dtype in (np.float64, np.float32)
+    )
     particles, momentum = theta.copy(), v.copy()
     out = particles if aliased else np.full_like(theta, np.nan)
-    energies = ops.leapfrog(
-        particles, momentum, grad, precision=precision, refresh=refresh, out=out, backend=backend, **STEP, **NAMES
-    )
+    how = {"precision": precision, "scale": scale, "refresh": refresh, "backend": backend}
+    energies = ops.leapfrog(particles, momentum, grad, out=out, **how, **STEP, **NAMES)
     assert aliased or np.array_equal(particles, theta)
     assert [e.dtype for e in energies] == [np.float64] * 3
     for ours, exact, float32 in zip((out, momentum, *energies), truth, plain, strict=True):
@@ -54,13 +62,26 @@ def test_a_step_is_as_exact_as_plain_float32(backend, dim, refresh, aliased):
         assert error <= 2 * allowed + EPS * np.linalg.norm(exact)
 
 
+@pytest.mark.parametrize("dim", SIZES)
+@pytest.mark.parametrize("refresh", [None, 0.7])
+def test_a_scale_of_ones_changes_no_bit(backend, dim, refresh):
+    plain, scaled = state(dim), state(dim)
+    how = {"precision": plain[3], "refresh": refresh, "backend": backend, **STEP}
+    energies = ops.leapfrog(*plain[:3], **how), ops.leapfrog(*scaled[:3], scale=np.ones(dim, np.float32), **how)
+    assert all(map(np.array_equal, energies[0], energies[1]))
+    assert all(map(np.array_equal, plain, scaled))
+
+
 @pytest.mark.parametrize("dim", [33, 1025])
-def test_the_reference_is_the_formula_in_float64(dim):
+@pytest.mark.parametrize("scaled", [False, True])
+def test_the_reference_is_the_formula_in_float64(dim, scaled):
     theta, v, grad, precision = (a.astype(np.float64) for a in state(dim))
     xi = np.empty(theta.shape)
     backends.choose("reference").normal(xi, *(NAMES[n] for n in ("seed", "iteration", "stream", "first_slot")))
-    truth = by_formula(theta, v, grad, precision, xi, 0.7, np.float64)
-    energies = ops.leapfrog(theta, v, grad, precision=precision, refresh=0.7, backend="reference", **STEP, **NAMES)
+    scale = scale_of(dim) if scaled else None
+    truth = by_formula(theta, v, grad, precision, scale, xi, 0.7, np.float64)
+    how = {"precision": precision, "scale": scale, "refresh": 0.7, "backend": "reference"}
+    energies = ops.leapfrog(theta, v, grad, **how, **STEP, **NAMES)
     for ours, exact in zip((theta, v, *energies), truth, strict=True):
         assert np.linalg.norm(ours - exact) <= dim * 2.0**-53 * np.linalg.norm(exact)
 
@@ -79,10 +100,12 @@ def test_fresh_momentum_is_the_normal_numbers_it_names(backend, dim):
     assert np.array_equal(energies.kinetic_before, energies.kinetic_after)
 
 
-def test_particles_may_be_updated_in_parts(backend):
+@pytest.mark.parametrize("scaled", [False, True])
+def test_particles_may_be_updated_in_parts(backend, scaled):
     """As ranks do: each row alone, named by its slot, gives the bits of all together."""
     whole, parts = state(129, 5), state(129, 5)
-    shared = {"precision": whole[3], "refresh": 0.5, "seed": 1, "backend": backend, **STEP}
+    scale = scale_of(129) if scaled else None
+    shared = {"precision": whole[3], "scale": scale, "refresh": 0.5, "seed": 1, "backend": backend, **STEP}
     energies = ops.leapfrog(*whole[:3], **shared, first_slot=2)
     for row in range(5):
         alone = ops.leapfrog(*(a[row : row + 1] for a in parts[:3]), **shared, first_slot=2 + row)
@@ -112,13 +135,20 @@ def test_a_particle_that_is_not_a_number_harms_no_other(backend, poison):
 
 
 class Gaussian:
-    """log pi = -(prior + data precision) theta^2 / 2 + pull theta in every coordinate, over many particles."""
+    """log pi = -(prior + data precision) theta^2 / 2 + pull theta in every coordinate, over many particles.
 
-    def __init__(self, backend, dtype=np.float32, dim=67, particles=50):
+    Badly scaled, the coordinates differ by up to four orders of magnitude, and the steps are scaled accordingly.
+    """
+
+    def __init__(self, backend, dtype=np.float32, badly_scaled=False, dim=67, particles=50):
         rng = np.random.default_rng(0)
         self.backend, self.dtype = backend, dtype
         self.prior, self.data, self.pull = rng.uniform(0.5, 2, (3, dim)).astype(dtype)
         self.theta, self.v = rng.standard_normal((2, particles, dim)).astype(dtype)
+        self.scale = scale_of(dim).astype(dtype) if badly_scaled else None
+        self.size = self.scale if badly_scaled else np.ones(dim, dtype)
+        self.prior, self.data = self.prior / self.size**2, self.data / self.size**2
+        self.pull, self.theta = self.pull / self.size, self.theta * self.size
 
     def grad(self, theta):
         return (self.pull - self.data * theta).astype(self.dtype)
@@ -126,12 +156,11 @@ class Gaussian:
     def step(self, theta, v, kick, drift):
         """The op, or the same by plain NumPy."""
         if self.backend is None:
-            v += self.dtype(kick) * (self.grad(theta) - self.prior * theta)
-            theta += self.dtype(drift) * v
+            v += self.dtype(kick) * (self.size * (self.grad(theta) - self.prior * theta))
+            theta += self.dtype(drift) * (self.size * v)
             return None
-        return ops.leapfrog(
-            theta, v, self.grad(theta), precision=self.prior, kick=kick, drift=drift, backend=self.backend
-        )
+        how = {"precision": self.prior, "scale": self.scale, "backend": self.backend}
+        return ops.leapfrog(theta, v, self.grad(theta), kick=kick, drift=drift, **how)
 
     def trajectory(self, theta, v, steps, size):
         """As moves.HMC composes it; returns the energies of the first and of the last kick."""
@@ -149,33 +178,43 @@ class Gaussian:
         first, last = self.trajectory(theta, v, steps, size)
         return self.potential(theta) + last.kinetic_after - self.potential(self.theta) - first.kinetic_before
 
+    def distance(self, theta):
+        return np.linalg.norm((theta - self.theta) / self.size)
+
     def there_and_back(self):
         theta, v = self.theta.copy(), self.v.copy()
         self.trajectory(theta, v, 25, 0.1)
-        assert np.linalg.norm(theta - self.theta) > np.linalg.norm(self.theta)  # it went somewhere
+        assert self.distance(theta) > self.distance(0)  # it went somewhere
         v *= -1
         self.trajectory(theta, v, 25, 0.1)
-        return np.hypot(np.linalg.norm(theta - self.theta), np.linalg.norm(v + self.v))
+        return np.hypot(self.distance(theta), np.linalg.norm(v + self.v))
 
 
-def test_a_trajectory_is_reversible_to_rounding(engine):
-    size = np.linalg.norm(Gaussian(engine).theta)
-    assert Gaussian(engine).there_and_back() <= 2 * Gaussian(None).there_and_back() + EPS * size
+every_target = pytest.mark.parametrize("badly_scaled", [False, True])
+
+
+@every_target
+def test_a_trajectory_is_reversible_to_rounding(engine, badly_scaled):
+    ours, plain = (Gaussian(name, badly_scaled=badly_scaled) for name in (engine, None))
+    size = ours.distance(0)
+    assert ours.there_and_back() <= 2 * plain.there_and_back() + EPS * size
     # fifty steps of a few roundings each
-    assert Gaussian("reference", np.float64).there_and_back() <= 50 * 8 * 2.0**-53 * size
+    assert Gaussian("reference", np.float64, badly_scaled).there_and_back() <= 50 * 8 * 2.0**-53 * size
 
 
-def test_the_energy_error_is_of_second_order(backend):
-    target = Gaussian(backend)
+@every_target
+def test_the_energy_error_is_of_second_order(backend, badly_scaled):
+    target = Gaussian(backend, badly_scaled=badly_scaled)
     coarse, fine = (np.linalg.norm(target.energy_error(n, 2.0 / n)) for n in (10, 20))
     assert 3.5 < coarse / fine < 4.5
-    exact = Gaussian("reference", np.float64)
+    exact = Gaussian("reference", np.float64, badly_scaled)
     errors = [np.linalg.norm(exact.energy_error(n, 2.0 / n)) for n in (100, 200)]
     assert errors[0] / errors[1] == pytest.approx(4, abs=0.01)
 
 
-def test_the_energies_are_those_of_the_state(backend):
-    target = Gaussian(backend)
+@every_target
+def test_the_energies_are_those_of_the_state(backend, badly_scaled):
+    target = Gaussian(backend, badly_scaled=badly_scaled)
     theta, v = target.theta.copy(), target.v.copy()
     first, last = target.trajectory(theta, v, 5, 0.1)
     for ours, truth in (
@@ -212,8 +251,8 @@ digest, rng = hashlib.sha256(), np.random.default_rng(3)
 for particles, dim in ((3, 33), (5, 10_001), (64, 1000)):
     theta, v, grad = rng.standard_normal((3, particles, dim), np.float32)
     precision = rng.uniform(0.5, 2, dim).astype(np.float32)
-    for refresh in (None, 0.7):
-        step = {"precision": precision, "kick": 0.1, "drift": 0.2, "refresh": refresh}
+    for refresh, scale in ((None, None), (0.7, None), (None, rng.uniform(0.5, 2, dim).astype(np.float32))):
+        step = {"precision": precision, "scale": scale, "kick": 0.1, "drift": 0.2, "refresh": refresh}
         for part in (*ops.leapfrog(theta, v, grad, **step), theta, v):
             digest.update(part)
     for kind in (random.philox, random.uniform, random.normal):
@@ -264,6 +303,13 @@ REFUSED = [
     (lambda b: step(b, precision=ONE[:2]), ValueError, "precision has shape (2,), particles (2, 3); they must be [d]"),
     (lambda b: step(b, precision=A), ValueError, "precision has shape (2, 3), particles (2, 3); they must be"),
     (lambda b: step(b, *([ONE] * 3)), ValueError, "precision has shape (3,), particles (3,); they must be"),
+    (lambda b: step(b, scale=ONE[:2]), ValueError, "scale has shape (2,), particles (2, 3); they must be [d] and"),
+    (lambda b: step(b, scale=1.0), ValueError, "scale has shape (), particles (2, 3); they must be [d] and [P, d]"),
+    (lambda b: step(b, scale=[1, 1, 1]), TypeError, "scale has dtype int64; it must be float32 or float64"),
+    (lambda b: step(b, scale=ONE * 0), ValueError, "scale[0] is 0.0; scale must be positive and finite"),
+    (lambda b: step(b, scale=[1, -2.0, 1]), ValueError, "scale[1] is -2.0; scale must be positive and finite"),
+    (lambda b: step(b, scale=[1, 1, math.nan]), ValueError, "scale[2] is nan; scale must be positive and finite"),
+    (lambda b: step(b, scale=[1, math.inf, 1]), ValueError, "scale[1] is inf; scale must be positive and finite"),
     (lambda b: step(b, refresh=1.01), ValueError, "refresh is 1.01; it must lie between 0 and 1"),
     (lambda b: step(b, refresh=-0.1), ValueError, "refresh is -0.1; it must lie between 0 and 1"),
     (lambda b: step(b, refresh=math.nan), ValueError, "refresh is nan; it must lie between 0 and 1"),

@@ -84,18 +84,27 @@ py::object log_likelihood(const Rows<int64_t>& layers, int likelihood, float noi
   return label_status(bad_row);
 }
 
-// particles, momentum and grad are overwritten; start and end are sums as leapfrog_rows returns them.
+// particles, momentum and grad are overwritten, weights and scale may be None; start and end are sums as leapfrog_rows
+// returns them.
 py::object trajectory_of(const Rows<int64_t>& layers, int likelihood, float noise, int precision,
                          Rows<float>& particles, Rows<float>& momentum, Rows<float>& grad, const Strided& x,
                          const py::object& y, const py::object& weights, const Rows<float>& prior_precision,
-                         Rows<double>& log_likelihood, Rows<double>& start, Rows<double>& end, float step_size,
-                         int64_t steps, float likelihood_scale, bool refresh, float persistence, uint64_t seed,
-                         uint32_t iteration, uint32_t stream, uint32_t first_slot) {
+                         const py::object& scale, Rows<double>& log_likelihood, Rows<double>& start, Rows<double>& end,
+                         float step_size, int64_t steps, float likelihood_scale, bool refresh, float persistence,
+                         uint64_t seed, uint32_t iteration, uint32_t stream, uint32_t first_slot) {
   const NetworkSpec spec = spec_of(layers, likelihood, noise, precision);
   const Batch batch = batch_of(spec, x, y, weights);
-  const UpdatePlan plan{
-      particles.shape(1),    0.f, 0.f, likelihood_scale, persistence, refresh, seed, iteration, stream,
-      prior_precision.data()};
+  const UpdatePlan plan{particles.shape(1),
+                        0.f,
+                        0.f,
+                        likelihood_scale,
+                        persistence,
+                        refresh,
+                        seed,
+                        iteration,
+                        stream,
+                        prior_precision.data(),
+                        data_or_null(scale)};
   const Phase phase{particles.shape(0),
                     first_slot,
                     particles.mutable_data(),
@@ -116,13 +125,22 @@ int precision_in_use(const Rows<int64_t>& layers, int precision) {
   return static_cast<int>(network_kernels(spec_of(layers, 0, 1.f, precision)).precision);
 }
 
-// sums [count, 3]: kinetic before, kinetic after, prior energy.
+// sums [count, 3]: kinetic before, kinetic after, prior energy. scale may be None.
 void leapfrog_rows(const Rows<float>& particles, Rows<float>& momentum, const Rows<float>& grad,
-                   const Rows<float>& precision, Rows<float>& out, Rows<double>& sums, float kick, float drift,
-                   float likelihood_scale, bool refresh, float persistence, uint64_t seed, uint32_t iteration,
-                   uint32_t stream, uint32_t first_slot) {
-  const UpdatePlan plan{particles.shape(1), kick,   drift,           likelihood_scale, persistence, refresh, seed,
-                        iteration,          stream, precision.data()};
+                   const Rows<float>& precision, const py::object& scale, Rows<float>& out, Rows<double>& sums,
+                   float kick, float drift, float likelihood_scale, bool refresh, float persistence, uint64_t seed,
+                   uint32_t iteration, uint32_t stream, uint32_t first_slot) {
+  const UpdatePlan plan{particles.shape(1),
+                        kick,
+                        drift,
+                        likelihood_scale,
+                        persistence,
+                        refresh,
+                        seed,
+                        iteration,
+                        stream,
+                        precision.data(),
+                        data_or_null(scale)};
   const int64_t count = particles.shape(0);
   const float *position = particles.data(), *gradient = grad.data();
   float *v = momentum.mutable_data(), *moved = out.mutable_data();
@@ -170,13 +188,13 @@ void bind_network(py::module_& m) {
   m.def("trajectory", trajectory_of, py::arg("layers").noconvert(), py::arg("likelihood"), py::arg("noise"),
         py::arg("precision"), py::arg("particles").noconvert(), py::arg("momentum").noconvert(),
         py::arg("grad").noconvert(), py::arg("x").noconvert(), py::arg("y"), py::arg("weights"),
-        py::arg("prior_precision").noconvert(), py::arg("log_likelihood").noconvert(), py::arg("start").noconvert(),
-        py::arg("end").noconvert(), py::arg("step_size"), py::arg("steps"), py::arg("likelihood_scale"),
-        py::arg("refresh"), py::arg("persistence"), py::arg("seed"), py::arg("iteration"), py::arg("stream"),
-        py::arg("first_slot"));
+        py::arg("prior_precision").noconvert(), py::arg("scale"), py::arg("log_likelihood").noconvert(),
+        py::arg("start").noconvert(), py::arg("end").noconvert(), py::arg("step_size"), py::arg("steps"),
+        py::arg("likelihood_scale"), py::arg("refresh"), py::arg("persistence"), py::arg("seed"), py::arg("iteration"),
+        py::arg("stream"), py::arg("first_slot"));
   m.def("precision_in_use", precision_in_use, py::arg("layers").noconvert(), py::arg("precision"));
   m.def("leapfrog", leapfrog_rows, py::arg("particles").noconvert(), py::arg("momentum").noconvert(),
-        py::arg("grad").noconvert(), py::arg("precision").noconvert(), py::arg("out").noconvert(),
+        py::arg("grad").noconvert(), py::arg("precision").noconvert(), py::arg("scale"), py::arg("out").noconvert(),
         py::arg("sums").noconvert(), py::arg("kick"), py::arg("drift"), py::arg("likelihood_scale"), py::arg("refresh"),
         py::arg("persistence"), py::arg("seed"), py::arg("iteration"), py::arg("stream"), py::arg("first_slot"));
   const auto fill_with = [&m](const char* name, auto function) {

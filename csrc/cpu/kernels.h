@@ -98,8 +98,9 @@ struct NetworkKernels {
 
 // One pass over the weights of one particle:
 //   v <- rho v + sqrt(1 - rho^2) xi              (only where refresh is set; xi counter-based normal; 0 v is 0)
-//   v <- v + kick (scale g - precision theta)
-//   theta' <- theta + drift v
+//   v <- v + kick scale (likelihood_scale g - precision theta)
+//   theta' <- theta + drift scale v
+// v is the momentum of theta / scale, which has unit mass.
 struct UpdatePlan {
   int64_t dim;
   float kick, drift, likelihood_scale, persistence;
@@ -107,6 +108,7 @@ struct UpdatePlan {
   uint64_t seed;
   uint32_t iteration, stream;
   const float* precision;  // [dim], of the Gaussian prior
+  const float* scale;      // [dim]; null where all are one
 };
 
 struct UpdateSums {

@@ -1,8 +1,8 @@
 // Leapfrog and Langevin updates, and the normal numbers they use.
 //
 // One read of position, gradient, momentum and precision, one write of momentum and position: 24 bytes a
-// weight, with the momentum refreshed from counters in registers. Sums run in float lanes over kBlock
-// weights, then in float64.
+// weight, 28 with a scale, with the momentum refreshed from counters in registers. Sums run in float lanes over
+// kBlock weights, then in float64.
 #pragma once
 
 #include "common/philox.h"
@@ -63,20 +63,31 @@ static void normal(float* out, int64_t dim, uint64_t seed, uint32_t slot, uint32
   }
 }
 
+static inline void load_scale(const float*, int64_t, int64_t, One&) {}
+static inline void load_scale(const float* scale, int64_t at, int64_t count, vfloat& to) {
+  if (count == kLanes)
+    to = load<vfloat>(scale + at);
+  else
+    memcpy(&to, scale + at, static_cast<size_t>(count) * sizeof(float));
+}
+
 // One vector of weights; updates momentum and position and the three running sums.
-static inline void step_vector(const UpdatePlan& plan, vfloat precision, vfloat grad, vfloat theta, vfloat xi,
-                               float noise, vfloat& v, vfloat& moved, vfloat sums[3]) {
+template <class Scale>
+static inline void step_vector(const UpdatePlan& plan, Scale scale, vfloat precision, vfloat grad, vfloat theta,
+                               vfloat xi, float noise, vfloat& v, vfloat& moved, vfloat sums[3]) {
   if (plan.refresh)
     v = plan.persistence == 0 ? xi : fma(v, plan.persistence, xi * noise);  // what is dropped may be NaN
   sums[0] = fma(v, v, sums[0]);
-  v = fma(fma(grad, splat<vfloat>(plan.likelihood_scale), -(precision * theta)), plan.kick, v);
+  v = fma(scale * fma(grad, splat<vfloat>(plan.likelihood_scale), -(precision * theta)), plan.kick, v);
   sums[1] = fma(v, v, sums[1]);
-  moved = fma(v, plan.drift, theta);
+  moved = fma(scale * v, plan.drift, theta);
   sums[2] = fma(precision * moved, moved, sums[2]);
 }
 
-static UpdateSums leapfrog(const UpdatePlan& plan, uint32_t slot, const float* particle, const float* grad,
-                           float* momentum, float* out) {
+// Scale is vfloat, or One where the plan has none.
+template <class Scale>
+static UpdateSums leapfrog_by(const UpdatePlan& plan, uint32_t slot, const float* particle, const float* grad,
+                              float* momentum, float* out) {
   const philox::Key key = philox::key_of(plan.seed);
   const float noise = __builtin_sqrtf(1.f - plan.persistence * plan.persistence);
   float xi[kNormals] = {};
@@ -89,10 +100,12 @@ static UpdateSums leapfrog(const UpdatePlan& plan, uint32_t slot, const float* p
       for (int64_t j = 0; j < kNormals && i + j < end; j += kLanes) {
         const int64_t at = i + j, count = end - at < kLanes ? end - at : kLanes;
         vfloat v, moved;
+        Scale scale{};
+        load_scale(plan.scale, at, count, scale);
         if (count == kLanes) {
           v = load<vfloat>(momentum + at);
-          step_vector(plan, load<vfloat>(plan.precision + at), load<vfloat>(grad + at), load<vfloat>(particle + at),
-                      load<vfloat>(xi + j), noise, v, moved, sums);
+          step_vector(plan, scale, load<vfloat>(plan.precision + at), load<vfloat>(grad + at),
+                      load<vfloat>(particle + at), load<vfloat>(xi + j), noise, v, moved, sums);
           store(momentum + at, v);
           store(out + at, moved);
         } else {
@@ -104,7 +117,7 @@ static UpdateSums leapfrog(const UpdatePlan& plan, uint32_t slot, const float* p
           memcpy(&g, grad + at, bytes);
           memcpy(&theta, particle + at, bytes);
           memcpy(&fresh, xi + j, bytes);
-          step_vector(plan, precision, g, theta, fresh, noise, v, moved, sums);
+          step_vector(plan, scale, precision, g, theta, fresh, noise, v, moved, sums);
           memcpy(momentum + at, &v, bytes);
           memcpy(out + at, &moved, bytes);
         }
@@ -113,6 +126,12 @@ static UpdateSums leapfrog(const UpdatePlan& plan, uint32_t slot, const float* p
     for (int k = 0; k < 3; ++k) total[k] += sum_lanes(sums[k]);
   }
   return {.5 * total[0], .5 * total[1], .5 * total[2]};
+}
+
+static UpdateSums leapfrog(const UpdatePlan& plan, uint32_t slot, const float* particle, const float* grad,
+                           float* momentum, float* out) {
+  return plan.scale == nullptr ? leapfrog_by<One>(plan, slot, particle, grad, momentum, out)
+                               : leapfrog_by<vfloat>(plan, slot, particle, grad, momentum, out);
 }
 
 // The vector functions themselves, so that tests can hold them to their stated errors.

@@ -8,7 +8,7 @@ import numpy as np
 from fastsmc import arrays, backends, random
 from fastsmc.likelihoods import Likelihood
 from fastsmc.networks import Network
-from fastsmc.ops.checks import bad_value, check_float32, read_count
+from fastsmc.ops.checks import bad_value, check_float32, check_range, read_count
 from fastsmc.ops.densities import precision_code, read_batch, read_particles
 
 Array = Any
@@ -30,6 +30,7 @@ def leapfrog(
     precision: Array,
     kick: float,
     drift: float,
+    scale: Array | None = None,
     likelihood_scale: float = 1.0,
     refresh: float | None = None,
     seed: int = 0,
@@ -42,8 +43,9 @@ def leapfrog(
     """Momentum and position of every particle in one pass over the weights: a kick, then a drift.
 
     ``v = refresh * v + sqrt(1 - refresh^2) * xi`` where ``refresh`` is given, with xi counter-based normal numbers;
-    ``v += kick * (likelihood_scale * grad - precision * theta)``; ``theta += drift * v``. A leapfrog trajectory of
-    step e is kick e/2 and drift e, then kick e and drift e after each gradient but the last, then kick e/2.
+    ``v += kick * scale * (likelihood_scale * grad - precision * theta)``; ``theta += drift * scale * v``. A leapfrog
+    trajectory of step e is kick e/2 and drift e, then kick e and drift e after each gradient but the last, then kick
+    e/2.
 
     Parameters
     ----------
@@ -55,6 +57,9 @@ def leapfrog(
         Of the normal prior with mean zero.
     kick, drift
         Step of the momentum and of the position.
+    scale : float32 array [d], optional
+        Positive and finite, one if not given: position and momentum are those of ``theta / scale``, which is a mass
+        matrix diag(1 / scale^2) (Neal, 2011, section 4.1).
     likelihood_scale
         What multiplies the gradient.
     refresh
@@ -75,7 +80,8 @@ def leapfrog(
     gradient = arrays.read_floats(grad, "grad")[0]
     for name, array in (("momentum", v), ("grad", gradient), ("out", moved)):
         _check_like_particles(name, array, position)
-    weight = _read_prior(precision, position)
+    weight = _read_row("precision", precision, position)
+    factors = _read_scale(scale, position)
     _check_refresh(refresh)
     if np.may_share_memory(moved, v) or np.may_share_memory(moved, gradient):
         raise ValueError("out overlaps momentum or grad; it must be particles itself or memory of its own")
@@ -88,6 +94,7 @@ def leapfrog(
         v,
         gradient,
         weight,
+        factors,
         moved,
         energies,
         kick,
@@ -125,6 +132,7 @@ def trajectory(
     prior_precision: Array,
     step_size: float,
     num_steps: int,
+    scale: Array | None = None,
     likelihood_scale: float = 1.0,
     refresh: float | None = None,
     seed: int = 0,
@@ -149,7 +157,7 @@ def trajectory(
         Of the normal prior with mean zero.
     step_size, num_steps
         Length and number of the steps.
-    likelihood_scale, refresh, seed, iteration, stream, first_slot, backend
+    scale, likelihood_scale, refresh, seed, iteration, stream, first_slot, backend
         As for `leapfrog`; the momentum is refreshed once, at the start.
 
     Returns
@@ -171,7 +179,8 @@ def trajectory(
             raise ValueError(f"{second} overlaps {first}; each must have memory of its own")
     steps = read_count(num_steps, "num_steps")
     batch = read_batch(x, y, weights, network, likelihood, position.dtype)
-    weight = _read_prior(prior_precision, position)
+    weight = _read_row("precision", prior_precision, position)
+    factors = _read_scale(scale, position)
     _check_refresh(refresh)
     random.check_key(seed, iteration, stream, first_slot)
     total, start, end = np.empty(len(position)), np.empty((len(position), 3)), np.empty((len(position), 3))
@@ -183,6 +192,7 @@ def trajectory(
         *state.values(),
         *batch,
         weight,
+        factors,
         total,
         start,
         end,
@@ -202,13 +212,19 @@ def trajectory(
     return Trajectory(*(back(np.ascontiguousarray(column)) for column in columns))
 
 
-def _read_prior(precision: Array, particles: np.ndarray) -> np.ndarray:
-    weight = arrays.read_floats(precision, "precision")[0]
-    if particles.ndim != 2 or weight.shape != particles.shape[1:]:
-        raise ValueError(
-            f"precision has shape {weight.shape}, particles {particles.shape}; they must be [d] and [P, d]"
-        )
-    return weight.astype(particles.dtype, copy=False)
+def _read_row(name: str, row: Array, particles: np.ndarray) -> np.ndarray:
+    values = arrays.read_floats(row, name)[0]
+    if particles.ndim != 2 or values.shape != particles.shape[1:]:
+        raise ValueError(f"{name} has shape {values.shape}, particles {particles.shape}; they must be [d] and [P, d]")
+    return values.astype(particles.dtype, copy=False)
+
+
+def _read_scale(scale: Array | None, particles: np.ndarray) -> np.ndarray | None:
+    if scale is None:
+        return None
+    factors = _read_row("scale", scale, particles)
+    check_range("scale", factors, (factors > 0) & (factors < np.inf), "positive and finite")
+    return factors
 
 
 def _check_like_particles(name: str, array: np.ndarray, particles: np.ndarray) -> None:
