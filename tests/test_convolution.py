@@ -5,7 +5,7 @@ import numpy as np
 import problems
 import pytest
 import torch
-from problems import MANY, as_exact_as
+from problems import as_exact_as, several
 from processes import threads_change_no_bit
 from test_trajectory import by_steps, in_one, weights_of
 
@@ -51,10 +51,11 @@ SHAPES = {
 
 
 class Problem(problems.Problem):
-    def __init__(self, shape, activation="tanh", kind="categorical", least=1):
+    def __init__(self, shape, activation="tanh", kind="categorical", many=False):
         image, convolutions, classes, particles, samples = SHAPES[shape]
         net = stack(image, convolutions, classes, activation)
-        super().__init__(net, max(least, particles), samples, kind, seed=net.num_params + samples)
+        particles = max(particles, several(net, samples)) if many else particles
+        super().__init__(net, particles, samples, kind, seed=net.num_params + samples)
 
 
 @cache
@@ -69,8 +70,8 @@ every_shape = pytest.mark.parametrize("shape", SHAPES)
 @every_shape
 @every_activation
 def test_engines_are_as_exact_as_torch(engine, shape, activation):
-    problem = Problem(shape, activation, "categorical", MANY)
-    ours, truth = problem.everything(engine), truth_of(shape, activation, "categorical", MANY)
+    problem = Problem(shape, activation, "categorical", True)
+    ours, truth = problem.everything(engine), truth_of(shape, activation, "categorical", True)
     for mine, exact, plain in zip(ours, truth, problem.by_torch(), strict=True):
         assert mine.shape == exact.shape
         as_exact_as(plain, mine, exact)
@@ -79,7 +80,7 @@ def test_engines_are_as_exact_as_torch(engine, shape, activation):
 
 @every_shape
 def test_weighted_samples_are_as_exact_as_torch(engine, shape):
-    problems.weighted_samples_are_as_exact_as_torch(Problem(shape, "gelu", "categorical", MANY), engine)
+    problems.weighted_samples_are_as_exact_as_torch(Problem(shape, "gelu", "categorical", True), engine)
 
 
 @every_shape

@@ -4,7 +4,7 @@ import numpy as np
 import problems
 import pytest
 import torch
-from problems import EPS, MANY, as_exact_as
+from problems import EPS, as_exact_as, several
 from processes import threads_change_no_bit
 
 import fastsmc as fs
@@ -36,10 +36,11 @@ SHAPES = {
 
 
 class Problem(problems.Problem):
-    def __init__(self, shape=ODD, activation="tanh", kind="categorical", least=1):
+    def __init__(self, shape=ODD, activation="tanh", kind="categorical", many=False):
         widths, particles, samples = SHAPES[shape]
         net = fs.MLP(widths, activation)
-        super().__init__(net, max(least, particles), samples, kind, seed=sum(widths) + samples)
+        particles = max(particles, several(net, samples)) if many else particles
+        super().__init__(net, particles, samples, kind, seed=sum(widths) + samples)
 
 
 @cache
@@ -56,12 +57,12 @@ every_shape = pytest.mark.parametrize("shape", SHAPES)
 @every_activation
 @every_likelihood
 def test_engines_are_as_exact_as_torch(engine, shape, activation, kind):
-    problem = Problem(shape, activation, kind, MANY)
+    problem = Problem(shape, activation, kind, True)
     (value, grad), outputs = problem.value_and_grad(engine), problem.outputs(engine)
     assert value.dtype == np.float64
     assert grad.dtype == outputs.dtype == np.float32
     for ours, truth, plain in zip(
-        (value, grad, outputs), truth_of(shape, activation, kind, MANY), problem.by_torch(), strict=True
+        (value, grad, outputs), truth_of(shape, activation, kind, True), problem.by_torch(), strict=True
     ):
         assert ours.shape == truth.shape
         as_exact_as(plain, ours, truth)
@@ -81,7 +82,7 @@ def test_the_reference_equals_autograd_in_float64(shape, activation, kind):
 @every_shape
 @every_likelihood
 def test_weighted_samples_are_as_exact_as_torch(engine, shape, kind):
-    problems.weighted_samples_are_as_exact_as_torch(Problem(shape, "gelu", kind, MANY), engine)
+    problems.weighted_samples_are_as_exact_as_torch(Problem(shape, "gelu", kind, True), engine)
 
 
 @every_shape
@@ -94,7 +95,7 @@ def test_weights_of_one_change_no_bit(backend, shape, kind):
 @pytest.mark.parametrize("most", [1, 3])
 @every_likelihood
 def test_a_whole_weight_is_as_many_samples(engine, shape, most, kind):
-    weighted, repeated = Problem(shape, "tanh", kind, MANY), Problem(shape, "tanh", kind, MANY)
+    weighted, repeated = Problem(shape, "tanh", kind, True), Problem(shape, "tanh", kind, True)
     counts = np.random.default_rng(most).integers(0, most + 1, len(weighted.x))
     weighted.weights = counts.astype(np.float32)
     repeated.x, repeated.y = (np.repeat(a, counts, axis=0) for a in (repeated.x, repeated.y))

@@ -84,6 +84,8 @@ def truth_of(*problem):
 
 
 every_precision = pytest.mark.parametrize("precision", ops.PRECISIONS)
+# float32 is held to torch, in the mean over particles, in test_mlp.py
+every_lower_precision = pytest.mark.parametrize("precision", ["high", "medium"])
 
 
 @every_precision
@@ -96,7 +98,7 @@ def test_the_precision_in_use_is_what_the_processor_has(engine, precision):
 @pytest.mark.parametrize("shape", SHAPES)
 @pytest.mark.parametrize("activation", ["relu", "gelu"])
 @pytest.mark.parametrize("kind", LIKELIHOODS)
-@every_precision
+@every_lower_precision
 def test_errors_are_bounded(engine, precision, shape, activation, kind):
     problem = Problem(shape, activation, kind)
     are_bounded(precision, problem.by(engine, precision), truth_of(shape, activation, kind), problem)
@@ -104,7 +106,7 @@ def test_errors_are_bounded(engine, precision, shape, activation, kind):
 
 @pytest.mark.parametrize("shape", SHAPES)
 @pytest.mark.parametrize("kind", LIKELIHOODS)
-@pytest.mark.parametrize("precision", ["high", "medium"])  # float32 is held to torch in the mean, in test_mlp.py
+@every_lower_precision
 def test_errors_of_weighted_samples_are_bounded(engine, precision, shape, kind):
     problem = Problem(shape, "gelu", kind).weighted()
     are_bounded(precision, problem.by(engine, precision), problem.truth(), problem)
@@ -118,14 +120,14 @@ def test_weights_of_one_change_no_bit(engine, precision, shape, kind):
 
 
 @pytest.mark.parametrize("activation", ACTIVATIONS)
-@every_precision
+@every_lower_precision
 def test_every_activation(engine, precision, activation):
     problem = Problem("one more than a block", activation)
     are_bounded(precision, problem.by(engine, precision), problem.truth(), problem)
 
 
 @pytest.mark.parametrize("shape", ["whole blocks", "batch over the tile"])
-@pytest.mark.parametrize("precision", ["high", "medium"])
+@every_lower_precision
 def test_lower_precision_is_in_use_and_not_another(engine, precision, shape):
     problem = Problem(shape)
     exact = problem.by(engine)
