@@ -7,6 +7,7 @@ from importlib import import_module
 from typing import Any
 
 _PUBLIC = {
+    "AdaptiveDataAnnealing": "annealing",
     "Bernoulli": "likelihoods",
     "Categorical": "likelihoods",
     "DataAnnealing": "annealing",
@@ -15,6 +16,7 @@ _PUBLIC = {
     "Gaussian": "likelihoods",
     "HMC": "moves",
     "Langevin": "moves",
+    "KineticLangevin": "moves",
     "LeNet5": "networks",
     "LikelihoodTempering": "annealing",
     "MALA": "moves",
@@ -24,6 +26,8 @@ _PUBLIC = {
     "Posterior": "posterior",
     "RandomWalk": "moves",
     "Result": "result",
+    "Runs": "runs",
+    "SGHMC": "moves",
     "SMC": "smc",
     "SmoothDataAnnealing": "annealing",
     "gather_particles": "ops",
@@ -32,8 +36,10 @@ _PUBLIC = {
     "normalize_log_weights": "ops",
     "offspring": "ops",
     "permute_ancestors": "ops",
+    "recycle": "runs",
     "resample": "ops",
     "residual": "ops",
+    "run_many": "runs",
     "stratified": "ops",
     "systematic": "ops",
 }

@@ -9,24 +9,29 @@ are ours, after Millard, Murphy, Green and Maskell (arXiv 2601.21983), who intro
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Sequence, Sized
 from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING, ClassVar
+from typing import TYPE_CHECKING
 
 import numpy as np
 
 if TYPE_CHECKING:
-    from fastsmc.cloud import Cloud
+    from fastsmc.cloud import Cloud, Data
 
 
 @dataclass(frozen=True)
 class Target:
-    """A density of the sequence: rows ``start:stop`` of the shuffled data, a likelihood scale and a temperature."""
+    """A density of the sequence: rows ``start:stop`` of the shuffled data, a likelihood scale and a temperature.
+
+    The temperature is that of the points that are joining, the rows from ``settled`` on; from ``start`` on if that is
+    where they begin.
+    """
 
     start: int
     stop: int
     likelihood_scale: float = 1.0
     temperature: float = 1.0
+    settled: int = 0
 
     @property
     def batch_size(self) -> int:
@@ -34,13 +39,39 @@ class Target:
         return self.stop - self.start
 
     @property
+    def bridges(self) -> bool:
+        """Whether a part of the batch counts in full and the rest does not yet."""
+        return self.settled > self.start and self.temperature != 1.0
+
+    @property
     def power(self) -> float:
-        """What multiplies the log-likelihood of the batch."""
-        return self.likelihood_scale * self.temperature
+        """What multiplies the log-likelihood of the batch, whose points are weighted by ``weights``."""
+        return self.likelihood_scale * (1.0 if self.bridges else self.temperature)
+
+    @property
+    def weights(self) -> np.ndarray | None:
+        """Of the points of the batch, float32 [M]; None where all count alike."""
+        if not self.bridges:
+            return None
+        return np.where(np.arange(self.start, self.stop) < self.settled, 1, self.temperature).astype(np.float32)
+
+    def joins(self, previous: Target) -> tuple[int, float] | None:
+        """From which row on this target adds points to the previous one, and by how much they count more.
+
+        None where the log-likelihood of the batch is not that of the previous one and something of new points.
+        """
+        if self.start != previous.start or self.stop < previous.stop:
+            return None
+        if not (self.bridges or previous.bridges):
+            return previous.stop, 1.0
+        if previous.bridges:
+            same = (self.settled, self.stop) == (previous.settled, previous.stop)
+            return (self.settled, self.temperature - previous.temperature) if same else None
+        return (previous.stop, self.temperature) if self.settled == previous.stop else None
 
     def is_posterior(self, num_data: int) -> bool:
         """Whether this is the posterior given all the data."""
-        return self.batch_size == num_data and self.power == 1.0
+        return self.batch_size == num_data and self.power == 1.0 and not self.bridges
 
 
 PRIOR = Target(0, 0, temperature=0.0)
@@ -54,9 +85,12 @@ class Annealing:
         return PRIOR
 
     def next_target(
-        self, iteration: int, num_iterations: int, num_data: int, previous: Target, cloud: Cloud
+        self, iteration: int, num_iterations: int, data: Sized, previous: Target, cloud: Cloud
     ) -> Target | None:
-        """Target of ``iteration`` (0, 1, ...), or None where the scheme ends before ``num_iterations``."""
+        """Target of ``iteration`` (0, 1, ...), or None where the scheme ends before ``num_iterations``.
+
+        The data are `cloud.Data`; schemes that ask the cloud nothing need no more than their number.
+        """
         raise NotImplementedError
 
 
@@ -81,9 +115,9 @@ def _nested(size: int, num_data: int, scale: str) -> Target:
 class FullBatch(Annealing):
     """All the data from the first iteration on."""
 
-    def next_target(self, iteration: int, num_iterations: int, num_data: int, previous: Target, cloud: Cloud) -> Target:
+    def next_target(self, iteration: int, num_iterations: int, data: Sized, previous: Target, cloud: Cloud) -> Target:
         """See `Annealing`."""
-        return Target(0, num_data)
+        return Target(0, len(data))
 
 
 @dataclass(frozen=True)
@@ -102,11 +136,11 @@ class MiniBatch(Annealing):
         _check("every", self.every, 1, "at least 1")
         _check_scale(self.likelihood_scale)
 
-    def next_target(self, iteration: int, num_iterations: int, num_data: int, previous: Target, cloud: Cloud) -> Target:
+    def next_target(self, iteration: int, num_iterations: int, data: Sized, previous: Target, cloud: Cloud) -> Target:
         """See `Annealing`."""
-        size = min(self.batch_size, num_data)
-        start = iteration // self.every % (num_data // size) * size
-        return replace(_nested(size, num_data, self.likelihood_scale), start=start, stop=start + size)
+        size = min(self.batch_size, len(data))
+        start = iteration // self.every % (len(data) // size) * size
+        return replace(_nested(size, len(data), self.likelihood_scale), start=start, stop=start + size)
 
 
 @dataclass(frozen=True)
@@ -137,14 +171,14 @@ class DataAnnealing(Annealing):
         count = math.ceil(math.log(max(num_data / self.start, 1), self.factor))
         return [*(round(self.start * self.factor**k) for k in range(count)), num_data]
 
-    def next_target(self, iteration: int, num_iterations: int, num_data: int, previous: Target, cloud: Cloud) -> Target:
+    def next_target(self, iteration: int, num_iterations: int, data: Sized, previous: Target, cloud: Cloud) -> Target:
         """See `Annealing`."""
-        steps = self.steps(num_data)
+        steps = self.steps(len(data))
         if num_iterations < len(steps):
             raise ValueError(
                 f"num_iterations is {num_iterations}; {len(steps)} steps of the data need at least that many"
             )
-        return _nested(steps[iteration * len(steps) // num_iterations], num_data, self.likelihood_scale)
+        return _nested(steps[iteration * len(steps) // num_iterations], len(data), self.likelihood_scale)
 
 
 RAMPS = {
@@ -185,12 +219,83 @@ class SmoothDataAnnealing(Annealing):
             raise ValueError(f"full is {self.full!r}; it must lie between 0 and 1")
         _check_scale(self.likelihood_scale)
 
-    def next_target(self, iteration: int, num_iterations: int, num_data: int, previous: Target, cloud: Cloud) -> Target:
+    def next_target(self, iteration: int, num_iterations: int, data: Sized, previous: Target, cloud: Cloud) -> Target:
         """See `Annealing`."""
         ramp_length = num_iterations - max(1, round(self.full * num_iterations))
         share = min(iteration / ramp_length, 1.0) if ramp_length else 1.0
-        size = round(RAMPS[self.ramp](min(self.start, num_data), num_data, share))
-        return _nested(size, num_data, self.likelihood_scale)
+        size = round(RAMPS[self.ramp](min(self.start, len(data)), len(data), share))
+        return _nested(size, len(data), self.likelihood_scale)
+
+
+def _next_temperature(current: float, log_likelihood: np.ndarray, cloud: Cloud, ess: float) -> float:
+    """The highest at which the conditional ESS of ``log_likelihood``'s increment is ``ess``, by bisection."""
+
+    def keeps_ess(temperature: float) -> bool:
+        return cloud.conditional_ess((temperature - current) * log_likelihood) >= ess
+
+    if keeps_ess(1.0):
+        return 1.0
+    low, high = current, 1.0
+    for _ in range(BISECTIONS):
+        middle = 0.5 * (low + high)
+        low, high = (middle, high) if keeps_ess(middle) else (low, middle)
+    return high
+
+
+BISECTIONS = 60
+
+
+@dataclass(frozen=True)
+class AdaptiveDataAnnealing(Annealing):
+    """Nested batches that grow as fast as the conditional ESS allows (Chopin, 2002; Zhou, Johansen and Aston, 2016).
+
+    The first ``start`` points are tempered in. Then as many points join as leave the conditional ESS at ``ess`` of the
+    particles, found by bisection, at most as many as there are. Where even ``smallest`` points would break it, they are
+    tempered in while the others count in full (a bridge). The run ends when all the data are in.
+    """
+
+    start: int = 100
+    ess: float = 0.5
+    smallest: int = 1
+
+    def __post_init__(self) -> None:
+        _check("start", self.start, 1, "at least 1")
+        _check("smallest", self.smallest, 1, "at least 1")
+        if not 0 < self.ess < 1:
+            raise ValueError(f"ess is {self.ess!r}; it must lie between 0 and 1")
+
+    def next_target(
+        self, iteration: int, num_iterations: int, data: Data, previous: Target, cloud: Cloud
+    ) -> Target | None:
+        """See `Annealing`."""
+        settled, stop, current = previous.settled, previous.stop, previous.temperature
+        if stop == 0:
+            return self._temper(0, min(self.start, len(data)), 0.0, data, cloud)
+        if current < 1:
+            return self._temper(settled, stop, current, data, cloud)
+        if stop == len(data):
+            return None
+        found = self._joining(stop, min(2 * stop, stop + 2 * (stop - settled), len(data)), data, cloud)
+        if found == stop:
+            return self._temper(stop, min(stop + self.smallest, len(data)), 0.0, data, cloud)
+        return Target(0, found, settled=stop)
+
+    def _temper(self, settled: int, stop: int, current: float, data: Data, cloud: Cloud) -> Target:
+        log_likelihood = cloud.preview(data, settled, stop)
+        temperature = _next_temperature(current, log_likelihood, cloud, self.ess)
+        return Target(0, stop, temperature=temperature, settled=settled)
+
+    def _joining(self, begin: int, end: int, data: Data, cloud: Cloud) -> int:
+        """Up to which row, at most ``end``, points may join: to an eighth of their number; ``begin`` if none may."""
+        low, high, known = begin, end + 1, np.zeros(len(cloud.particles))
+        while high - low > max(self.smallest, (low - begin) // 8):
+            middle = end if high > end else (low + high) // 2
+            log_likelihood = known + cloud.preview(data, low, middle)
+            if cloud.conditional_ess(log_likelihood) >= self.ess:
+                low, known = middle, log_likelihood
+            else:
+                high = middle
+        return low
 
 
 @dataclass(frozen=True)
@@ -208,7 +313,6 @@ class LikelihoodTempering(Annealing):
 
     temperatures: Sequence[float] | None = None
     ess: float = 0.5
-    bisections: ClassVar[int] = 60
 
     def __post_init__(self) -> None:
         betas = self.temperatures
@@ -218,7 +322,7 @@ class LikelihoodTempering(Annealing):
             raise ValueError(f"ess is {self.ess!r}; it must lie between 0 and 1")
 
     def next_target(
-        self, iteration: int, num_iterations: int, num_data: int, previous: Target, cloud: Cloud
+        self, iteration: int, num_iterations: int, data: Sized, previous: Target, cloud: Cloud
     ) -> Target | None:
         """See `Annealing`."""
         if self.temperatures is not None:
@@ -227,23 +331,13 @@ class LikelihoodTempering(Annealing):
                     f"num_iterations is {num_iterations}; {len(self.temperatures)} temperatures need at least that many"
                 )
             step = iteration * len(self.temperatures) // num_iterations
-            return Target(0, num_data, temperature=float(self.temperatures[step]))
+            return Target(0, len(data), temperature=float(self.temperatures[step]))
         if previous.temperature == 1.0:
             return None
-        return replace(previous, temperature=self._next_temperature(previous.temperature, cloud))
+        return replace(
+            previous, temperature=_next_temperature(previous.temperature, cloud.log_likelihood, cloud, self.ess)
+        )
 
     def initial_target(self, num_data: int) -> Target:
         """The prior, with the likelihood of all the data known."""
         return Target(0, num_data, temperature=0.0)
-
-    def _next_temperature(self, current: float, cloud: Cloud) -> float:
-        def conditional_ess(beta: float) -> float:
-            return cloud.conditional_ess((beta - current) * cloud.log_likelihood)
-
-        if conditional_ess(1.0) >= self.ess:
-            return 1.0
-        low, high = current, 1.0
-        for _ in range(self.bisections):
-            middle = 0.5 * (low + high)
-            low, high = (middle, high) if conditional_ess(middle) >= self.ess else (low, middle)
-        return high

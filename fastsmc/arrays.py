@@ -48,6 +48,9 @@ def read_floats(array: Any, name: str) -> tuple[np.ndarray, Back]:
     view, back = _view(array, name)
     if (dtype := view.dtype) is not FLOAT64 and dtype not in FLOATS:
         raise TypeError(f"{name} has dtype {_dtype(array, view)}; it must be float32 or float64")
+    flags = view.flags
+    if view.size < LIMIT and flags.c_contiguous and flags.aligned:  # as a rule: small calls are counted in calls
+        return view, back
     return _contiguous(_rows(view, name)), back
 
 

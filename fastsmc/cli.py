@@ -20,6 +20,14 @@ from fastsmc.demo import BASELINE, PRESETS, SCHEMES, picture, run_schemes, summa
 from fastsmc.networks import MLP, LeNet5, Network
 
 INTERRUPTED = 130
+MOVES = {
+    "hmc": lambda fs, steps: fs.HMC(num_steps=steps),
+    "kinetic": lambda fs, steps: fs.KineticLangevin(num_steps=steps),
+    "sghmc": lambda fs, steps: fs.SGHMC(num_steps=steps),
+    "mala": lambda fs, steps: fs.MALA(),
+    "langevin": lambda fs, steps: fs.Langevin(),
+    "random-walk": lambda fs, steps: fs.RandomWalk(),
+}
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -67,8 +75,8 @@ def _parser() -> argparse.ArgumentParser:
         default="none",
         help="count every data point of a batch once (the default), or scale the batch up to all the data",
     )
-    train.add_argument("--move", choices=("hmc", "mala", "langevin", "random-walk"), default="hmc")
-    train.add_argument("--num-steps", type=_whole, default=10, help="leapfrog steps of HMC (default: 10)")
+    train.add_argument("--move", choices=MOVES, default="hmc")
+    train.add_argument("--num-steps", type=_whole, default=10, help="steps of hmc, kinetic and sghmc (default: 10)")
     train.add_argument("--out", type=_output, help="where to save the particles (.safetensors)")
     train.add_argument("--plot", type=_output, help="where to draw the run")
     _add_run_options(train, particles=32, iterations=60)
@@ -149,18 +157,12 @@ def _train(args: argparse.Namespace) -> int:
     outputs = dataset.classes or (1 if dataset.y_train.ndim == 1 else dataset.y_train.shape[1])
     net = NETWORKS[args.network](dataset.x_train.shape[1], outputs, args)
     likelihood = fs.Gaussian(noise=args.noise) if regression else args.likelihood
-    moves = {
-        "hmc": lambda: fs.HMC(num_steps=args.num_steps),
-        "mala": lambda: fs.MALA(),
-        "langevin": lambda: fs.Langevin(),
-        "random-walk": lambda: fs.RandomWalk(),
-    }
     start = args.start or max(1, len(dataset.x_train) // 20)
     smc = fs.SMC(
         fs.Posterior(net, prior=fs.Normal(args.prior_scale), likelihood=likelihood),
         num_particles=args.particles,
         annealing=SCHEMES[args.scheme].make(fs, start, args.likelihood_scale),
-        move=moves[args.move](),
+        move=MOVES[args.move](fs, args.num_steps),
         num_iterations=args.iterations,
         seed=args.seed,
     )

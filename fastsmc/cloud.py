@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 
@@ -21,10 +21,11 @@ class DegenerateError(RuntimeError):
 class Data:
     """The data in the order in which they are brought in: a permutation that is a function of the seed.
 
-    x becomes float32 [N, inputs]; y what the likelihood takes.
+    x becomes float32 [N, inputs]; y what the likelihood takes. With ``stratify`` every batch from the first point on
+    holds the classes in the proportions of all the data, as nearly as whole numbers can.
     """
 
-    def __init__(self, x: Any, y: Any, posterior: Posterior, seed: int) -> None:
+    def __init__(self, x: Any, y: Any, posterior: Posterior, seed: int, stratify: bool = False) -> None:
         inputs = arrays.read(x, "x")[0]
         targets = posterior.likelihood.targets(arrays.read(y, "y")[0], posterior.network.num_outputs)
         if len(inputs) != len(targets):
@@ -33,7 +34,7 @@ class Data:
             row = int(np.argmin(np.isfinite(inputs.reshape(len(inputs), -1)).all(axis=1)))
             raise ValueError(f"x[{row}] holds NaN or infinity; every feature must be a finite number")
         u = random.uniform((1, len(inputs)), seed=seed, stream=random.Stream.ORDER, backend=posterior.backend)[0]
-        order = np.argsort(u, kind="stable")
+        order = np.argsort(_spread(u, targets) if stratify else u, kind="stable")
         self.x = np.ascontiguousarray(inputs[order].reshape(len(inputs), -1), np.float32)
         self.y = targets[order]
 
@@ -45,8 +46,31 @@ class Data:
         return self.x[start:stop], self.y[start:stop]
 
     def batch(self, target: Target) -> tuple[np.ndarray, np.ndarray]:
-        """The batch of a target."""
+        """The batch of a target; its points count as ``target.weights`` says."""
         return self.rows(target.start, target.stop)
+
+
+def _spread(u: np.ndarray, labels: np.ndarray) -> np.ndarray:
+    """Keys that sort points by the share of their class that comes before them, in the random order of u."""
+    if labels.dtype.kind not in "iu":
+        raise ValueError("stratify is True, but the likelihood has no classes; it must be False unless y holds labels")
+    keys = np.empty_like(u)
+    for label in np.unique(labels):
+        members = np.flatnonzero(labels == label)
+        rank = np.argsort(np.argsort(u[members], kind="stable"))
+        keys[members] = (rank + u[members]) / len(members)
+    return keys
+
+
+class Proposal(NamedTuple):
+    """Where every particle would go, what is known there, and the log ratio that accepts or weights it, [P]."""
+
+    particles: np.ndarray
+    grad: np.ndarray | None
+    log_likelihood: np.ndarray
+    log_prior: np.ndarray
+    log_ratio: np.ndarray
+    momentum: np.ndarray | None = None
 
 
 @dataclass
@@ -61,6 +85,10 @@ class Cloud:
         float64 [P]; the weights ``exp(log_weights)`` sum to one.
     ess
         Effective sample size of the weights.
+    roots
+        int64 [P], for each particle the draw from the prior that it descends from.
+    momentum
+        float32 [P, d] for moves that keep it from one iteration to the next, None for others.
     """
 
     posterior: Posterior
@@ -70,6 +98,9 @@ class Cloud:
     log_prior: np.ndarray
     log_weights: np.ndarray
     ess: float
+    roots: np.ndarray
+    momentum: np.ndarray | None = None
+    resamplings: int = 0
     evaluations: int = 0
     """Data points for which every particle's likelihood was computed, so far."""
     spare: tuple[np.ndarray, ...] = ()
@@ -87,38 +118,80 @@ class Cloud:
             posterior.log_prior(particles),
             np.full(num_particles, -np.log(num_particles)),
             float(num_particles),
+            np.arange(num_particles),
         )
 
     def log_density(self, target: Target) -> np.ndarray:
         """Unnormalised log density of a target that uses the current batch, [P]."""
         return self.log_prior + target.power * self.log_likelihood
 
-    def evaluate(self, particles: np.ndarray, x: np.ndarray, y: np.ndarray) -> tuple[np.ndarray, np.ndarray | None]:
+    def evaluate(
+        self, particles: np.ndarray, x: np.ndarray, y: np.ndarray, weights: np.ndarray | None = None
+    ) -> tuple[np.ndarray, np.ndarray | None]:
         """Log-likelihood of a batch, with its gradient where this cloud carries one."""
         self.evaluations += len(x)
         if self.grad is None:
-            return self.posterior.log_likelihood(particles, x, y), None
-        return self.posterior.log_likelihood_and_grad(particles, x, y)
+            return self.posterior.log_likelihood(particles, x, y, weights=weights), None
+        return self.posterior.log_likelihood_and_grad(particles, x, y, weights=weights)
 
-    def trajectory(self, x: np.ndarray, y: np.ndarray, **plan: Any) -> tuple[np.ndarray, np.ndarray, ops.Trajectory]:
-        """Where a leapfrog trajectory with fresh momentum takes every particle, and the gradient there."""
+    def preview(self, data: Data, start: int, stop: int) -> np.ndarray:
+        """Log-likelihood of points that may join, where the particles are, [P]."""
+        self.evaluations += stop - start
+        return self.posterior.log_likelihood(self.particles, *data.rows(start, stop))
+
+    def refresh(self, persistence: float, **key: int) -> np.ndarray:
+        """Mix the momentum with fresh normal numbers; a share ``persistence`` of it is kept, none of it at first."""
+        if self.momentum is None:
+            self.momentum, persistence = np.zeros_like(self.particles), 0.0
+        still = {"kick": 0.0, "drift": 0.0, "refresh": persistence}
+        self.posterior.leapfrog(self.particles, self.momentum, self.momentum, **still, **key)
+        return self.momentum
+
+    def trajectory(self, x: np.ndarray, y: np.ndarray, **plan: Any) -> tuple[tuple[np.ndarray, ...], ops.Trajectory]:
+        """Where a leapfrog trajectory takes every particle: particles, gradient and momentum [P, d] there.
+
+        It starts with the momentum that the particles have; with a fresh one where they have none.
+        """
         self.evaluations += len(x) * plan["num_steps"]
         self.spare = self.spare or tuple(np.empty_like(self.particles) for _ in range(3))
         particles, grad, momentum = self.spare
         np.copyto(particles, self.particles)
         np.copyto(grad, self.grad)
-        return particles, grad, self.posterior.trajectory(particles, momentum, grad, x, y, refresh=0.0, **plan)
+        if self.momentum is not None:
+            np.copyto(momentum, self.momentum)
+        refresh = 0.0 if self.momentum is None else None
+        return self.spare, self.posterior.trajectory(particles, momentum, grad, x, y, refresh=refresh, **plan)
+
+    def adopt(self, proposal: Proposal, stay: np.ndarray) -> None:
+        """Become what a move proposes, but for the particles that stay; those turn back, if momentum is kept."""
+        kept = ("particles", "grad", "log_likelihood", "log_prior")
+        for name in kept:
+            new, old = getattr(proposal, name), getattr(self, name)
+            if new is not None:
+                new[stay] = old[stay]
+        if self.momentum is not None:
+            proposal.momentum[stay] = -self.momentum[stay]
+        if self.spare:
+            self.spare = self.particles, self.grad, self.spare[2] if self.momentum is None else self.momentum
+        for name in kept:
+            setattr(self, name, getattr(proposal, name))
+        if self.momentum is not None:
+            self.momentum = proposal.momentum
 
     def observe(self, data: Data, previous: Target, target: Target) -> None:
-        """Bring the likelihood from the batch of one target to that of the next; nested batches cost the new rows."""
-        nested = target.start == previous.start and target.stop >= previous.stop
-        start = previous.stop if nested else target.start
-        if start == target.stop:
+        """Bring the likelihood from one target's batch to the next's; where points join, they alone are evaluated."""
+        joining = target.joins(previous)
+        start, share = joining if joining else (target.start, 1.0)
+        if share == 0 or start == target.stop:
             return
-        log_likelihood, grad = self.evaluate(self.particles, *data.rows(start, target.stop))
-        self.log_likelihood = self.log_likelihood + log_likelihood if nested else log_likelihood
-        if grad is not None:
-            self.grad = np.add(self.grad, grad, out=grad) if nested else grad
+        rows = data.rows(start, target.stop)
+        log_likelihood, grad = self.evaluate(self.particles, *rows, None if joining else target.weights)
+        if joining:
+            log_likelihood = self.log_likelihood + share * log_likelihood
+            if grad is not None:
+                grad *= np.float32(share)
+                grad += self.grad
+        self.log_likelihood, self.grad = log_likelihood, grad
 
     def reweight(self, increment: np.ndarray) -> tuple[float, int]:
         """Multiply the weights by ``exp(increment)``; a particle whose density is not finite gets weight zero.
@@ -139,6 +212,24 @@ class Cloud:
         self.log_weights, self.ess = log_weights - log_sum, float(ess)
         return float(log_sum), lost
 
+    @property
+    def distinct_roots(self) -> int:
+        """Draws from the prior that have descendants."""
+        return len(np.unique(self.roots))
+
+    @property
+    def relative_variance(self) -> float:
+        """Estimate of the variance of Z_hat / Z from the genealogy (Lee and Whiteley, 2018, equation 8).
+
+        That of multinomial resampling, so rather too large for the other schemes. It is 1 where all particles descend
+        from one root, and says no more than that.
+        """
+        count = len(self.roots)
+        if count == 1:
+            return np.nan
+        families = np.bincount(self.roots, weights=np.exp(self.log_weights), minlength=count)
+        return float(1 - (count / (count - 1)) ** (self.resamplings + 1) * (1 - np.sum(families**2)))
+
     def conditional_ess(self, increment: np.ndarray) -> float:
         """Conditional effective sample size of increments, as a fraction of one: (sum W v)^2 / sum W v^2."""
         usable = np.where(np.isnan(increment), -np.inf, increment)
@@ -154,9 +245,10 @@ class Cloud:
         u = random.uniform((1, count), seed=seed, iteration=iteration, stream=random.Stream.RESAMPLING, **on)[0]
         ancestors = ops.resample(self.log_weights, u if ops.SCHEMES[scheme] else u[0], scheme=scheme, **on)
         ancestors = ops.permute_ancestors(ancestors, **on)
-        state = [self.particles, self.log_likelihood, self.log_prior]
-        state += [] if self.grad is None else [self.grad]
-        ops.gather_particles(tuple(state), ancestors, out=tuple(state), **on)
+        carried = (self.particles, self.log_likelihood, self.log_prior, self.roots, self.grad, self.momentum)
+        state = tuple(part for part in carried if part is not None)
+        ops.gather_particles(state, ancestors, out=state, **on)
+        self.resamplings += 1
         self.log_weights = np.full(count, -np.log(count))
         self.ess = float(count)
         return len(np.unique(ancestors))

@@ -46,4 +46,18 @@ class ForwardProposal:
         return log_ratio
 
 
-LKernel = type[Reversible] | type[ForwardProposal]
+class Unweighted:
+    """The ratio is taken for one, which holds only nearly; a proposal without a density is not taken."""
+
+    @staticmethod
+    def accepted(log_ratio: np.ndarray, log_u: np.ndarray) -> np.ndarray:
+        """Those with a finite ratio."""
+        return np.isfinite(log_ratio)
+
+    @staticmethod
+    def log_increment(log_ratio: np.ndarray) -> np.ndarray:
+        """Log weights to add, [P]."""
+        return np.zeros_like(log_ratio)
+
+
+LKernel = type[Reversible] | type[ForwardProposal] | type[Unweighted]

@@ -4,24 +4,15 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass, replace
+from functools import partial
 from typing import ClassVar, NamedTuple
 
 import numpy as np
 
 from fastsmc import random
 from fastsmc.annealing import Target
-from fastsmc.cloud import Cloud, Data
-from fastsmc.lkernels import ForwardProposal, LKernel, Reversible
-
-
-class Proposal(NamedTuple):
-    """Where every particle would go, with the likelihood there, and the log ratio that accepts or weights it, [P]."""
-
-    particles: np.ndarray
-    grad: np.ndarray | None
-    log_likelihood: np.ndarray
-    log_prior: np.ndarray
-    log_ratio: np.ndarray
+from fastsmc.cloud import Cloud, Data, Proposal
+from fastsmc.lkernels import ForwardProposal, LKernel, Reversible, Unweighted
 
 
 class Outcome(NamedTuple):
@@ -76,6 +67,10 @@ class Move:
         """The weight update of this move."""
         return Reversible
 
+    def tells_step(self, target: Target) -> bool:
+        """Whether the acceptance under a target says something of the step size."""
+        return True
+
     def probe(self) -> Move:
         """The cheapest move whose acceptance tells whether a step is too long."""
         return self
@@ -90,19 +85,7 @@ class Move:
         ratio = proposal.log_ratio
         stream = draw.key(random.Stream.ACCEPTANCE)
         u = random.uniform((1, len(ratio)), **stream, backend=cloud.posterior.backend)[0]
-        stay = np.flatnonzero(~self.lkernel.accepted(ratio, np.log1p(-u)))
-        for old, new in (
-            (cloud.particles, proposal.particles),
-            (cloud.grad, proposal.grad),
-            (cloud.log_likelihood, proposal.log_likelihood),
-            (cloud.log_prior, proposal.log_prior),
-        ):
-            if new is not None:
-                new[stay] = old[stay]
-        if cloud.spare:
-            cloud.spare = cloud.particles, cloud.grad, cloud.spare[2]
-        cloud.particles, cloud.grad = proposal.particles, proposal.grad
-        cloud.log_likelihood, cloud.log_prior = proposal.log_likelihood, proposal.log_prior
+        cloud.adopt(proposal, np.flatnonzero(~self.lkernel.accepted(ratio, np.log1p(-u))))
         finite = ratio[np.isfinite(ratio)]
         energy_error = float(np.mean(np.abs(finite))) if len(finite) else math.inf
         return Outcome(self.lkernel.log_increment(ratio), acceptance_of(ratio), energy_error)
@@ -125,7 +108,7 @@ class RandomWalk(Move):
         stream = draw.key(random.Stream.MOMENTUM)
         noise = random.normal(cloud.particles.shape, **stream, backend=cloud.posterior.backend)
         particles = np.add(cloud.particles, np.float32(step_size) * noise, out=noise)
-        log_likelihood, grad = cloud.evaluate(particles, *data.batch(target))
+        log_likelihood, grad = cloud.evaluate(particles, *data.batch(target), target.weights)
         log_prior = cloud.posterior.log_prior(particles)
         change = log_prior + target.power * log_likelihood - cloud.log_density(target)
         return Proposal(particles, grad, log_likelihood, log_prior, change)
@@ -142,10 +125,14 @@ class HMC(Move):
     num_steps: int = 10
     adjusted: bool = True
 
+    persistence: ClassVar[float] = 0.0
+
     def __post_init__(self) -> None:
         super().__post_init__()
         if self.num_steps < 1:
             raise ValueError(f"num_steps is {self.num_steps!r}; it must be at least 1")
+        if not 0 <= self.persistence < 1:
+            raise ValueError(f"persistence is {self.persistence!r}; it must be at least 0 and less than 1")
 
     @property
     def lkernel(self) -> LKernel:
@@ -158,17 +145,15 @@ class HMC(Move):
 
     def propose(self, cloud: Cloud, data: Data, target: Target, step_size: float, draw: Draw) -> Proposal:
         """See `Move`."""
-        particles, grad, end = cloud.trajectory(
-            *data.batch(target),
-            step_size=step_size,
-            num_steps=self.num_steps,
-            likelihood_scale=target.power,
-            **draw.key(random.Stream.MOMENTUM),
-        )
+        key = draw.key(random.Stream.MOMENTUM)
+        if self.persistence > 0:
+            cloud.refresh(self.persistence, **key)
+        plan = {"step_size": step_size, "num_steps": self.num_steps, "likelihood_scale": target.power}
+        (particles, grad, momentum), end = cloud.trajectory(*data.batch(target), weights=target.weights, **plan, **key)
         log_prior = cloud.posterior.log_prior_from_energy(end.prior_energy)
         change = log_prior + target.power * end.log_likelihood - cloud.log_density(target)
         ratio = change + end.kinetic_before - end.kinetic_after
-        return Proposal(particles, grad, end.log_likelihood, log_prior, ratio)
+        return Proposal(particles, grad, end.log_likelihood, log_prior, ratio, momentum)
 
 
 @dataclass(frozen=True)
@@ -186,6 +171,90 @@ class Langevin(HMC):
     num_steps: int = 1
     target_acceptance: float = 0.9
     adjusted: bool = False
+
+
+@dataclass(frozen=True)
+class KineticLangevin(HMC):
+    """Underdamped Langevin, OBABO, whose momentum lasts from move to move: a share ``persistence`` of it.
+
+    The two halves O of neighbouring moves are one. With ``adjusted`` this is generalised HMC (Horowitz, 1991): a
+    particle whose proposal is rejected turns back. Without, proposals are weighted by their energy error.
+    """
+
+    num_steps: int = 1
+    persistence: float = 0.9
+
+
+@dataclass(frozen=True)
+class SGHMC(Move):
+    """HMC with forces from parts of the batch (Chen, Fox and Guestrin, 2014): ``num_steps`` steps, a part for each.
+
+    A step is a drift, the force of a part of at most ``batch_size`` points, scaled up to the batch, and a partial
+    refreshment of the momentum, of which the share ``persistence`` stays. Drifts and kicks preserve volume, so that the
+    proposal and its reversal have a ratio, whatever the force: with ``weighted`` it is the weight of `ForwardProposal`,
+    and the particles stay exactly weighted, at the price of the noise of the forces in the weights. Without, the move
+    is taken for one that leaves the target as it is, which it does only as the step goes to zero.
+    """
+
+    num_steps: int = 10
+    batch_size: int = 500
+    persistence: float = 0.97
+    weighted: bool = False
+
+    uses_gradient: ClassVar[bool] = False
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        for name, value in (("num_steps", self.num_steps), ("batch_size", self.batch_size)):
+            if value < 1:
+                raise ValueError(f"{name} is {value!r}; it must be at least 1")
+        if not 0 <= self.persistence < 1:
+            raise ValueError(f"persistence is {self.persistence!r}; it must be at least 0 and less than 1")
+
+    @property
+    def lkernel(self) -> LKernel:
+        """The forward proposal's, or none."""
+        return ForwardProposal if self.weighted else Unweighted
+
+    def tells_step(self, target: Target) -> bool:
+        """Whether the energy error is one of the step, not of the forces."""
+        return target.batch_size <= self.batch_size
+
+    def probe(self) -> SGHMC:
+        """One step."""
+        return replace(self, num_steps=1)
+
+    def propose(self, cloud: Cloud, data: Data, target: Target, step_size: float, draw: Draw) -> Proposal:
+        """See `Move`."""
+        posterior, parts = cloud.posterior, math.ceil(target.batch_size / self.batch_size)
+        edges = np.arange(parts + 1) * target.batch_size // parts
+        x, y = data.batch(target)
+        weights = np.ones(len(x), np.float32) if target.weights is None else target.weights
+        chosen = random.uniform((1, self.num_steps), **draw.key(random.Stream.PARTS), backend=posterior.backend)[0]
+        keys = [
+            draw._replace(number=draw.number * self.num_steps + k).key(random.Stream.MOMENTUM)
+            for k in range(self.num_steps)
+        ]
+        particles, momentum = cloud.particles.copy(), cloud.refresh(self.persistence, **keys[0]).copy()
+        work = np.zeros(len(particles))
+        drift = partial(posterior.leapfrog, particles, momentum)
+        drift(momentum, kick=0.0, drift=step_size / 2)
+        for k, key in enumerate(keys):
+            part = int(chosen[k] * parts)
+            rows = slice(edges[part], edges[part + 1])
+            cloud.evaluations += rows.stop - rows.start
+            force = posterior.log_likelihood_and_grad(particles, x[rows], y[rows], weights=weights[rows]).grad
+            length = step_size if k + 1 < self.num_steps else step_size / 2
+            share = self.persistence if k > 0 else None
+            energies = drift(
+                force, kick=step_size, drift=length, likelihood_scale=target.power * parts, refresh=share, **key
+            )
+            with np.errstate(invalid="ignore"):  # of particles that are lost
+                work += energies.kinetic_before - energies.kinetic_after
+        log_likelihood, grad = cloud.evaluate(particles, x, y, target.weights)
+        log_prior = posterior.log_prior(particles)
+        change = log_prior + target.power * log_likelihood - cloud.log_density(target)
+        return Proposal(particles, grad, log_likelihood, log_prior, change + work, momentum)
 
 
 class StepSize:
@@ -215,9 +284,9 @@ class StepSize:
         elif new > old:
             self.value *= math.sqrt(old / new)
 
-    def adapt(self, acceptance: float) -> None:
+    def adapt(self, acceptance: float, target: Target) -> None:
         """Lengthen or shorten the step after a move."""
-        if self.adapts:
+        if self.adapts and self.move.tells_step(target):
             self.value *= math.exp(self.gain * (acceptance - self.move.target_acceptance))
 
     def _search(self, cloud: Cloud, data: Data, target: Target, draw: Draw) -> float:
@@ -225,6 +294,7 @@ class StepSize:
 
         def too_long(step: float) -> bool:
             ratio = probe.propose(cloud, data, target, step, draw).log_ratio
+            cloud.momentum = None  # of the probe alone: the same numbers must not be mixed in again
             return acceptance_of(ratio) < probe.target_acceptance
 
         probe = self.move.probe()

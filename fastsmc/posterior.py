@@ -177,6 +177,11 @@ class Posterior:
             **self._engine,
         )
 
+    def leapfrog(self, particles: Any, momentum: Any, grad: Any, **plan: Any) -> ops.LeapfrogEnergies:
+        """Refresh the momentum, kick and drift, in place, under this prior: see `ops.leapfrog`."""
+        precision, backend = self.prior_precision, self.backend
+        return ops.leapfrog(particles, momentum, grad, precision=precision, backend=backend, **plan)
+
     def log_density_and_grad(
         self, particles: Any, x: Any, y: Any, likelihood_scale: float = 1.0, *, weights: Any = None
     ) -> DensityAndGrad:

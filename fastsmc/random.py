@@ -21,6 +21,7 @@ class Stream(IntEnum):
     RESAMPLING = 2
     MOMENTUM = 3
     ACCEPTANCE = 4
+    PARTS = 5
 
 
 def philox(

@@ -369,12 +369,13 @@ def leapfrog(
     first_slot: int,
 ) -> Status:
     """Refresh, kick, drift; energies [P, 3] as fastsmc.ops.leapfrog returns them."""
-    theta, v, lam = (a.astype(np.float64) for a in (particles, momentum, precision))
+    theta, lam = (a.astype(np.float64) for a in (particles, precision))
+    v = np.zeros(theta.shape) if refresh and persistence == 0 else momentum.astype(np.float64)
     s = 1.0 if scale is None else scale.astype(np.float64)
     if refresh:
         noise = np.empty(theta.shape)
         normal(noise, seed, iteration, stream, first_slot)
-        v = persistence * v + math.sqrt(1 - persistence**2) * noise if persistence else noise  # 0 v is 0, NaN or not
+        v = persistence * v + math.sqrt(1 - persistence**2) * noise
     energies[:, 0] = 0.5 * np.sum(v * v, axis=1)
     v = v + kick * (s * (likelihood_scale * grad - lam * theta))
     energies[:, 1] = 0.5 * np.sum(v * v, axis=1)

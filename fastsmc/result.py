@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 import os
 import time
 from collections.abc import Iterator, Mapping
@@ -28,10 +29,12 @@ FORMAT = 1
 class History(Mapping[str, np.ndarray]):
     """One row an iteration; ``history["ess"]`` or ``history.ess`` is a column.
 
-    Columns: iteration, batch_size, likelihood_scale, temperature, ess (the smaller of after reweighting and after the
-    moves), resampled, distinct_ancestors (P where nothing was resampled), step_size, acceptance, energy_error (mean
-    absolute), log_evidence, data_passes (data points evaluated per particle / N, so far), seconds (so far),
-    non_finite (particles lost to a density that is not finite).
+    Columns: iteration, batch_size, likelihood_scale, temperature (of the points that are joining), ess (the smaller of
+    after reweighting and after the moves), resampled, distinct_ancestors (P where nothing was resampled),
+    distinct_roots (draws from the prior that have descendants), step_size, acceptance, energy_error (mean absolute),
+    log_evidence, evidence_variance (relative, from the genealogy; see `Result.log_evidence_error`), data_passes
+    (data points evaluated per particle / N, so far), seconds (so far), non_finite (particles lost to a density that is
+    not finite).
     """
 
     def __init__(self, columns: Mapping[str, Any] | None = None) -> None:
@@ -140,6 +143,18 @@ class Result:
     def log_evidence(self) -> float | None:
         """Estimate of log p(y | x); None where the particles do not represent the full posterior."""
         return float(self.history["log_evidence"][-1]) if self.target.is_posterior(self.num_data) else None
+
+    @property
+    def log_evidence_error(self) -> float | None:
+        """Standard error of ``log_evidence``, estimated from this one run; None where there is no evidence.
+
+        The square root of the genealogical estimate of the relative variance (Lee and Whiteley, 2018), which supposes
+        many more particles than resampling steps: a value near 1 means that most particles descend from one draw from
+        the prior, and that the error can only be told from several runs, as `run_many` makes them.
+        """
+        if self.log_evidence is None:
+            return None
+        return math.sqrt(max(float(self.history["evidence_variance"][-1]), 0.0))
 
     @property
     def weights(self) -> np.ndarray:

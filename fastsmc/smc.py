@@ -39,6 +39,8 @@ class SMC:
         ``"systematic"``, ``"stratified"``, ``"multinomial"`` or ``"residual"``.
     ess_threshold
         Resampling happens where the effective sample size is below this fraction of P.
+    stratify
+        Whether batches hold the classes in the proportions of all the data.
     backend, device
         Force an engine, a device; by default the best for the data.
     seed
@@ -54,6 +56,7 @@ class SMC:
         num_iterations: int = 60,
         resampling: str = "systematic",
         ess_threshold: float = 0.5,
+        stratify: bool = False,
         backend: str | None = None,
         device: str | None = None,
         seed: int = 0,
@@ -76,11 +79,12 @@ class SMC:
         self.num_iterations = num_iterations
         self.resampling = resampling
         self.ess_threshold = ess_threshold
+        self.stratify = stratify
         self.seed = seed
 
     def iterate(self, x: Any, y: Any) -> Iterator[Result]:
         """Run one iteration at a time; each state is a `Result` that later iterations leave alone."""
-        data = Data(x, y, self.posterior, self.seed)
+        data = Data(x, y, self.posterior, self.seed, self.stratify)
         cloud = Cloud.from_prior(self.posterior, self.num_particles, self.seed, self.move.uses_gradient)
         target, history, log_evidence = self.annealing.initial_target(len(data)), History(), 0.0
         step, clock = StepSize(self.move), Stopwatch()
@@ -88,7 +92,7 @@ class SMC:
         for iteration in range(self.num_iterations):
             # anneal: the likelihood of the data that join, where the particles are
             previous = target
-            target = self.annealing.next_target(iteration, self.num_iterations, len(data), previous, cloud)
+            target = self.annealing.next_target(iteration, self.num_iterations, data, previous, cloud)
             if target is None:
                 return
             density = cloud.log_density(previous)
@@ -113,7 +117,7 @@ class SMC:
                 evidence, diverged = cloud.reweight(outcome.log_increment)
                 log_evidence += evidence
                 lost += diverged
-                step.adapt(outcome.acceptance)
+                step.adapt(outcome.acceptance, target)
 
             history.append(
                 iteration=iteration,
@@ -123,10 +127,12 @@ class SMC:
                 ess=min(ess, cloud.ess),
                 resampled=resampled,
                 distinct_ancestors=ancestors,
+                distinct_roots=cloud.distinct_roots,
                 step_size=step_size,
                 acceptance=outcome.acceptance,
                 energy_error=outcome.energy_error,
                 log_evidence=log_evidence,
+                evidence_variance=cloud.relative_variance,
                 data_passes=cloud.evaluations / len(data),
                 seconds=clock.seconds(),
                 non_finite=lost,

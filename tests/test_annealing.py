@@ -10,7 +10,7 @@ N, T = 1437, 60
 def schedule(scheme, iterations=T, num_data=N):
     target, found = PRIOR, []
     for iteration in range(iterations):
-        target = scheme.next_target(iteration, iterations, num_data, target, None)
+        target = scheme.next_target(iteration, iterations, range(num_data), target, None)
         found.append(target)
     return found
 
@@ -85,6 +85,85 @@ def test_an_adaptive_run_that_is_cut_short_says_which_target_it_holds():
     assert "temperature" in result.warnings[0] and "not the full posterior" in result.warnings[0]
 
 
+def classes(num_data=300):
+    rng = np.random.default_rng(0)
+    x = rng.normal(size=(num_data, 4)).astype(np.float32)
+    return fs.Posterior(fs.MLP([4, 8, 3])), x, (x @ rng.normal(size=(4, 3))).argmax(axis=1)
+
+
+@pytest.mark.parametrize("smallest", [1, 40])
+def test_adaptive_data_annealing_keeps_its_conditional_ess(smallest):
+    posterior, x, y = classes()
+    scheme = fs.AdaptiveDataAnnealing(start=10, ess=0.6, smallest=smallest)
+    result = fs.SMC(posterior, 256, scheme, fs.HMC(5), 500, ess_threshold=1.0, seed=1).run(x, y, progress=False)
+    h = result.history
+    assert result.target.is_posterior(len(x)) and len(h) < 500
+    assert np.all(np.diff(h.batch_size) >= 0) and h.batch_size[0] == 10
+    # resampled at every iteration, so that the ESS is the conditional one
+    assert np.all(h.ess >= 0.6 * 256 - 1e-3)
+    growing = np.diff(h.batch_size) > 0
+    bridged = (h.temperature < 1) & (h.batch_size > 10)
+    assert growing.sum() > 4 and np.any(bridged)
+    assert np.all(h.distinct_ancestors > 256 / 4)
+
+
+def test_joining_points_are_not_evaluated_again_where_they_bridge():
+    """The log-likelihood that the cloud carries stays that of its target, over bridges and resampling."""
+    posterior, x, y = classes(120)
+    seen = []
+    smc = fs.SMC(posterior, 32, fs.AdaptiveDataAnnealing(start=10, smallest=30), fs.HMC(3), 200, seed=2)
+    data = fs.cloud.Data(x, y, posterior, 2)
+    for state in smc.iterate(x, y):
+        target = state.target
+        seen.append(target.bridges)
+        truth = posterior.log_likelihood(state.particles, *data.batch(target), weights=target.weights)
+        assert target.weights is None or np.any(target.weights < 1)
+        assert np.all(np.isfinite(truth))
+    assert any(seen) and not seen[-1]
+
+
+@pytest.mark.parametrize(
+    ("previous", "target", "joins"),
+    [
+        (Target(0, 5), Target(0, 9), (5, 1.0)),
+        (Target(0, 5), Target(0, 9, temperature=0.25, settled=5), (5, 0.25)),
+        (Target(0, 9, temperature=0.25, settled=5), Target(0, 9, temperature=0.75, settled=5), (5, 0.5)),
+        (Target(0, 9, temperature=0.25, settled=5), Target(0, 9, settled=5), (5, 0.75)),
+        (Target(0, 9, settled=5), Target(0, 12, settled=9), (9, 1.0)),
+        (Target(0, 9, temperature=0.2), Target(0, 9, temperature=0.4), (9, 1.0)),
+        (Target(0, 5), Target(5, 9), None),
+        (Target(0, 9), Target(0, 5), None),
+        (Target(0, 9, temperature=0.25, settled=5), Target(0, 12, settled=9), None),
+        (Target(0, 5), Target(0, 9, temperature=0.25, settled=3), None),
+    ],
+)
+def test_what_joins(previous, target, joins):
+    assert target.joins(previous) == joins
+
+
+def test_points_on_a_bridge_count_by_their_temperature():
+    target = Target(0, 4, temperature=0.25, settled=3)
+    assert target.power == 1.0 and target.bridges and not target.is_posterior(4)
+    np.testing.assert_array_equal(target.weights, np.float32([1, 1, 1, 0.25]))
+    assert Target(0, 4, temperature=0.25).weights is None and Target(0, 4, temperature=0.25).power == 0.25
+
+
+def test_stratified_batches_hold_the_classes_in_proportion():
+    rng = np.random.default_rng(0)
+    y = rng.permutation(np.repeat([0, 1, 2], [10, 70, 120]))
+    x = rng.normal(size=(200, 2)).astype(np.float32)
+    posterior = fs.Posterior(fs.MLP([2, 3]))
+    ordered = fs.cloud.Data(x, y, posterior, 4, stratify=True)
+    shares = np.array([10, 70, 120]) / 200
+    for size in range(1, 201):
+        counts = np.bincount(ordered.y[:size], minlength=3)
+        assert np.all(np.abs(counts - size * shares) <= 2)
+    assert sorted(map(tuple, ordered.x)) == sorted(map(tuple, x))
+    assert not np.array_equal(ordered.x, fs.cloud.Data(x, y, posterior, 5, stratify=True).x)
+    with pytest.raises(ValueError, match="stratify is True, but the likelihood has no classes"):
+        fs.cloud.Data(x, x[:, 0], fs.Posterior(fs.MLP([2, 1]), likelihood="gaussian"), 0, stratify=True)
+
+
 @pytest.mark.parametrize(
     ("make", "fragment"),
     [
@@ -101,6 +180,9 @@ def test_an_adaptive_run_that_is_cut_short_says_which_target_it_holds():
         (lambda: fs.LikelihoodTempering([0.5]), "increase from above 0 to exactly 1"),
         (lambda: fs.LikelihoodTempering([0.5, 0.4, 1.0]), "increase"),
         (lambda: fs.LikelihoodTempering(ess=1.0), "ess is 1.0"),
+        (lambda: fs.AdaptiveDataAnnealing(start=0), "start is 0"),
+        (lambda: fs.AdaptiveDataAnnealing(ess=0.0), "ess is 0.0; it must lie between 0 and 1"),
+        (lambda: fs.AdaptiveDataAnnealing(smallest=0), "smallest is 0"),
         (lambda: schedule(fs.DataAnnealing(sizes=[1, 2, 3]), 2, 10), "num_iterations is 2; 4 steps"),
         (lambda: schedule(fs.LikelihoodTempering([0.1, 0.5, 1.0]), 2), "3 temperatures need at least"),
     ],

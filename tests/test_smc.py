@@ -59,6 +59,9 @@ def test_another_seed_is_another_run(problem):
         fs.HMC(5),
         fs.HMC(5, adjusted=False, target_acceptance=0.95),
         fs.HMC(2, num_moves=3),
+        fs.KineticLangevin(num_steps=3),
+        fs.KineticLangevin(num_steps=3, adjusted=False),
+        fs.SGHMC(num_steps=5),
     ],
 )
 def test_steps_are_found_and_adapted_from_the_prior(problem, move):
@@ -148,6 +151,53 @@ def test_all_particles_without_a_finite_density_end_the_run_with_the_last_good_s
     assert len(good.history) == 1 and np.all(np.isfinite(good.particles))
 
 
+def test_a_rejected_particle_turns_back_and_the_momentum_lasts(problem):
+    """With steps that are all rejected the momentum is reversed and mixed with fresh numbers, move after move."""
+    from fastsmc.annealing import Target
+    from fastsmc.cloud import Cloud, Data
+    from fastsmc.moves import Draw
+
+    posterior, x, y = problem
+    data, cloud, target = Data(x, y, posterior, 0), Cloud.from_prior(posterior, 9, 0, True), Target(0, len(x))
+    cloud.observe(data, fs.annealing.PRIOR, target)
+    move, before = fs.KineticLangevin(persistence=0.6), cloud.particles.copy()
+    move(cloud, data, target, 1e4, Draw(0, 0))
+    first = cloud.momentum.copy()
+    outcome = move(cloud, data, target, 1e4, Draw(0, 1))
+    assert outcome.acceptance < 1e-6
+    np.testing.assert_array_equal(cloud.particles, before)
+    fresh = fs.random.normal(before.shape, **Draw(0, 1).key(fs.random.Stream.MOMENTUM))
+    np.testing.assert_allclose(cloud.momentum, -(0.6 * first + 0.8 * fresh), atol=1e-6)
+
+
+@pytest.mark.parametrize("move", [fs.KineticLangevin(), fs.SGHMC(num_steps=1)])
+def test_momentum_is_standard_normal_after_the_search_for_a_step(problem, move):
+    """64 x 83 numbers: their mean square is 1 to 0.02, so 0.1 off has a probability below 1e-6."""
+    from fastsmc.annealing import PRIOR, Target
+    from fastsmc.cloud import Cloud, Data
+    from fastsmc.moves import Draw, StepSize
+
+    posterior, x, y = problem
+    data, cloud, target = (
+        Data(x, y, posterior, 0),
+        Cloud.from_prior(posterior, 64, 0, move.uses_gradient),
+        Target(0, 20),
+    )
+    cloud.observe(data, PRIOR, target)
+    step = StepSize(move)
+    step.prepare(cloud, data, PRIOR, target, Draw(0, 0, 1))
+    momentum = cloud.refresh(move.persistence, **Draw(0, 0).key(fs.random.Stream.MOMENTUM))
+    assert abs(np.mean(momentum.astype(float) ** 2) - 1) < 0.1
+
+
+def test_roots_are_the_draws_from_the_prior(problem):
+    posterior, x, y = problem
+    result = fs.SMC(posterior, 32, fs.DataAnnealing(start=20), fs.HMC(3), 8, ess_threshold=1.0).run(x, y)
+    roots = result.history.distinct_roots
+    assert np.all(np.diff(roots) <= 0) and 1 <= roots[-1] < 32
+    assert np.all(roots <= np.minimum.accumulate(result.history.distinct_ancestors))
+
+
 def test_a_collapsed_run_says_so(problem):
     posterior, x, y = problem
     result = fs.SMC(posterior, 8, fs.FullBatch(), fs.HMC(2), 2).run(np.repeat(x, 20, axis=0), np.repeat(y, 20))
@@ -206,6 +256,9 @@ def test_a_forced_backend_serves_every_op(problem, monkeypatch, move):
         ({"move": lambda: fs.HMC(step_size=-1)}, "step_size is -1"),
         ({"move": lambda: fs.MALA(target_acceptance=1.0)}, "target_acceptance is 1.0"),
         ({"move": lambda: fs.Langevin(num_moves=0)}, "num_moves is 0"),
+        ({"move": lambda: fs.KineticLangevin(persistence=1.0)}, "persistence is 1.0; it must be at least 0"),
+        ({"move": lambda: fs.SGHMC(persistence=-0.1)}, "persistence is -0.1"),
+        ({"move": lambda: fs.SGHMC(batch_size=0)}, "batch_size is 0"),
     ],
 )
 def test_what_cannot_be_is_refused_in_a_sentence(problem, options, fragment):

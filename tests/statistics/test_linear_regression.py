@@ -39,6 +39,8 @@ SCHEMES = {
     "smooth, cosine": (fs.SmoothDataAnnealing(start=2, ramp="cosine", likelihood_scale="none"), 8),
     "tempering": (fs.LikelihoodTempering([0.05, 0.2, 0.5, 1.0]), 8),
     "adaptive tempering": (fs.LikelihoodTempering(ess=0.7), 30),
+    "adaptive data annealing": (fs.AdaptiveDataAnnealing(start=3, ess=0.7), 60),
+    "adaptive data annealing, over bridges": (fs.AdaptiveDataAnnealing(start=3, ess=0.9, smallest=6), 200),
 }
 
 MOVES = {
@@ -47,6 +49,9 @@ MOVES = {
     "mala": fs.MALA(step_size=0.4, num_moves=2),
     "hmc": FIXED_HMC,
     "hmc, unadjusted": fs.HMC(num_steps=4, step_size=0.1, adjusted=False),
+    "kinetic langevin": fs.KineticLangevin(step_size=0.3, num_steps=2, num_moves=2),
+    "kinetic langevin, unadjusted": fs.KineticLangevin(step_size=0.1, num_steps=2, num_moves=2, adjusted=False),
+    "sghmc, weighted": fs.SGHMC(step_size=0.06, num_steps=3, batch_size=10, weighted=True),
 }
 
 
@@ -69,7 +74,7 @@ def test_every_move(move):
     assert_exact(*runs(DATA, fs.DataAnnealing(start=3, likelihood_scale="none"), MOVES[move], 8))
 
 
-@pytest.mark.parametrize("move", ["hmc", "hmc, unadjusted", "langevin"])
+@pytest.mark.parametrize("move", ["hmc", "hmc, unadjusted", "langevin", "kinetic langevin"])
 @pytest.mark.parametrize("steps", [1, 2, 4, 20])
 def test_any_number_of_data_steps(steps, move):
     sizes = [DATA * (k + 1) // steps for k in range(steps)]
@@ -88,6 +93,33 @@ def test_no_resampling_is_importance_sampling():
 def test_adapted_steps_keep_the_moments():
     ratios, means, seconds = runs(DATA, fs.DataAnnealing(start=3), fs.HMC(num_steps=4), 12)
     assert_exact(ratios, means, seconds)
+
+
+def test_sghmc_is_nearly_right_for_short_steps_and_visibly_wrong_for_long_ones():
+    """Unweighted, the noise of its forces heats the particles: second moments are too large by a share that grows."""
+    scheme = fs.DataAnnealing(start=3)
+    excess = {}
+    for step_size, moves in ((0.02, 40), (0.3, 10)):
+        move = fs.SGHMC(step_size=step_size, num_steps=10, batch_size=4, persistence=0.9, num_moves=moves)
+        excess[step_size] = runs(DATA, scheme, move, 6, num_particles=64)[2].mean() - 1
+    assert abs(excess[0.02]) < 0.15 < 0.4 < excess[0.3]
+
+
+@pytest.mark.parametrize("ess_threshold", [1.0, 0.5])
+def test_the_genealogy_tells_the_variance_of_the_evidence(ess_threshold):
+    """Under multinomial resampling the mean estimate over 400 runs is the variance over them, to a fourth.
+
+    The variance of 400 log-normal-like numbers of relative spread 0.25 is known to about 8 %.
+    """
+    posterior, x, y = problem(DATA)
+    ratios, estimates = [], []
+    for seed in range(400):
+        smc = fs.SMC(posterior, 256, fs.DataAnnealing(start=3), FIXED_HMC, 5, "multinomial", ess_threshold, seed=seed)
+        result = smc.run(x, y, progress=False)
+        ratios.append(np.exp(result.log_evidence - closed_form(posterior, x, y, seed, result.target)[0]))
+        estimates.append(result.log_evidence_error**2)
+    assert np.mean(estimates) == pytest.approx(np.var(ratios), rel=0.4)
+    assert 0.01 < np.var(ratios) < 0.5
 
 
 def test_weighting_moved_particles_by_the_ratio_of_targets_is_caught():
