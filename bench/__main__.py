@@ -1,8 +1,8 @@
-"""``python -m bench [--quick] [--only NAME]``: run the benchmarks and write bench/results/*.csv."""
+"""``python -m bench [--quick] [--only NAME]``: run the benchmarks, write bench/results/*.csv and the README's table."""
 
 import argparse
 
-from bench import iteration, lenet, mlp_gradient, resampling, scaling, trajectory
+from bench import iteration, lenet, mlp_gradient, readme, resampling, scaling, trajectory
 from bench.harness import QUICK, Effort
 
 BENCHES = {
@@ -25,6 +25,8 @@ def main() -> None:
     for name, run in BENCHES.items():
         if args.only in (None, name):
             run(QUICK if args.quick else Effort(seconds=args.seconds), args.quick)
+    if not args.quick:
+        readme.write()
 
 
 if __name__ == "__main__":

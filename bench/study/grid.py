@@ -14,7 +14,7 @@ from bench.study.methods import Annealed, Method
 from bench.study.problems import PROBLEMS, Problem
 from bench.study.tempered import BlackjaxTempering
 
-MOVES = ("hmc", "mala", "langevin")
+MOVES = ("hmc", "kinetic", "mala", "langevin")
 SMALL = 2000
 """Points of MNIST that tempering, which uses all its data at every temperature, can afford."""
 
@@ -25,6 +25,8 @@ METHODS: dict[str, tuple[Method, ...]] = {
         *(Annealed("data", move, scale=scale) for scale in ("none", "full") for move in MOVES),
         *(Annealed("smooth", move, scale=scale) for scale in ("none", "full") for move in MOVES),
         *(Annealed("smooth", scale=scale, length=2) for scale in ("none", "full")),
+        Annealed("smooth", "sghmc", scale="none", length=2),
+        *(Annealed("adaptive", move, length=20) for move in ("hmc", "kinetic")),
         *(Annealed("tempering", move, length=5) for move in MOVES),
         Ensemble(batch_size=64, learning_rate=3e-3),
         StochasticGradientHMC(batch_size=64, learning_rate=0.03),
@@ -36,7 +38,9 @@ METHODS: dict[str, tuple[Method, ...]] = {
         *(Annealed("data", scale=scale) for scale in ("none", "full")),
         *(Annealed("smooth", scale=scale) for scale in ("none", "full")),
         Annealed("smooth", scale="full", length=2),
-        *(Annealed("smooth", move, scale="full") for move in ("mala", "langevin")),
+        *(Annealed("smooth", move, scale="full") for move in ("mala", "langevin", "kinetic")),
+        Annealed("smooth", "sghmc", scale="none", length=20),
+        Annealed("adaptive", "kinetic", length=500),
         Annealed("tempering", length=50, subset=SMALL, share=0.3),
         BlackjaxTempering(subset=SMALL, share=0.3),
         Ensemble(share=0.5, learning_rate=3e-3),

@@ -27,8 +27,10 @@ MOVES: dict[str, Callable[[int], Move]] = {
     "hmc": lambda steps: fs.HMC(num_steps=steps),
     "mala": lambda steps: fs.MALA(num_moves=steps),
     "langevin": lambda steps: fs.Langevin(num_moves=steps),
+    "kinetic": lambda steps: fs.KineticLangevin(num_steps=steps),
+    "sghmc": lambda steps: fs.SGHMC(num_steps=steps),
 }
-"""By the number of gradients of an iteration, which is the same for all moves."""
+"""By the number of gradients of an iteration, which is the same for all moves; SGHMC's are of parts of the batch."""
 
 
 class State(NamedTuple):
@@ -119,7 +121,7 @@ class Annealed(Method):
         rows = self.subset or problem.rows
         for iteration in range(smc.num_iterations):
             try:
-                previous = smc.annealing.next_target(iteration, smc.num_iterations, rows, previous, cloud=None)
+                previous = smc.annealing.next_target(iteration, smc.num_iterations, range(rows), previous, cloud=None)
             except AttributeError:  # an adaptive scheme asks the cloud
                 return math.inf
             points += previous.batch_size
