@@ -71,4 +71,6 @@ def figures() -> str:
 
 def _time(row: dict[str, str]) -> str:
     microseconds = float(row["median_us"])
+    if microseconds >= 1e6:
+        return f"{microseconds / 1e6:.3g} s"
     return f"{microseconds / 1000:.3g} ms" if microseconds >= 1000 else f"{microseconds:.3g} us"

@@ -227,6 +227,9 @@ class SmoothDataAnnealing(Annealing):
         return _nested(size, len(data), self.likelihood_scale)
 
 
+BISECTIONS = 60
+
+
 def _next_temperature(current: float, log_likelihood: np.ndarray, cloud: Cloud, ess: float) -> float:
     """The highest at which the conditional ESS of ``log_likelihood``'s increment is ``ess``, by bisection."""
 
@@ -240,9 +243,6 @@ def _next_temperature(current: float, log_likelihood: np.ndarray, cloud: Cloud, 
         middle = 0.5 * (low + high)
         low, high = (middle, high) if keeps_ess(middle) else (low, middle)
     return high
-
-
-BISECTIONS = 60
 
 
 @dataclass(frozen=True)
@@ -289,7 +289,7 @@ class AdaptiveDataAnnealing(Annealing):
         """Up to which row, at most ``end``, points may join: to an eighth of their number; ``begin`` if none may."""
         low, high, known = begin, end + 1, np.zeros(len(cloud.particles))
         while high - low > max(self.smallest, (low - begin) // 8):
-            middle = end if high > end else (low + high) // 2
+            middle = end if high > end else max((low + high) // 2, begin + self.smallest)
             log_likelihood = known + cloud.preview(data, low, middle)
             if cloud.conditional_ess(log_likelihood) >= self.ess:
                 low, known = middle, log_likelihood

@@ -219,7 +219,7 @@ class Cloud:
 
     @property
     def relative_variance(self) -> float:
-        """Estimate of the variance of Z_hat / Z from the genealogy (Lee and Whiteley, 2018, equation 8).
+        """Estimate of the variance of Z_hat / Z from the genealogy (Lee and Whiteley, 2018).
 
         That of multinomial resampling, so rather too large for the other schemes. It is 1 where all particles descend
         from one root, and says no more than that.

@@ -228,8 +228,7 @@ class SGHMC(Move):
         """See `Move`."""
         posterior, parts = cloud.posterior, math.ceil(target.batch_size / self.batch_size)
         edges = np.arange(parts + 1) * target.batch_size // parts
-        x, y = data.batch(target)
-        weights = np.ones(len(x), np.float32) if target.weights is None else target.weights
+        (x, y), weights = data.batch(target), target.weights
         chosen = random.uniform((1, self.num_steps), **draw.key(random.Stream.PARTS), backend=posterior.backend)[0]
         keys = [
             draw._replace(number=draw.number * self.num_steps + k).key(random.Stream.MOMENTUM)
@@ -243,7 +242,8 @@ class SGHMC(Move):
             part = int(chosen[k] * parts)
             rows = slice(edges[part], edges[part + 1])
             cloud.evaluations += rows.stop - rows.start
-            force = posterior.log_likelihood_and_grad(particles, x[rows], y[rows], weights=weights[rows]).grad
+            counts = None if weights is None else weights[rows]
+            force = posterior.log_likelihood_and_grad(particles, x[rows], y[rows], weights=counts).grad
             length = step_size if k + 1 < self.num_steps else step_size / 2
             share = self.persistence if k > 0 else None
             energies = drift(
@@ -251,7 +251,7 @@ class SGHMC(Move):
             )
             with np.errstate(invalid="ignore"):  # of particles that are lost
                 work += energies.kinetic_before - energies.kinetic_after
-        log_likelihood, grad = cloud.evaluate(particles, x, y, target.weights)
+        log_likelihood, grad = cloud.evaluate(particles, x, y, weights)
         log_prior = posterior.log_prior(particles)
         change = log_prior + target.power * log_likelihood - cloud.log_density(target)
         return Proposal(particles, grad, log_likelihood, log_prior, change + work, momentum)

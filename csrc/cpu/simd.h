@@ -48,18 +48,16 @@ static inline V splat(T value) {
   return value - V{};  // x - 0 is x, so this is a bare broadcast; 0 + x is not, for x = -0
 }
 
-static inline vfloat fma(vfloat a, vfloat b, vfloat c) {
+// Always inline: GCC 12 gives back the stack of an argument that is wider than a register only when the caller returns.
+__attribute__((always_inline)) static inline vfloat fma(vfloat a, vfloat b, vfloat c) {
 #if FASTSMC_USE_AVX512
   return (vfloat)_mm512_fmadd_ps((__m512)a, (__m512)b, (__m512)c);
 #elif FASTSMC_USE_AVX2
   return (vfloat)_mm256_fmadd_ps((__m256)a, (__m256)b, (__m256)c);
 #elif FASTSMC_VECTOR_BYTES == 64 && defined(__FMA__)  // emulated: fused as it is with AVX-512
-  __m256 x[2], y[2], z[2];
-  memcpy(x, &a, sizeof x);
-  memcpy(y, &b, sizeof y);
-  memcpy(z, &c, sizeof z);
+  const auto *x = reinterpret_cast<const __m256*>(&a), *y = reinterpret_cast<const __m256*>(&b);
+  auto* z = reinterpret_cast<__m256*>(&c);
   for (int half = 0; half < 2; ++half) z[half] = _mm256_fmadd_ps(x[half], y[half], z[half]);
-  memcpy(&c, z, sizeof z);
   return c;
 #else
   return a * b + c;
