@@ -91,6 +91,11 @@ class Move:
         return Outcome(self.lkernel.log_increment(ratio), acceptance_of(ratio), energy_error)
 
 
+def _check_persistence(persistence: float) -> None:
+    if not 0 <= persistence < 1:
+        raise ValueError(f"persistence is {persistence!r}; it must be at least 0 and less than 1")
+
+
 def acceptance_of(log_ratio: np.ndarray) -> float:
     """Mean acceptance probability; a ratio that is NaN counts as zero."""
     return float(np.mean(np.exp(np.minimum(np.where(np.isnan(log_ratio), -np.inf, log_ratio), 0.0))))
@@ -131,8 +136,7 @@ class HMC(Move):
         super().__post_init__()
         if self.num_steps < 1:
             raise ValueError(f"num_steps is {self.num_steps!r}; it must be at least 1")
-        if not 0 <= self.persistence < 1:
-            raise ValueError(f"persistence is {self.persistence!r}; it must be at least 0 and less than 1")
+        _check_persistence(self.persistence)
 
     @property
     def lkernel(self) -> LKernel:
@@ -208,8 +212,7 @@ class SGHMC(Move):
         for name, value in (("num_steps", self.num_steps), ("batch_size", self.batch_size)):
             if value < 1:
                 raise ValueError(f"{name} is {value!r}; it must be at least 1")
-        if not 0 <= self.persistence < 1:
-            raise ValueError(f"persistence is {self.persistence!r}; it must be at least 0 and less than 1")
+        _check_persistence(self.persistence)
 
     @property
     def lkernel(self) -> LKernel:

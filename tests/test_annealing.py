@@ -107,19 +107,28 @@ def test_adaptive_data_annealing_keeps_its_conditional_ess(smallest):
     assert np.all(h.distinct_ancestors > 256 / 4)
 
 
-def test_joining_points_are_not_evaluated_again_where_they_bridge():
-    """The log-likelihood that the cloud carries stays that of its target, over bridges and resampling."""
+def test_cached_likelihoods_are_those_of_the_target_over_bridges(monkeypatch):
+    """Points that join add their share, more of it with every step of a bridge, and resampling moves the sums about."""
     posterior, x, y = classes(120)
-    seen = []
-    smc = fs.SMC(posterior, 32, fs.AdaptiveDataAnnealing(start=10, smallest=30), fs.HMC(3), 200, seed=2)
+    clouds, bridged, reweight = [], [], fs.cloud.Cloud.reweight
+
+    def record(self, *arguments):
+        clouds.append(self)
+        return reweight(self, *arguments)
+
+    monkeypatch.setattr(fs.cloud.Cloud, "reweight", record)
     data = fs.cloud.Data(x, y, posterior, 2)
+    # no step is accepted, so that the sums are those that joining has left
+    move = fs.HMC(1, step_size=1e4)
+    smc = fs.SMC(posterior, 32, fs.AdaptiveDataAnnealing(start=10, smallest=30), move, 200, seed=2)
     for state in smc.iterate(x, y):
-        target = state.target
-        seen.append(target.bridges)
-        truth = posterior.log_likelihood(state.particles, *data.batch(target), weights=target.weights)
-        assert target.weights is None or np.any(target.weights < 1)
-        assert np.all(np.isfinite(truth))
-    assert any(seen) and not seen[-1]
+        target, cloud = state.target, clouds[-1]
+        bridged.append(target.bridges)
+        rows = data.batch(target)
+        truth, grad = posterior.log_likelihood_and_grad(cloud.particles, *rows, weights=target.weights)
+        np.testing.assert_allclose(cloud.log_likelihood, truth, rtol=1e-5)
+        np.testing.assert_allclose(cloud.grad, grad, rtol=0, atol=1e-4 * np.abs(grad).max())
+    assert any(bridged) and not bridged[-1]
 
 
 @pytest.mark.parametrize(

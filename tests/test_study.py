@@ -183,7 +183,6 @@ def test_the_ensemble_is_read_at_equal_wall_time():
 
 
 def test_a_report_says_what_is_missing_and_what_collapsed(tmp_path):
-    pytest.importorskip("matplotlib")
     table = [run for run in grid.table(quick=True, seeds=2) if run.problem.name == "digits"]
     figures = {"ess": [1.5, 4], "distinct_ancestors": [1, 4], "batch_size": [100, 100], "temperature": [1, 1]}
     figures |= {name: [0.5, 0.4] for name in ("nll", "ece", "data_passes", "likelihood_scale")}
@@ -202,8 +201,6 @@ def test_a_report_says_what_is_missing_and_what_collapsed(tmp_path):
 
 
 def test_done_is_not_done_again_and_damage_is(tmp_path, capsys):
-    pytest.importorskip("sklearn")
-    pytest.importorskip("matplotlib")
     choice = ("--only", RUN)
     assert study(tmp_path, *choice, "--report") == 1
     assert "0 of 1 runs are done" in capsys.readouterr().out
