@@ -77,7 +77,7 @@ class BlackjaxTempering(Method):
                 "step_size": rule.value,
                 "acceptance": acceptance,
             }
-            rule.adapt(acceptance)
+            rule.adapt(acceptance, target)
             previous, target = target, Target(0, len(x), temperature=float(state.tempering_param))
             if previous.temperature > 0:
                 rule.prepare(None, None, previous, target, None)
