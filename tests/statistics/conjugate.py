@@ -38,10 +38,10 @@ def closed_form(posterior, x, y, seed, target):
     return log_normaliser, mean, covariance
 
 
-def t_statistic(sample, truth):
-    """How many standard errors the mean of a sample lies from the truth, for each column."""
+def t_statistic(sample, truth, error=0.0):
+    """How many standard errors the mean of a sample lies from the truth, which has one of its own, for each column."""
     sample = np.asarray(sample)
-    return (sample.mean(axis=0) - truth) / (sample.std(axis=0, ddof=1) / np.sqrt(len(sample)))
+    return (sample.mean(axis=0) - truth) / np.hypot(sample.std(axis=0, ddof=1) / np.sqrt(len(sample)), error)
 
 
 def runs(num_data, annealing, move, num_iterations, num_particles=256, **options):

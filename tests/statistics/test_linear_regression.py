@@ -18,6 +18,7 @@ from conjugate import (
     runs,
     t_statistic,
 )
+from schemes import SCHEMES
 
 import fastsmc as fs
 from fastsmc.annealing import PRIOR, Target
@@ -28,20 +29,6 @@ pytestmark = pytest.mark.statistics
 
 DATA = 20
 FIXED_HMC = fs.HMC(num_steps=4, step_size=0.15)
-
-SCHEMES = {
-    "full batch": (fs.FullBatch(), 4),
-    "data annealing": (fs.DataAnnealing(start=3), 8),
-    "data annealing, scaled": (fs.DataAnnealing(start=3, likelihood_scale="full"), 8),
-    "smooth": (fs.SmoothDataAnnealing(start=2, likelihood_scale="none"), 8),
-    "smooth, scaled": (fs.SmoothDataAnnealing(start=4, likelihood_scale="full"), 8),
-    "smooth, linear": (fs.SmoothDataAnnealing(start=2, ramp="linear", likelihood_scale="none"), 8),
-    "smooth, cosine": (fs.SmoothDataAnnealing(start=2, ramp="cosine", likelihood_scale="none"), 8),
-    "tempering": (fs.LikelihoodTempering([0.05, 0.2, 0.5, 1.0]), 8),
-    "adaptive tempering": (fs.LikelihoodTempering(ess=0.7), 30),
-    "adaptive data annealing": (fs.AdaptiveDataAnnealing(start=3, ess=0.7), 60),
-    "adaptive data annealing, over bridges": (fs.AdaptiveDataAnnealing(start=3, ess=0.9, smallest=6), 200),
-}
 
 MOVES = {
     "random walk": fs.RandomWalk(step_size=0.3, num_moves=3),
