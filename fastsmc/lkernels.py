@@ -11,53 +11,106 @@ resampling first; without resampling in between the product is the usual weight.
 
 from __future__ import annotations
 
+from typing import TYPE_CHECKING
+
 import numpy as np
 
+if TYPE_CHECKING:
+    from fastsmc.cloud import Proposal
 
-class Reversible:
+
+class LKernel:
+    """The weight update of a move: which proposals are taken, and what that does to the weights."""
+
+    def accepted(self, log_ratio: np.ndarray, log_u: np.ndarray) -> np.ndarray:
+        """Which proposals replace their particles, [P]; all of them, unless a kernel says otherwise."""
+        return np.ones(log_ratio.shape, bool)
+
+    def log_increment(self, proposal: Proposal) -> np.ndarray:
+        """Log weights to add, [P]; none, unless a kernel says otherwise."""
+        return np.zeros_like(proposal.log_ratio)
+
+
+class Reversible(LKernel):
     """L is the reversal of a move that leaves pi_t invariant: the ratio is one, and the move accepts or rejects."""
 
-    @staticmethod
-    def accepted(log_ratio: np.ndarray, log_u: np.ndarray) -> np.ndarray:
-        """Metropolis-Hastings: which proposals replace their particles."""
+    def accepted(self, log_ratio: np.ndarray, log_u: np.ndarray) -> np.ndarray:
+        """By Metropolis and Hastings."""
         return log_u < log_ratio  # never true for NaN
 
-    @staticmethod
-    def log_increment(log_ratio: np.ndarray) -> np.ndarray:
-        """Log weights to add, [P]."""
-        return np.zeros_like(log_ratio)
 
-
-class ForwardProposal:
+class ForwardProposal(LKernel):
     """L is the proposal with the momentum reversed; every proposal is taken and weighted by its energy error.
 
     ``log pi_t(theta') - log pi_t(theta) + log N(-v'; 0, I) - log N(v; 0, I)``, as Devlin, Horridge, Green and Maskell
     use it for the no-U-turn sampler within SMC.
     """
 
-    @staticmethod
-    def accepted(log_ratio: np.ndarray, log_u: np.ndarray) -> np.ndarray:
-        """All of them."""
-        return np.ones(log_ratio.shape, bool)
-
-    @staticmethod
-    def log_increment(log_ratio: np.ndarray) -> np.ndarray:
-        """Log weights to add, [P]."""
-        return log_ratio
+    def log_increment(self, proposal: Proposal) -> np.ndarray:
+        """Minus the energy error, [P]."""
+        return proposal.log_ratio
 
 
-class Unweighted:
+class GaussianApproximation(LKernel):
+    """L is a Gaussian approximation of the optimal one, for few weights and many particles; all proposals are taken.
+
+    ``log pi_t(theta') - log pi_t(theta) + log N(-v'; m(theta'), C) - log N(v; 0, I)``, where all momenta are fresh. The
+    optimal L is the law of the way back given ``theta'`` of particles as they were sampled (Del Moral, Doucet and
+    Jasra, 2006), so that all count alike here, whatever their weights. It is approximated by the conditional of a
+    Gaussian fitted to ``(theta', -v')`` over the particles (Green, Devlin, Moore, Jackson, Li and Maskell, 2022), for
+    each of them to all the others: what is fitted to a particle itself favours it. As they have ancestors in common,
+    Z_hat is only consistent even so, not unbiased.
+
+    Particles whose energy error is 1000 or more have diverged and are left out. A fit has 3 d (d + 1) / 2 numbers and
+    wants four particles for each: `ValueError` if there are fewer; where divergence leaves fewer, L is that of
+    `ForwardProposal`. It is computed in float64, with 1e-12 of every variance added, so that it always exists.
+    """
+
+    def log_increment(self, proposal: Proposal) -> np.ndarray:
+        """Minus the energy error, with the fit's density of the way back instead of the standard normal, [P]."""
+        count, size = proposal.particles.shape
+        needed = 6 * size * (size + 1)
+        if count < needed:
+            raise ValueError(
+                f"lkernel is 'gaussian', but num_particles is {count}; it must be at least 6 * {size} * {size + 1} = "
+                f"{needed} for {size} weights, or lkernel 'forward'"
+            )
+        increment, usable = proposal.log_ratio.copy(), np.abs(proposal.log_ratio) < 1000
+        if np.count_nonzero(usable) >= needed:
+            there, back = (part[usable].astype(np.float64) for part in (proposal.particles, -proposal.momentum))
+            increment[usable] += _log_conditional(there, back) + 0.5 * np.sum(back**2, axis=1)
+        return increment
+
+
+def _log_conditional(given: np.ndarray, values: np.ndarray) -> np.ndarray:
+    """Log density of each row of ``values`` given that of ``given``, under a Gaussian fitted to all other rows.
+
+    Both are [n, d]; the result [n] lacks ``-d/2 log(2 pi)``. To leave a row out is to take ``n/(n-1) r r^T`` from the
+    scatter matrix of the rows' deviations r from the mean.
+    """
+    n, size = given.shape
+    rows = np.concatenate([given, values], axis=1)
+    rows -= rows.mean(axis=0)
+    scales = rows.std(axis=0)
+    rows /= scales
+    factor = np.linalg.cholesky(rows.T @ rows + 1e-12 * n * np.eye(2 * size))
+    distances = n / (n - 1) * np.cumsum(np.linalg.solve(factor, rows.T) ** 2, axis=0)
+    volumes = np.cumsum(np.log(np.diag(factor)))
+
+    def log_density(columns: int) -> np.ndarray:
+        distance, left = distances[columns - 1], 1 - distances[columns - 1]
+        log_root_det = volumes[columns - 1] + 0.5 * np.log(left) - 0.5 * columns * np.log(n - 2)
+        return -log_root_det - 0.5 * (n - 2) * n / (n - 1) * distance / left
+
+    return log_density(2 * size) - log_density(size) - np.log(scales[size:]).sum()
+
+
+class Unweighted(LKernel):
     """The ratio is taken for one, which holds only nearly; a proposal without a density is not taken."""
 
-    @staticmethod
-    def accepted(log_ratio: np.ndarray, log_u: np.ndarray) -> np.ndarray:
+    def accepted(self, log_ratio: np.ndarray, log_u: np.ndarray) -> np.ndarray:
         """Those with a finite ratio."""
         return np.isfinite(log_ratio)
 
-    @staticmethod
-    def log_increment(log_ratio: np.ndarray) -> np.ndarray:
-        """Log weights to add, [P]."""
-        return np.zeros_like(log_ratio)
 
-
-LKernel = type[Reversible] | type[ForwardProposal] | type[Unweighted]
+LKERNELS = {"forward": ForwardProposal, "gaussian": GaussianApproximation}

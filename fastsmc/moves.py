@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from functools import partial
 from typing import ClassVar, NamedTuple
 
@@ -12,7 +12,7 @@ import numpy as np
 from fastsmc import random
 from fastsmc.annealing import Target
 from fastsmc.cloud import Cloud, Data, Proposal
-from fastsmc.lkernels import ForwardProposal, LKernel, Reversible, Unweighted
+from fastsmc.lkernels import LKERNELS, ForwardProposal, LKernel, Reversible, Unweighted
 
 
 class Outcome(NamedTuple):
@@ -63,9 +63,9 @@ class Move:
             raise ValueError(f"num_moves is {self.num_moves!r}; it must be at least 1")
 
     @property
-    def lkernel(self) -> LKernel:
+    def backward_kernel(self) -> LKernel:
         """The weight update of this move."""
-        return Reversible
+        return Reversible()
 
     def tells_step(self, target: Target) -> bool:
         """Whether the acceptance under a target says something of the step size."""
@@ -85,10 +85,10 @@ class Move:
         ratio = proposal.log_ratio
         stream = draw.key(random.Stream.ACCEPTANCE)
         u = random.uniform((1, len(ratio)), **stream, backend=cloud.posterior.backend)[0]
-        cloud.adopt(proposal, np.flatnonzero(~self.lkernel.accepted(ratio, np.log1p(-u))))
+        cloud.adopt(proposal, np.flatnonzero(~self.backward_kernel.accepted(ratio, np.log1p(-u))))
         finite = ratio[np.isfinite(ratio)]
         energy_error = float(np.mean(np.abs(finite))) if len(finite) else math.inf
-        return Outcome(self.lkernel.log_increment(ratio), acceptance_of(ratio), energy_error)
+        return Outcome(self.backward_kernel.log_increment(proposal), acceptance_of(ratio), energy_error)
 
 
 def _check_persistence(persistence: float) -> None:
@@ -124,11 +124,13 @@ class HMC(Move):
     """Hamiltonian Monte Carlo: fresh momentum, ``num_steps`` leapfrog steps (Neal, 2011).
 
     With ``adjusted`` the end point is accepted or rejected and the L-kernel is the reversible one; without, every end
-    point is taken and weighted by its energy error (`ForwardProposal`).
+    point is taken and weighted: by its energy error where ``lkernel`` is ``"forward"`` (`ForwardProposal`), by an
+    approximation of the optimal L-kernel where it is ``"gaussian"`` (`GaussianApproximation`, for small networks).
     """
 
     num_steps: int = 10
     adjusted: bool = True
+    lkernel: str = field(default="forward", kw_only=True)
 
     persistence: ClassVar[float] = 0.0
 
@@ -137,11 +139,17 @@ class HMC(Move):
         if self.num_steps < 1:
             raise ValueError(f"num_steps is {self.num_steps!r}; it must be at least 1")
         _check_persistence(self.persistence)
+        if self.lkernel not in LKERNELS:
+            raise ValueError(f"lkernel is {self.lkernel!r}; it must be one of {', '.join(LKERNELS)}")
+        if self.lkernel != "forward" and (self.adjusted or self.persistence > 0):
+            raise ValueError(
+                f"lkernel is {self.lkernel!r}; it must be 'forward' unless adjusted is False and all momenta are fresh"
+            )
 
     @property
-    def lkernel(self) -> LKernel:
-        """Reversible where adjusted."""
-        return Reversible if self.adjusted else ForwardProposal
+    def backward_kernel(self) -> LKernel:
+        """Reversible where adjusted, otherwise what ``lkernel`` names."""
+        return Reversible() if self.adjusted else LKERNELS[self.lkernel]()
 
     def probe(self) -> HMC:
         """One leapfrog step."""
@@ -215,9 +223,9 @@ class SGHMC(Move):
         _check_persistence(self.persistence)
 
     @property
-    def lkernel(self) -> LKernel:
+    def backward_kernel(self) -> LKernel:
         """The forward proposal's, or none."""
-        return ForwardProposal if self.weighted else Unweighted
+        return ForwardProposal() if self.weighted else Unweighted()
 
     def tells_step(self, target: Target) -> bool:
         """Whether the energy error is one of the step, not of the forces."""

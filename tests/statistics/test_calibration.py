@@ -137,8 +137,8 @@ class UnweightedLangevin(fs.Langevin):
     """Its end points are taken as they are."""
 
     @property
-    def lkernel(self):
-        return Unweighted
+    def backward_kernel(self):
+        return Unweighted()
 
 
 def test_long_unadjusted_steps_without_weights_are_caught():
