@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 if TYPE_CHECKING:
-    from fastsmc.cloud import Proposal
+    from fastsmc.cloud import Cloud, Proposal
 
 
 class LKernel:
@@ -26,8 +26,8 @@ class LKernel:
         """Which proposals replace their particles, [P]; all of them, unless a kernel says otherwise."""
         return np.ones(log_ratio.shape, bool)
 
-    def log_increment(self, proposal: Proposal) -> np.ndarray:
-        """Log weights to add, [P]; none, unless a kernel says otherwise."""
+    def log_increment(self, cloud: Cloud, proposal: Proposal) -> np.ndarray:
+        """Log weights to add, [P], of a cloud that has not moved yet; none, unless a kernel says otherwise."""
         return np.zeros_like(proposal.log_ratio)
 
 
@@ -46,7 +46,7 @@ class ForwardProposal(LKernel):
     use it for the no-U-turn sampler within SMC.
     """
 
-    def log_increment(self, proposal: Proposal) -> np.ndarray:
+    def log_increment(self, cloud: Cloud, proposal: Proposal) -> np.ndarray:
         """Minus the energy error, [P]."""
         return proposal.log_ratio
 
@@ -58,15 +58,19 @@ class GaussianApproximation(LKernel):
     optimal L is the law of the way back given ``theta'`` of particles as they were sampled (Del Moral, Doucet and
     Jasra, 2006), so that all count alike here, whatever their weights. It is approximated by the conditional of a
     Gaussian fitted to ``(theta', -v')`` over the particles (Green, Devlin, Moore, Jackson, Li and Maskell, 2022), for
-    each of them to all the others: what is fitted to a particle itself favours it. As they have ancestors in common,
-    Z_hat is only consistent even so, not unbiased.
+    each of them to all the others: what is fitted to a particle itself favours it. The fit is in float64, with 1e-12 of
+    every variance added, so that it always exists.
 
-    Particles whose energy error is 1000 or more have diverged and are left out. A fit has 3 d (d + 1) / 2 numbers and
-    wants four particles for each: `ValueError` if there are fewer; where divergence leaves fewer, L is that of
-    `ForwardProposal`. It is computed in float64, with 1e-12 of every variance added, so that it always exists.
+    It pays where steps are long; the energy error of short ones is hard to beat. Z_hat is only consistent, not
+    unbiased: others that have ancestors in common with a particle favour it too. It is too high after steps of the
+    annealing that leave few ancestors, so that schemes go with it that keep the effective sample size.
+
+    A fit has 3 d (d + 1) / 2 numbers and wants four particles for each: `ValueError` if there are fewer. L is that of
+    `ForwardProposal` where fewer are left: without those that diverged, with an energy error of 1000 or more, and with
+    copies of one particle counted as the effective sample size counts them.
     """
 
-    def log_increment(self, proposal: Proposal) -> np.ndarray:
+    def log_increment(self, cloud: Cloud, proposal: Proposal) -> np.ndarray:
         """Minus the energy error, with the fit's density of the way back instead of the standard normal, [P]."""
         count, size = proposal.particles.shape
         needed = 6 * size * (size + 1)
@@ -76,7 +80,8 @@ class GaussianApproximation(LKernel):
                 f"{needed} for {size} weights, or lkernel 'forward'"
             )
         increment, usable = proposal.log_ratio.copy(), np.abs(proposal.log_ratio) < 1000
-        if np.count_nonzero(usable) >= needed:
+        copies = np.unique(cloud.particles[usable], axis=0, return_counts=True)[1]
+        if copies.sum() ** 2 >= needed * max(np.sum(copies**2), 1):
             there, back = (part[usable].astype(np.float64) for part in (proposal.particles, -proposal.momentum))
             increment[usable] += _log_conditional(there, back) + 0.5 * np.sum(back**2, axis=1)
         return increment

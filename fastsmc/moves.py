@@ -85,10 +85,11 @@ class Move:
         ratio = proposal.log_ratio
         stream = draw.key(random.Stream.ACCEPTANCE)
         u = random.uniform((1, len(ratio)), **stream, backend=cloud.posterior.backend)[0]
+        increment = self.backward_kernel.log_increment(cloud, proposal)
         cloud.adopt(proposal, np.flatnonzero(~self.backward_kernel.accepted(ratio, np.log1p(-u))))
         finite = ratio[np.isfinite(ratio)]
         energy_error = float(np.mean(np.abs(finite))) if len(finite) else math.inf
-        return Outcome(self.backward_kernel.log_increment(proposal), acceptance_of(ratio), energy_error)
+        return Outcome(increment, acceptance_of(ratio), energy_error)
 
 
 def _check_persistence(persistence: float) -> None:

@@ -9,7 +9,7 @@ import pytest
 from conjugate import RUNS, T_LIMIT, assert_exact, problem, runs, t_statistic
 
 import fastsmc as fs
-from fastsmc.cloud import Proposal
+from fastsmc.cloud import Cloud, Proposal
 from fastsmc.lkernels import GaussianApproximation, _log_conditional
 
 pytestmark = pytest.mark.statistics
@@ -66,18 +66,21 @@ def test_the_conditional_density_is_that_of_a_fit_to_all_other_rows():
 
 
 def test_diverged_particles_are_left_out_and_too_few_others_are_not_fitted():
-    rng = np.random.default_rng(0)
-    particles, momentum, ratio = rng.normal(size=(40, 2)), rng.normal(size=(40, 2)), rng.normal(size=40)
-    particles[:2], ratio[:2] = [[np.nan, 0], [1e30, 0]], [np.nan, -1e9]
+    rng, (posterior, _, _) = np.random.default_rng(0), problem(20)
+    particles, momentum, ratio = rng.normal(size=(80, 3)), rng.normal(size=(80, 3)), rng.normal(size=80)
+    particles[:2, 0], ratio[:2] = [np.nan, 1e30], [np.nan, -1e9]
 
-    def increment(rows):
+    def increment(rows, copies=0):
+        cloud = Cloud.from_prior(posterior, len(particles[rows]), 0, with_grad=True)
+        cloud.particles[2 : 2 + copies] = cloud.particles[2]
         proposal = Proposal(particles[rows], None, None, None, ratio[rows], momentum[rows])
-        return GaussianApproximation().log_increment(proposal)
+        return GaussianApproximation().log_increment(cloud, proposal)
 
-    np.testing.assert_array_equal(increment(slice(40))[:2], ratio[:2])
-    np.testing.assert_array_equal(increment(slice(40))[2:], increment(slice(2, 40)))
-    assert not np.any(increment(slice(2, 40)) == ratio[2:])
-    np.testing.assert_array_equal(increment(slice(37)), ratio[:37])
+    fitted = increment(slice(2, 80))
+    assert not np.any(fitted == ratio[2:])
+    np.testing.assert_array_equal(increment(slice(80)), [*ratio[:2], *fitted])
+    np.testing.assert_array_equal(increment(slice(73)), ratio[:73])
+    np.testing.assert_array_equal(increment(slice(80), copies=10), ratio)
 
 
 def test_refusals():
