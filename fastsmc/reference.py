@@ -356,6 +356,7 @@ def leapfrog(
     grad: np.ndarray,
     precision: np.ndarray,
     scale: np.ndarray | None,
+    noise: np.ndarray | None,
     out: np.ndarray,
     energies: np.ndarray,
     kick: float,
@@ -373,9 +374,9 @@ def leapfrog(
     v = np.zeros(theta.shape) if refresh and persistence == 0 else momentum.astype(np.float64)
     s = 1.0 if scale is None else scale.astype(np.float64)
     if refresh:
-        noise = np.empty(theta.shape)
-        normal(noise, seed, iteration, stream, first_slot)
-        v = persistence * v + math.sqrt(1 - persistence**2) * noise
+        xi = np.empty(theta.shape)
+        normal(xi, seed, iteration, stream, first_slot)
+        v = persistence * v + (math.sqrt(1 - persistence**2) if noise is None else noise) * xi
     energies[:, 0] = 0.5 * np.sum(v * v, axis=1)
     v = v + kick * (s * (likelihood_scale * grad - lam * theta))
     energies[:, 1] = 0.5 * np.sum(v * v, axis=1)
@@ -415,7 +416,7 @@ def trajectory(
         kick = step_size if 0 < step < steps else step_size / 2
         drift = step_size if step < steps else 0.0
         plan = (kick, drift, likelihood_scale, refresh and step == 0, *key)
-        leapfrog(particles, momentum, grad, prior_precision, scale, particles, end if step else start, *plan)
+        leapfrog(particles, momentum, grad, prior_precision, scale, None, particles, end if step else start, *plan)
     return None
 
 

@@ -26,13 +26,18 @@ def scale_of(dim):
     return (10 ** np.random.default_rng(dim).uniform(-2, 2, dim)).astype(np.float32)
 
 
-def by_formula(theta, v, grad, precision, scale, xi, refresh, dtype):
+def noise_of(dim):
+    """Some of it zero."""
+    return np.maximum(np.random.default_rng(dim).uniform(-0.5, 1, dim), 0).astype(np.float32)
+
+
+def by_formula(theta, v, grad, precision, scale, noise, xi, refresh, dtype):
     """Every line of the docstring in one precision, energies summed in it too."""
     theta, v, grad, precision, xi = (a.astype(dtype) for a in (theta, v, grad, precision, xi))
     scale = dtype(1) if scale is None else scale.astype(dtype)
     kick, drift, likelihood_scale = (dtype(STEP[name]) for name in ("kick", "drift", "likelihood_scale"))
     if refresh is not None:
-        v = dtype(refresh) * v + dtype(math.sqrt(1 - refresh**2)) * xi
+        v = dtype(refresh) * v + np.asarray(math.sqrt(1 - refresh**2) if noise is None else noise, dtype) * xi
     before = np.sum(v * v, axis=1) / 2
     v = v + kick * (scale * (likelihood_scale * grad - precision * theta))
     moved = theta + drift * (scale * v)
@@ -43,16 +48,17 @@ def by_formula(theta, v, grad, precision, scale, xi, refresh, dtype):
 @pytest.mark.parametrize("refresh", [None, 0, 0.7, 1])
 @pytest.mark.parametrize("aliased", [True, False])
 @pytest.mark.parametrize("scaled", [False, True])
-def test_a_step_is_as_exact_as_plain_float32(backend, dim, refresh, aliased, scaled):
+@pytest.mark.parametrize("noisy", [False, True])
+def test_a_step_is_as_exact_as_plain_float32(backend, dim, refresh, aliased, scaled, noisy):
     theta, v, grad, precision = state(dim)
-    scale = scale_of(dim) if scaled else None
+    scale, noise = scale_of(dim) if scaled else None, noise_of(dim) if noisy else None
     xi = random.normal(theta.shape, **NAMES, backend=backend)
     truth, plain = (
-        by_formula(theta, v, grad, precision, scale, xi, refresh, dtype) for dtype in (np.float64, np.float32)
+        by_formula(theta, v, grad, precision, scale, noise, xi, refresh, dtype) for dtype in (np.float64, np.float32)
     )
     particles, momentum = theta.copy(), v.copy()
     out = particles if aliased else np.full_like(theta, np.nan)
-    how = {"precision": precision, "scale": scale, "refresh": refresh, "backend": backend}
+    how = {"precision": precision, "scale": scale, "noise": noise, "refresh": refresh, "backend": backend}
     energies = ops.leapfrog(particles, momentum, grad, out=out, **how, **STEP, **NAMES)
     assert aliased or np.array_equal(particles, theta)
     assert [e.dtype for e in energies] == [np.float64] * 3
@@ -74,13 +80,14 @@ def test_a_scale_of_ones_changes_no_bit(backend, dim, refresh):
 
 @pytest.mark.parametrize("dim", [33, 1025])
 @pytest.mark.parametrize("scaled", [False, True])
-def test_the_reference_is_the_formula_in_float64(dim, scaled):
+@pytest.mark.parametrize("noisy", [False, True])
+def test_the_reference_is_the_formula_in_float64(dim, scaled, noisy):
     theta, v, grad, precision = (a.astype(np.float64) for a in state(dim))
     xi = np.empty(theta.shape)
     backends.choose("reference").normal(xi, *(NAMES[n] for n in ("seed", "iteration", "stream", "first_slot")))
-    scale = scale_of(dim) if scaled else None
-    truth = by_formula(theta, v, grad, precision, scale, xi, 0.7, np.float64)
-    how = {"precision": precision, "scale": scale, "refresh": 0.7, "backend": "reference"}
+    scale, noise = scale_of(dim) if scaled else None, noise_of(dim) if noisy else None
+    truth = by_formula(theta, v, grad, precision, scale, noise, xi, 0.7, np.float64)
+    how = {"precision": precision, "scale": scale, "noise": noise, "refresh": 0.7, "backend": "reference"}
     energies = ops.leapfrog(theta, v, grad, **how, **STEP, **NAMES)
     for ours, exact in zip((theta, v, *energies), truth, strict=True):
         assert np.linalg.norm(ours - exact) <= dim * 2.0**-53 * np.linalg.norm(exact)
@@ -251,8 +258,8 @@ digest, rng = hashlib.sha256(), np.random.default_rng(3)
 for particles, dim in ((3, 33), (5, 10_001), (64, 1000)):
     theta, v, grad = rng.standard_normal((3, particles, dim), np.float32)
     precision = rng.uniform(0.5, 2, dim).astype(np.float32)
-    for refresh, scale in ((None, None), (0.7, None), (None, rng.uniform(0.5, 2, dim).astype(np.float32))):
-        step = {"precision": precision, "scale": scale, "kick": 0.1, "drift": 0.2, "refresh": refresh}
+    for refresh, scale in ((None, None), (0.7, None), (0.7, rng.uniform(0.5, 2, dim).astype(np.float32))):
+        step = {"precision": precision, "scale": scale, "noise": scale, "kick": 0.1, "drift": 0.2, "refresh": refresh}
         for part in (*ops.leapfrog(theta, v, grad, **step), theta, v):
             digest.update(part)
     for kind in (random.philox, random.uniform, random.normal):
@@ -310,6 +317,9 @@ REFUSED = [
     (lambda b: step(b, scale=[1, -2.0, 1]), ValueError, "scale[1] is -2.0; scale must be positive and finite"),
     (lambda b: step(b, scale=[1, 1, math.nan]), ValueError, "scale[2] is nan; scale must be positive and finite"),
     (lambda b: step(b, scale=[1, math.inf, 1]), ValueError, "scale[1] is inf; scale must be positive and finite"),
+    (lambda b: step(b, noise=ONE[:2]), ValueError, "noise has shape (2,), particles (2, 3); they must be [d] and"),
+    (lambda b: step(b, noise=[1, -2.0, 1]), ValueError, "noise[1] is -2.0; noise must be non-negative and finite"),
+    (lambda b: step(b, noise=[1, 1, math.nan]), ValueError, "noise[2] is nan; noise must be non-negative and finite"),
     (lambda b: step(b, refresh=1.01), ValueError, "refresh is 1.01; it must lie between 0 and 1"),
     (lambda b: step(b, refresh=-0.1), ValueError, "refresh is -0.1; it must lie between 0 and 1"),
     (lambda b: step(b, refresh=math.nan), ValueError, "refresh is nan; it must lie between 0 and 1"),

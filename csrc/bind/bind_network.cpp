@@ -104,7 +104,8 @@ py::object trajectory_of(const Rows<int64_t>& layers, int likelihood, float nois
                         iteration,
                         stream,
                         prior_precision.data(),
-                        data_or_null(scale)};
+                        data_or_null(scale),
+                        nullptr};
   const Phase phase{particles.shape(0),
                     first_slot,
                     particles.mutable_data(),
@@ -125,9 +126,9 @@ int precision_in_use(const Rows<int64_t>& layers, int precision) {
   return static_cast<int>(network_kernels(spec_of(layers, 0, 1.f, precision)).precision);
 }
 
-// sums [count, 3]: kinetic before, kinetic after, prior energy. scale may be None.
+// sums [count, 3]: kinetic before, kinetic after, prior energy. scale and noise may be None.
 void leapfrog_rows(const Rows<float>& particles, Rows<float>& momentum, const Rows<float>& grad,
-                   const Rows<float>& precision, const py::object& scale, Rows<float>& out, Rows<double>& sums,
+                   const Rows<float>& precision, const py::object& scale, const py::object& noise, Rows<float>& out, Rows<double>& sums,
                    float kick, float drift, float likelihood_scale, bool refresh, float persistence, uint64_t seed,
                    uint32_t iteration, uint32_t stream, uint32_t first_slot) {
   const UpdatePlan plan{particles.shape(1),
@@ -140,7 +141,8 @@ void leapfrog_rows(const Rows<float>& particles, Rows<float>& momentum, const Ro
                         iteration,
                         stream,
                         precision.data(),
-                        data_or_null(scale)};
+                        data_or_null(scale),
+                        data_or_null(noise)};
   const int64_t count = particles.shape(0);
   const float *position = particles.data(), *gradient = grad.data();
   float *v = momentum.mutable_data(), *moved = out.mutable_data();
@@ -194,7 +196,7 @@ void bind_network(py::module_& m) {
         py::arg("stream"), py::arg("first_slot"));
   m.def("precision_in_use", precision_in_use, py::arg("layers").noconvert(), py::arg("precision"));
   m.def("leapfrog", leapfrog_rows, py::arg("particles").noconvert(), py::arg("momentum").noconvert(),
-        py::arg("grad").noconvert(), py::arg("precision").noconvert(), py::arg("scale"), py::arg("out").noconvert(),
+        py::arg("grad").noconvert(), py::arg("precision").noconvert(), py::arg("scale"), py::arg("noise"), py::arg("out").noconvert(),
         py::arg("sums").noconvert(), py::arg("kick"), py::arg("drift"), py::arg("likelihood_scale"), py::arg("refresh"),
         py::arg("persistence"), py::arg("seed"), py::arg("iteration"), py::arg("stream"), py::arg("first_slot"));
   const auto fill_with = [&m](const char* name, auto function) {

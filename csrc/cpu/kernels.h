@@ -97,7 +97,7 @@ struct NetworkKernels {
 };
 
 // One pass over the weights of one particle:
-//   v <- rho v + sqrt(1 - rho^2) xi              (only where refresh is set; xi counter-based normal; 0 v is 0)
+//   v <- rho v + noise xi                        (only where refresh is set; xi counter-based normal; 0 v is 0)
 //   v <- v + kick scale (likelihood_scale g - precision theta)
 //   theta' <- theta + drift scale v
 // v is the momentum of theta / scale, which has unit mass.
@@ -109,6 +109,7 @@ struct UpdatePlan {
   uint32_t iteration, stream;
   const float* precision;  // [dim], of the Gaussian prior
   const float* scale;      // [dim]; null where all are one
+  const float* noise;      // [dim]; null where all are sqrt(1 - rho^2)
 };
 
 struct UpdateSums {

@@ -1,7 +1,7 @@
 // Leapfrog and Langevin updates, and the normal numbers they use.
 //
 // One read of position, gradient, momentum and precision, one write of momentum and position: 24 bytes a
-// weight, 28 with a scale, with the momentum refreshed from counters in registers. Sums run in float lanes over
+// weight, 4 more with a scale and 4 with a noise, the momentum refreshed from counters in registers. Sums run in float lanes over
 // kBlock weights, then in float64.
 #pragma once
 
@@ -63,20 +63,20 @@ static void normal(float* out, int64_t dim, uint64_t seed, uint32_t slot, uint32
   }
 }
 
-static inline void load_scale(const float*, int64_t, int64_t, One&) {}
-static inline void load_scale(const float* scale, int64_t at, int64_t count, vfloat& to) {
+static inline void load_row(const float*, int64_t, int64_t, One&) {}
+static inline void load_row(const float* row, int64_t at, int64_t count, vfloat& to) {
   if (count == kLanes)
-    to = load<vfloat>(scale + at);
+    to = load<vfloat>(row + at);
   else
-    memcpy(&to, scale + at, static_cast<size_t>(count) * sizeof(float));
+    memcpy(&to, row + at, static_cast<size_t>(count) * sizeof(float));
 }
 
 // One vector of weights; updates momentum and position and the three running sums.
 template <class Scale>
 static inline void step_vector(const UpdatePlan& plan, Scale scale, vfloat precision, vfloat grad, vfloat theta,
-                               vfloat xi, float noise, vfloat& v, vfloat& moved, vfloat sums[3]) {
+                               vfloat xi, vfloat noise, vfloat& v, vfloat& moved, vfloat sums[3]) {
   if (plan.refresh)
-    v = plan.persistence == 0 ? xi : fma(v, plan.persistence, xi * noise);  // what is dropped may be NaN
+    v = plan.persistence == 0 ? xi * noise : fma(v, plan.persistence, xi * noise);  // what is dropped may be NaN
   sums[0] = fma(v, v, sums[0]);
   v = fma(scale * fma(grad, splat<vfloat>(plan.likelihood_scale), -(precision * theta)), plan.kick, v);
   sums[1] = fma(v, v, sums[1]);
@@ -89,7 +89,7 @@ template <class Scale>
 static UpdateSums leapfrog_by(const UpdatePlan& plan, uint32_t slot, const float* particle, const float* grad,
                               float* momentum, float* out) {
   const philox::Key key = philox::key_of(plan.seed);
-  const float noise = __builtin_sqrtf(1.f - plan.persistence * plan.persistence);
+  const vfloat usual_noise = splat<vfloat>(__builtin_sqrtf(1.f - plan.persistence * plan.persistence));
   float xi[kNormals] = {};
   double total[3] = {};
   for (int64_t begin = 0; begin < plan.dim; begin += kBlock) {
@@ -101,7 +101,9 @@ static UpdateSums leapfrog_by(const UpdatePlan& plan, uint32_t slot, const float
         const int64_t at = i + j, count = end - at < kLanes ? end - at : kLanes;
         vfloat v, moved;
         Scale scale{};
-        load_scale(plan.scale, at, count, scale);
+        load_row(plan.scale, at, count, scale);
+        vfloat noise = usual_noise;
+        if (plan.noise != nullptr) load_row(plan.noise, at, count, noise);
         if (count == kLanes) {
           v = load<vfloat>(momentum + at);
           step_vector(plan, scale, load<vfloat>(plan.precision + at), load<vfloat>(grad + at),

@@ -33,6 +33,7 @@ def leapfrog(
     scale: Array | None = None,
     likelihood_scale: float = 1.0,
     refresh: float | None = None,
+    noise: Array | None = None,
     seed: int = 0,
     iteration: int = 0,
     stream: int = 0,
@@ -42,7 +43,7 @@ def leapfrog(
 ) -> LeapfrogEnergies:
     """Momentum and position of every particle in one pass over the weights: a kick, then a drift.
 
-    ``v = refresh * v + sqrt(1 - refresh^2) * xi`` where ``refresh`` is given, with xi counter-based normal numbers;
+    ``v = refresh * v + noise * xi`` where ``refresh`` is given, with xi counter-based normal numbers;
     ``v += kick * scale * (likelihood_scale * grad - precision * theta)``; ``theta += drift * scale * v``. A leapfrog
     trajectory of step e is kick e/2 and drift e, then kick e and drift e after each gradient but the last, then kick
     e/2.
@@ -64,6 +65,9 @@ def leapfrog(
         What multiplies the gradient.
     refresh
         The share of the momentum that is kept, in [0, 1]; None leaves the momentum alone, and with 0 it is not read.
+    noise : float32 array [d], optional
+        Standard deviation of what a refreshment adds, not negative; ``sqrt(1 - refresh^2)`` if not given, which keeps
+        the momentum standard normal where forces have no noise of their own.
     seed, iteration, stream, first_slot
         Name the normal numbers (see `fastsmc.random`).
     out : float32 array [P, d], optional
@@ -83,6 +87,7 @@ def leapfrog(
     weight = _read_row("precision", precision, position)
     factors = _read_scale(scale, position)
     _check_refresh(refresh)
+    deviation = _read_noise(noise, position)
     if np.may_share_memory(moved, v) or np.may_share_memory(moved, gradient):
         raise ValueError("out overlaps momentum or grad; it must be particles itself or memory of its own")
     random.check_key(seed, iteration, stream, first_slot)
@@ -95,6 +100,7 @@ def leapfrog(
         gradient,
         weight,
         factors,
+        deviation,
         moved,
         energies,
         kick,
@@ -225,6 +231,14 @@ def _read_scale(scale: Array | None, particles: np.ndarray) -> np.ndarray | None
     factors = _read_row("scale", scale, particles)
     check_range("scale", factors, (factors > 0) & (factors < np.inf), "positive and finite")
     return factors
+
+
+def _read_noise(noise: Array | None, particles: np.ndarray) -> np.ndarray | None:
+    if noise is None:
+        return None
+    deviation = _read_row("noise", noise, particles)
+    check_range("noise", deviation, (deviation >= 0) & (deviation < np.inf), "non-negative and finite")
+    return deviation
 
 
 def _check_like_particles(name: str, array: np.ndarray, particles: np.ndarray) -> None:
