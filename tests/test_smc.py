@@ -17,6 +17,7 @@ posterior, scheme = fs.Posterior(fs.MLP([20, 16, 4])), fs.SmoothDataAnnealing(st
 for sampler in (
     fs.SMC(posterior, 33, scheme, fs.HMC(4), 12, seed=5),
     fs.SMC(posterior, 33, scheme, fs.HMC(4), 12, seed=5, waste_free=3),
+    fs.PersistentSMC(posterior, 33, fs.HMC(4), 12, seed=5),
 ):
     r = sampler.run(x, y)
     print(hashlib.sha256(r.particles.tobytes() + r.log_weights.tobytes()).hexdigest(), repr(r.log_evidence))
