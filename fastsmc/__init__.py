@@ -23,6 +23,7 @@ _PUBLIC = {
     "MLP": "networks",
     "MiniBatch": "annealing",
     "Normal": "posterior",
+    "PersistentSMC": "persistent",
     "Posterior": "posterior",
     "RandomWalk": "moves",
     "Result": "result",

@@ -9,7 +9,7 @@ are ours, after Millard, Murphy, Green and Maskell (arXiv 2601.21983), who intro
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence, Sized
+from collections.abc import Callable, Sequence, Sized
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
@@ -230,19 +230,24 @@ class SmoothDataAnnealing(Annealing):
 BISECTIONS = 60
 
 
+def highest_temperature(current: float, allowed: Callable[[float], bool]) -> float:
+    """Up to where temperatures from ``current`` to 1 are allowed, by bisection."""
+    if allowed(1.0):
+        return 1.0
+    low, high = current, 1.0
+    for _ in range(BISECTIONS):
+        middle = 0.5 * (low + high)
+        low, high = (middle, high) if allowed(middle) else (low, middle)
+    return high
+
+
 def _next_temperature(current: float, log_likelihood: np.ndarray, cloud: Cloud, ess: float) -> float:
     """The highest at which the conditional ESS of ``log_likelihood``'s increment is ``ess``, by bisection."""
 
     def keeps_ess(temperature: float) -> bool:
         return cloud.conditional_ess((temperature - current) * log_likelihood) >= ess
 
-    if keeps_ess(1.0):
-        return 1.0
-    low, high = current, 1.0
-    for _ in range(BISECTIONS):
-        middle = 0.5 * (low + high)
-        low, high = (middle, high) if keeps_ess(middle) else (low, middle)
-    return high
+    return highest_temperature(current, keeps_ess)
 
 
 @dataclass(frozen=True)

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -102,7 +103,7 @@ class Cloud:
     momentum: np.ndarray | None = None
     resamplings: int = 0
     evaluations: int = 0
-    """Data points for which every particle's likelihood was computed, so far."""
+    """Likelihoods of one data point under one particle that were computed so far."""
     spare: tuple[np.ndarray, ...] = ()
     """Memory of a trajectory: particles, gradient and momentum; pages are slow to come by."""
 
@@ -129,14 +130,14 @@ class Cloud:
         self, particles: np.ndarray, x: np.ndarray, y: np.ndarray, weights: np.ndarray | None = None
     ) -> tuple[np.ndarray, np.ndarray | None]:
         """Log-likelihood of a batch, with its gradient where this cloud carries one."""
-        self.evaluations += len(x)
+        self.evaluations += len(x) * len(particles)
         if self.grad is None:
             return self.posterior.log_likelihood(particles, x, y, weights=weights), None
         return self.posterior.log_likelihood_and_grad(particles, x, y, weights=weights)
 
     def preview(self, data: Data, start: int, stop: int) -> np.ndarray:
         """Log-likelihood of points that may join, where the particles are, [P]."""
-        self.evaluations += stop - start
+        self.evaluations += (stop - start) * len(self.particles)
         return self.posterior.log_likelihood(self.particles, *data.rows(start, stop))
 
     def refresh(self, persistence: float, **key: int) -> np.ndarray:
@@ -152,7 +153,7 @@ class Cloud:
 
         It starts with the momentum that the particles have; with a fresh one where they have none.
         """
-        self.evaluations += len(x) * plan["num_steps"]
+        self.evaluations += len(x) * len(self.particles) * plan["num_steps"]
         self.spare = self.spare or tuple(np.empty_like(self.particles) for _ in range(3))
         particles, grad, momentum = self.spare
         np.copyto(particles, self.particles)
@@ -217,17 +218,18 @@ class Cloud:
         """Draws from the prior that have descendants."""
         return len(np.unique(self.roots))
 
-    @property
-    def relative_variance(self) -> float:
+    def relative_variance(self, chain_length: int = 1) -> float:
         """Estimate of the variance of Z_hat / Z from the genealogy (Lee and Whiteley, 2018).
 
         That of multinomial resampling, so rather too large for the other schemes. It is 1 where all particles descend
-        from one root, and says no more than that.
+        from one root, and says no more than that. Waste-free SMC is the standard algorithm over its chains (Dau and
+        Chopin, 2022), so that there the members of the genealogy are the chains, and as many draws from the prior make
+        one root as a chain is long.
         """
-        count = len(self.roots)
+        count = len(self.roots) // chain_length
         if count == 1:
             return np.nan
-        families = np.bincount(self.roots, weights=np.exp(self.log_weights), minlength=count)
+        families = np.bincount(self.roots // chain_length, weights=np.exp(self.log_weights), minlength=count)
         return float(1 - (count / (count - 1)) ** (self.resamplings + 1) * (1 - np.sum(families**2)))
 
     def conditional_ess(self, increment: np.ndarray) -> float:
@@ -242,13 +244,56 @@ class Cloud:
     def resample(self, scheme: str, seed: int, iteration: int) -> int:
         """Replace the particles by equally weighted draws of them; returns the number of distinct ancestors."""
         count, on = len(self.particles), {"backend": self.posterior.backend}
-        u = random.uniform((1, count), seed=seed, iteration=iteration, stream=random.Stream.RESAMPLING, **on)[0]
-        ancestors = ops.resample(self.log_weights, u if ops.SCHEMES[scheme] else u[0], scheme=scheme, **on)
-        ancestors = ops.permute_ancestors(ancestors, **on)
-        carried = (self.particles, self.log_likelihood, self.log_prior, self.roots, self.grad, self.momentum)
-        state = tuple(part for part in carried if part is not None)
+        ancestors = ops.permute_ancestors(self._ancestors(count, scheme, seed, iteration), **on)
+        state = [*self._parts().values()]
+        if self.momentum is not None:
+            state.append(self.momentum)
         ops.gather_particles(state, ancestors, out=state, **on)
         self.resamplings += 1
         self.log_weights = np.full(count, -np.log(count))
         self.ess = float(count)
         return len(np.unique(ancestors))
+
+    def draw(self, count: int, scheme: str, seed: int, iteration: int) -> tuple[Cloud, int]:
+        """A cloud of ``count`` equally weighted draws of the particles, and the number of distinct ancestors.
+
+        It has memory of its own, and no momentum.
+        """
+        ancestors = self._ancestors(count, scheme, seed, iteration)
+        parts = {
+            name: ops.gather_particles(part, ancestors, backend=self.posterior.backend)
+            for name, part in self._parts().items()
+        }
+        weights = {"log_weights": np.full(count, -np.log(count)), "ess": float(count)}
+        drawn = replace(self, **parts, **weights, momentum=None, resamplings=self.resamplings + 1)
+        return drawn, len(np.unique(ancestors))
+
+    def _ancestors(self, count: int, scheme: str, seed: int, iteration: int) -> np.ndarray:
+        on = {"backend": self.posterior.backend}
+        u = random.uniform((1, count), seed=seed, iteration=iteration, stream=random.Stream.RESAMPLING, **on)[0]
+        return ops.resample(
+            self.log_weights, u if ops.SCHEMES[scheme] else u[0], scheme=scheme, num_samples=count, **on
+        )
+
+    def _parts(self) -> dict[str, np.ndarray]:
+        """What belongs to a particle wherever it goes, by name."""
+        names = ("particles", "grad", "log_likelihood", "log_prior", "roots")
+        return {name: part for name in names if (part := getattr(self, name)) is not None}
+
+    def copy(self) -> Cloud:
+        """A cloud that moves of this one leave alone."""
+        return replace(self, **{name: part.copy() for name, part in self._parts().items()}, spare=())
+
+    @classmethod
+    def union(cls, clouds: Sequence[Cloud]) -> Cloud:
+        """All particles of several clouds, each cloud weighted by its size; the last one tells the work done so far.
+
+        Of more than one, the momentum is left behind: draws of the prior have none.
+        """
+        if len(clouds) == 1:
+            return clouds[0]
+        parts = {name: np.concatenate([getattr(c, name) for c in clouds]) for name in clouds[-1]._parts()}
+        total = len(parts["particles"])
+        log_weights = np.concatenate([c.log_weights + np.log(len(c.particles) / total) for c in clouds])
+        ess = float(ops.normalize_log_weights(log_weights, backend=clouds[-1].posterior.backend).ess)
+        return replace(clouds[-1], **parts, log_weights=log_weights, ess=ess, momentum=None)

@@ -253,7 +253,7 @@ class SGHMC(Move):
         for k, key in enumerate(keys):
             part = int(chosen[k] * parts)
             rows = slice(edges[part], edges[part + 1])
-            cloud.evaluations += rows.stop - rows.start
+            cloud.evaluations += (rows.stop - rows.start) * len(particles)
             counts = None if weights is None else weights[rows]
             force = posterior.log_likelihood_and_grad(particles, x[rows], y[rows], weights=counts).grad
             length = step_size if k + 1 < self.num_steps else step_size / 2

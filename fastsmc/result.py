@@ -150,7 +150,8 @@ class Result:
 
         The square root of the genealogical estimate of the relative variance (Lee and Whiteley, 2018), which supposes
         many more particles than resampling steps: a value near 1 means that most particles descend from one draw from
-        the prior, and that the error can only be told from several runs, as `run_many` makes them.
+        the prior, and that the error can only be told from several runs, as `run_many` makes them. NaN where the
+        genealogy tells nothing: of a single particle, of a single waste-free chain, of persistent sampling.
         """
         if self.log_evidence is None:
             return None

@@ -12,7 +12,7 @@ import numpy as np
 
 from fastsmc import arrays
 from fastsmc.result import Result
-from fastsmc.smc import SMC
+from fastsmc.sampler import Sampler
 
 
 @dataclass(frozen=True)
@@ -85,7 +85,7 @@ def _together(results: Sequence[Result], shares: np.ndarray) -> Result:
     return replace(results[-1], particles=particles, log_weights=log_weights, warnings=said)
 
 
-def run_many(smc: SMC, x: Any, y: Any, seeds: Iterable[int] = range(4), **options: Any) -> Runs:
+def run_many(smc: Sampler, x: Any, y: Any, seeds: Iterable[int] = range(4), **options: Any) -> Runs:
     """Run a sampler once for each seed.
 
     Parameters

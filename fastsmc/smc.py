@@ -6,21 +6,19 @@ gradually, after Millard, Murphy, Green and Maskell (arXiv 2601.21983).
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
-from contextlib import closing
-from pathlib import Path
+from collections.abc import Iterator
 from typing import Any
 
-from fastsmc import ops
 from fastsmc.annealing import PRIOR, Annealing, SmoothDataAnnealing
-from fastsmc.cloud import Cloud, Data, DegenerateError
-from fastsmc.moves import HMC, Draw, Move, StepSize
+from fastsmc.cloud import Cloud, Data
+from fastsmc.moves import Draw, Move, StepSize
 from fastsmc.posterior import Posterior
-from fastsmc.progress import Progress, Stopwatch
-from fastsmc.result import Checkpoint, History, Result
+from fastsmc.progress import Stopwatch
+from fastsmc.result import History, Result
+from fastsmc.sampler import Sampler
 
 
-class SMC:
+class SMC(Sampler):
     """A sampler.
 
     Parameters
@@ -45,6 +43,11 @@ class SMC:
         Force an engine, a device; by default the best for the data.
     seed
         The run is a function of it.
+    waste_free
+        K: the length of chains of which every state becomes a particle (Dau and Chopin, "Waste-free sequential Monte
+        Carlo", 2022). Every iteration resamples P/K particles, whatever the effective sample size, and moves them
+        K - 1 times ``num_moves`` times. K must divide P, and the move must accept or reject. Momentum that a move keeps
+        lasts along a chain. 1 is the standard algorithm, which keeps the last state only.
     """
 
     def __init__(
@@ -60,27 +63,19 @@ class SMC:
         backend: str | None = None,
         device: str | None = None,
         seed: int = 0,
+        waste_free: int = 1,
     ) -> None:
-        for name, value in (("num_particles", num_particles), ("num_iterations", num_iterations)):
-            if value < 1:
-                raise ValueError(f"{name} is {value!r}; it must be at least 1")
-        if resampling not in ops.SCHEMES:
-            raise ValueError(f"resampling is {resampling!r}; it must be one of {', '.join(ops.SCHEMES)}")
+        super().__init__(posterior, num_particles, move, num_iterations, resampling, backend, device, seed)
         if not 0 <= ess_threshold <= 1:
             raise ValueError(f"ess_threshold is {ess_threshold!r}; it must lie between 0 and 1")
-        if device not in (None, "cpu"):
-            raise ValueError(f"device is {device!r}; this version samples on 'cpu'")
-        if not 0 <= seed < 2**64:
-            raise ValueError(f"seed is {seed!r}; it must be a whole number from 0 to 2**64 - 1")
-        self.posterior = posterior if backend is None else posterior.on(backend)
-        self.num_particles = num_particles
+        if waste_free < 1 or num_particles % waste_free:
+            raise ValueError(f"waste_free is {waste_free!r}; it must divide num_particles, {num_particles}")
+        if waste_free > 1:
+            self._check_reversible("waste-free SMC")
         self.annealing = SmoothDataAnnealing() if annealing is None else annealing
-        self.move = HMC() if move is None else move
-        self.num_iterations = num_iterations
-        self.resampling = resampling
         self.ess_threshold = ess_threshold
         self.stratify = stratify
-        self.seed = seed
+        self.waste_free = waste_free
 
     def iterate(self, x: Any, y: Any) -> Iterator[Result]:
         """Run one iteration at a time; each state is a `Result` that later iterations leave alone."""
@@ -105,19 +100,26 @@ class SMC:
 
             # resample
             ancestors = self.num_particles
-            resampled = cloud.ess < self.ess_threshold * self.num_particles
-            if resampled:
+            resampled = self.waste_free > 1 or cloud.ess < self.ess_threshold * self.num_particles
+            if self.waste_free > 1:
+                chains = self.num_particles // self.waste_free
+                cloud, ancestors = cloud.draw(chains, self.resampling, self.seed, iteration)
+            elif resampled:
                 ancestors = cloud.resample(self.resampling, self.seed, iteration)
 
-            # move
-            step.prepare(cloud, data, previous, target, Draw(self.seed, iteration, self.move.num_moves))
-            for number in range(self.move.num_moves):
+            # move; every state of a chain is kept, or the last
+            moves, states = self.move.num_moves * max(self.waste_free - 1, 1), []
+            step.prepare(cloud, data, previous, target, Draw(self.seed, iteration, moves))
+            for number in range(moves):
+                if self.waste_free > 1 and number % self.move.num_moves == 0:
+                    states.append(cloud.copy())
                 step_size = step.value
                 outcome = self.move(cloud, data, target, step_size, Draw(self.seed, iteration, number))
                 evidence, diverged = cloud.reweight(outcome.log_increment)
                 log_evidence += evidence
                 lost += diverged
                 step.adapt(outcome.acceptance, target)
+            cloud = Cloud.union([*states, cloud])
 
             history.append(
                 iteration=iteration,
@@ -132,59 +134,10 @@ class SMC:
                 acceptance=outcome.acceptance,
                 energy_error=outcome.energy_error,
                 log_evidence=log_evidence,
-                evidence_variance=cloud.relative_variance,
-                data_passes=cloud.evaluations / len(data),
+                evidence_variance=cloud.relative_variance(self.waste_free),
+                data_passes=cloud.evaluations / (len(data) * self.num_particles),
                 seconds=clock.seconds(),
                 non_finite=lost,
             )
             with clock.paused():
                 yield Result.of(cloud, target, len(data), history, like=x)
-
-    def run(
-        self,
-        x: Any,
-        y: Any,
-        progress: bool = True,
-        checkpoint: str | Path | None = None,
-        callback: Callable[[Result], None] | None = None,
-    ) -> Result:
-        """Sample; Ctrl-C returns what there is.
-
-        Parameters
-        ----------
-        x, y
-            NumPy arrays or torch tensors [N, ...] and [N] or [N, outputs].
-        progress
-            Show a bar where there is a terminal.
-        checkpoint
-            A folder; the newest state is kept there as ``last.safetensors``, replaced as a whole.
-        callback
-            Is given every state; its time does not count in ``history.seconds``.
-
-        Raises
-        ------
-        DegenerateError
-            If no particle has a finite density any more; its ``result`` is the last good state.
-        """
-        result: Result | None = None
-        keep = Checkpoint(checkpoint)
-        try:
-            with Progress(self.num_iterations, progress) as bar, closing(self.iterate(x, y)) as states:
-                for result in states:
-                    bar.update(result.history.last)
-                    keep.offer(result)
-                    if callback is not None:
-                        callback(result)
-        except KeyboardInterrupt:
-            if result is None:
-                raise
-            result.interrupted = True
-            result.warnings.append(
-                f"the run was interrupted after {len(result.history)} of {self.num_iterations} iterations"
-            )
-        except DegenerateError as error:
-            error.result = result
-            raise
-        finally:
-            keep.close(result)
-        return result

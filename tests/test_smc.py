@@ -13,8 +13,14 @@ RUN = """
 import hashlib, numpy as np, fastsmc as fs
 rng = np.random.default_rng(0)
 x, y = rng.normal(size=(300, 20)).astype(np.float32), rng.integers(0, 4, 300)
-r = fs.SMC(fs.Posterior(fs.MLP([20, 16, 4])), 33, fs.SmoothDataAnnealing(start=30), fs.HMC(4), 12, seed=5).run(x, y)
-print(hashlib.sha256(r.particles.tobytes() + r.log_weights.tobytes()).hexdigest(), repr(r.log_evidence))
+posterior, scheme = fs.Posterior(fs.MLP([20, 16, 4])), fs.SmoothDataAnnealing(start=30)
+for sampler in (
+    fs.SMC(posterior, 33, scheme, fs.HMC(4), 12, seed=5),
+    fs.SMC(posterior, 33, scheme, fs.HMC(4), 12, seed=5, waste_free=3),
+    fs.PersistentSMC(posterior, 33, fs.HMC(4), 12, seed=5),
+):
+    r = sampler.run(x, y)
+    print(hashlib.sha256(r.particles.tobytes() + r.log_weights.tobytes()).hexdigest(), repr(r.log_evidence))
 """
 
 
@@ -74,23 +80,21 @@ def test_steps_are_found_and_adapted_from_the_prior(problem, move):
         assert result.evaluate(x, y)["accuracy"] > 0.9
 
 
-def test_cached_likelihoods_and_gradients_are_those_of_the_particles(problem):
+@pytest.mark.parametrize("waste_free", [1, 4])
+def test_cached_likelihoods_and_gradients_are_those_of_the_particles(problem, waste_free):
     """Nested batches add up increments, resampling and rejection move them about: the sums must stay true."""
-    from fastsmc.cloud import Cloud
-
     posterior, x, y = problem
-    checked = []
+    shown = []
 
-    def check(self, *arguments, reweight=Cloud.reweight):
-        reweighted = reweight(self, *arguments)
-        checked.append(self)
-        return reweighted
+    def show(cloud, *arguments, of=fs.Result.of, **named):
+        shown.append(cloud)
+        return of(cloud, *arguments, **named)
 
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(Cloud, "reweight", check)
-        smc = fs.SMC(posterior, 16, fs.SmoothDataAnnealing(start=20), fs.HMC(3), 25, seed=2)
+        patch.setattr(fs.Result, "of", show)
+        smc = fs.SMC(posterior, 16, fs.SmoothDataAnnealing(start=20), fs.HMC(3), 25, seed=2, waste_free=waste_free)
         for state in smc.iterate(x, y):
-            cloud = checked[-1]
+            cloud = shown[-1]
             np.testing.assert_array_equal(cloud.particles, state.particles)
             data = fs.cloud.Data(x, y, posterior, 2)
             log_likelihood, grad = posterior.log_likelihood_and_grad(cloud.particles, *data.batch(state.target))
@@ -190,6 +194,42 @@ def test_momentum_is_standard_normal_after_the_search_for_a_step(problem, move):
     assert abs(np.mean(momentum.astype(float) ** 2) - 1) < 0.1
 
 
+def test_all_states_of_a_waste_free_chain_are_particles(problem):
+    """Where nothing is accepted they are copies of the ancestor; where everything is, no two are alike."""
+    posterior, x, y = problem
+    for step_size, distinct in ((1e4, 4), (1e-4, 24)):
+        move = fs.HMC(2, step_size=step_size, num_moves=3)
+        smc = fs.SMC(posterior, 24, fs.FullBatch(), move, 1, waste_free=6, seed=1)
+        result = smc.run(x[:2], y[:2])
+        assert result.particles.shape[0] == 24 and result.history.distinct_ancestors[0] == 4
+        assert len(np.unique(result.particles, axis=0)) == distinct
+        np.testing.assert_allclose(result.weights, 1 / 24)
+        assert result.history.resampled[0] and result.ess == pytest.approx(24)
+
+
+def test_steps_are_adapted_along_waste_free_chains(problem):
+    posterior, x, y = problem
+    move = fs.HMC(5)
+    result = fs.SMC(posterior, 256, fs.SmoothDataAnnealing(start=20), move, 20, waste_free=4).run(x, y)
+    assert abs(result.history.acceptance[-8:].mean() - move.target_acceptance) < 0.12
+    assert len(np.unique(result.history.step_size)) == 20
+
+
+def test_the_work_of_waste_free_chains_is_counted_per_particle(problem):
+    """Four chains of 16 particles make 3 x 2 moves of 5 steps each."""
+    posterior, x, y = problem
+    move = fs.HMC(5, step_size=0.01, num_moves=2)
+    result = fs.SMC(posterior, 16, fs.FullBatch(), move, 3, waste_free=4).run(x, y)
+    np.testing.assert_allclose(result.history.data_passes, 1 + 3 * 2 * 5 * np.arange(1, 4) * 4 / 16)
+
+
+def test_one_waste_free_chain_is_a_chain_without_a_genealogy(problem):
+    posterior, x, y = problem
+    result = fs.SMC(posterior, 8, fs.FullBatch(), fs.HMC(2), 2, waste_free=8).run(x, y)
+    assert np.isnan(result.log_evidence_error) and np.isfinite(result.log_evidence)
+    assert any("collapsed to one ancestor" in warning for warning in result.warnings)
+
+
 def test_roots_are_the_draws_from_the_prior(problem):
     posterior, x, y = problem
     result = fs.SMC(posterior, 32, fs.DataAnnealing(start=20), fs.HMC(3), 8, ess_threshold=1.0).run(x, y)
@@ -251,6 +291,11 @@ def test_a_forced_backend_serves_every_op(problem, monkeypatch, move):
         ({"ess_threshold": 1.5}, "ess_threshold is 1.5"),
         ({"device": "cuda"}, "device is 'cuda'"),
         ({"seed": -1}, "seed is -1"),
+        ({"waste_free": 0}, "waste_free is 0; it must divide num_particles, 64"),
+        ({"waste_free": 5}, "waste_free is 5; it must divide num_particles, 64"),
+        ({"waste_free": 128}, "waste_free is 128; it must divide"),
+        ({"waste_free": 2, "move": lambda: fs.HMC(2, adjusted=False)}, "adjusted=False), which does not accept or"),
+        ({"waste_free": 2, "move": lambda: fs.SGHMC()}, "move is SGHMC("),
         ({"backend": "tpu"}, "backend is 'tpu'"),
         ({"move": lambda: fs.HMC(0)}, "num_steps is 0"),
         ({"move": lambda: fs.HMC(step_size=-1)}, "step_size is -1"),

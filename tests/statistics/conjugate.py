@@ -44,19 +44,30 @@ def t_statistic(sample, truth, error=0.0):
     return (sample.mean(axis=0) - truth) / np.hypot(sample.std(axis=0, ddof=1) / np.sqrt(len(sample)), error)
 
 
-def runs(num_data, annealing, move, num_iterations, num_particles=256, **options):
-    """Errors of repeated runs against the closed form of their last target: Z_hat / Z, mean, second moments."""
+def errors(num_data, sampler):
+    """Of repeated runs, against the closed form of their last target: Z_hat / Z, mean, second moments.
+
+    ``sampler`` makes one from a posterior and a seed.
+    """
     posterior, x, y = problem(num_data)
     ratios, means, seconds = [], [], []
     for seed in range(RUNS):
-        smc = fs.SMC(posterior, num_particles, annealing, move, num_iterations, seed=seed, **options)
-        result = smc.run(x, y, progress=False)
+        result = sampler(posterior, seed).run(x, y, progress=False)
         log_normaliser, mean, covariance = closed_form(posterior, x, y, seed, result.target)
         error = result.particles.astype(np.float64) - mean
         ratios.append(np.exp(result.history.log_evidence[-1] - log_normaliser))
         means.append(result.weights @ error / np.sqrt(np.diag(covariance)))
         seconds.append(result.weights @ error**2 / np.diag(covariance))
     return np.array(ratios), np.array(means), np.array(seconds)
+
+
+def runs(num_data, annealing, move, num_iterations, num_particles=256, **options):
+    """Errors of `fs.SMC`."""
+
+    def sampler(posterior, seed):
+        return fs.SMC(posterior, num_particles, annealing, move, num_iterations, seed=seed, **options)
+
+    return errors(num_data, sampler)
 
 
 def assert_moments(means, seconds):

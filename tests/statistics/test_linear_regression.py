@@ -92,8 +92,8 @@ def test_sghmc_is_nearly_right_for_short_steps_and_visibly_wrong_for_long_ones()
     assert abs(excess[0.02]) < 0.15 < 0.4 < excess[0.3]
 
 
-@pytest.mark.parametrize("ess_threshold", [1.0, 0.5])
-def test_the_genealogy_tells_the_variance_of_the_evidence(ess_threshold):
+@pytest.mark.parametrize("options", [{"ess_threshold": 1.0}, {}, {"waste_free": 4}], ids=str)
+def test_the_genealogy_tells_the_variance_of_the_evidence(options):
     """Under multinomial resampling the mean estimate over 400 runs is the variance over them.
 
     Were they normal, the variance of 400 numbers would be known to 7 %, and 40 % off had a probability below 1e-6.
@@ -101,7 +101,7 @@ def test_the_genealogy_tells_the_variance_of_the_evidence(ess_threshold):
     posterior, x, y = problem(DATA)
     ratios, estimates = [], []
     for seed in range(400):
-        smc = fs.SMC(posterior, 256, fs.DataAnnealing(start=3), FIXED_HMC, 5, "multinomial", ess_threshold, seed=seed)
+        smc = fs.SMC(posterior, 256, fs.DataAnnealing(start=3), FIXED_HMC, 5, "multinomial", seed=seed, **options)
         result = smc.run(x, y, progress=False)
         ratios.append(np.exp(result.log_evidence - closed_form(posterior, x, y, seed, result.target)[0]))
         estimates.append(result.log_evidence_error**2)

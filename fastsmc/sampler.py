@@ -1,0 +1,111 @@
+"""What samplers share: how a run is set up, followed, kept and interrupted."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from contextlib import closing
+from pathlib import Path
+from typing import Any
+
+from fastsmc import ops
+from fastsmc.cloud import DegenerateError
+from fastsmc.lkernels import Reversible
+from fastsmc.moves import HMC, Move
+from fastsmc.posterior import Posterior
+from fastsmc.progress import Progress
+from fastsmc.result import Checkpoint, Result
+
+
+class Sampler:
+    """An algorithm that `iterate` defines, and `run` runs.
+
+    The parameters are those of `SMC`.
+    """
+
+    def __init__(
+        self,
+        posterior: Posterior,
+        num_particles: int,
+        move: Move | None,
+        num_iterations: int,
+        resampling: str,
+        backend: str | None,
+        device: str | None,
+        seed: int,
+    ) -> None:
+        for name, value in (("num_particles", num_particles), ("num_iterations", num_iterations)):
+            if value < 1:
+                raise ValueError(f"{name} is {value!r}; it must be at least 1")
+        if resampling not in ops.SCHEMES:
+            raise ValueError(f"resampling is {resampling!r}; it must be one of {', '.join(ops.SCHEMES)}")
+        if device not in (None, "cpu"):
+            raise ValueError(f"device is {device!r}; this version samples on 'cpu'")
+        if not 0 <= seed < 2**64:
+            raise ValueError(f"seed is {seed!r}; it must be a whole number from 0 to 2**64 - 1")
+        self.posterior = posterior if backend is None else posterior.on(backend)
+        self.num_particles = num_particles
+        self.move = HMC() if move is None else move
+        self.num_iterations = num_iterations
+        self.resampling = resampling
+        self.seed = seed
+
+    def _check_reversible(self, why: str) -> None:
+        """Refuse a move that does not leave its target as it is."""
+        if self.move.lkernel is not Reversible:
+            raise ValueError(
+                f"move is {self.move!r}, which does not accept or reject; {why} needs one that leaves its target "
+                "invariant, as HMC, MALA, RandomWalk and adjusted KineticLangevin do"
+            )
+
+    def iterate(self, x: Any, y: Any) -> Iterator[Result]:
+        """Run one iteration at a time; each state is a `Result` that later iterations leave alone."""
+        raise NotImplementedError
+
+    def run(
+        self,
+        x: Any,
+        y: Any,
+        progress: bool = True,
+        checkpoint: str | Path | None = None,
+        callback: Callable[[Result], None] | None = None,
+    ) -> Result:
+        """Sample; Ctrl-C returns what there is.
+
+        Parameters
+        ----------
+        x, y
+            NumPy arrays or torch tensors [N, ...] and [N] or [N, outputs].
+        progress
+            Show a bar where there is a terminal.
+        checkpoint
+            A folder; the newest state is kept there as ``last.safetensors``, replaced as a whole.
+        callback
+            Is given every state; its time does not count in ``history.seconds``.
+
+        Raises
+        ------
+        DegenerateError
+            If no particle has a finite density any more; its ``result`` is the last good state.
+        """
+        result: Result | None = None
+        keep = Checkpoint(checkpoint)
+        try:
+            with Progress(self.num_iterations, progress) as bar, closing(self.iterate(x, y)) as states:
+                for result in states:
+                    bar.update(result.history.last)
+                    keep.offer(result)
+                    if callback is not None:
+                        callback(result)
+        except KeyboardInterrupt:
+            if result is None:
+                raise
+            result.interrupted = True
+            result.warnings.append(
+                f"the run was interrupted after {len(result.history)} of {self.num_iterations} iterations"
+            )
+        except DegenerateError as error:
+            error.result = result
+            raise
+        finally:
+            keep.close(result)
+        return result
