@@ -49,6 +49,12 @@ class Target:
         return self.likelihood_scale * (1.0 if self.bridges else self.temperature)
 
     @property
+    def count(self) -> float:
+        """How many data points the log-likelihood counts as: the sum of the points' weights times ``power``."""
+        joining = (1 - self.temperature) * (self.stop - self.settled) if self.bridges else 0.0
+        return self.power * (self.batch_size - joining)
+
+    @property
     def weights(self) -> np.ndarray | None:
         """Of the points of the batch, float32 [M]; None where all count alike."""
         if not self.bridges:
@@ -79,6 +85,11 @@ PRIOR = Target(0, 0, temperature=0.0)
 
 class Annealing:
     """A scheme: it names the next target until it has none."""
+
+    @property
+    def num_iterations(self) -> int | None:
+        """How many iterations a run has whose user names no number; None: as many as the scheme takes."""
+        return 60
 
     def initial_target(self, num_data: int) -> Target:
         """The target that the prior draws represent: it has power zero, and may have seen data to decide by."""
@@ -254,20 +265,30 @@ def _next_temperature(current: float, log_likelihood: np.ndarray, cloud: Cloud, 
 class AdaptiveDataAnnealing(Annealing):
     """Nested batches that grow as fast as the conditional ESS allows (Chopin, 2002; Zhou, Johansen and Aston, 2016).
 
-    The first ``start`` points are tempered in. Then as many points join as leave the conditional ESS at ``ess`` of the
-    particles, found by bisection, at most as many as there are. Where even ``smallest`` points would break it, they are
-    tempered in while the others count in full (a bridge). The run ends when all the data are in.
+    Blocks of points join, each a share ``growth`` of those that are in: at once if that leaves the conditional ESS at
+    ``ess`` of the particles, several together if they do, or else tempered in while the others count in full (a
+    bridge). The first block, of ``start`` points, is tempered in. The run ends when all the data are in.
+
+    Blocks that are tempered in cost the likelihood of all their points at every bridge; those of single points need a
+    resampling each few points. The best are as large as the variance of their points' log-likelihoods over the
+    particles is made up by half of what points have in common.
     """
 
-    start: int = 100
-    ess: float = 0.5
-    smallest: int = 1
+    start: int = 500
+    ess: float = 0.3
+    growth: float = 0.125
 
     def __post_init__(self) -> None:
         _check("start", self.start, 1, "at least 1")
-        _check("smallest", self.smallest, 1, "at least 1")
         if not 0 < self.ess < 1:
             raise ValueError(f"ess is {self.ess!r}; it must lie between 0 and 1")
+        if not 0 < self.growth <= 1:
+            raise ValueError(f"growth is {self.growth!r}; it must lie between 0 and 1")
+
+    @property
+    def num_iterations(self) -> int | None:
+        """See `Annealing`."""
+        return None
 
     def next_target(
         self, iteration: int, num_iterations: int, data: Data, previous: Target, cloud: Cloud
@@ -280,27 +301,16 @@ class AdaptiveDataAnnealing(Annealing):
             return self._temper(settled, stop, current, data, cloud)
         if stop == len(data):
             return None
-        found = self._joining(stop, min(2 * stop, stop + 2 * (stop - settled), len(data)), data, cloud)
-        if found == stop:
-            return self._temper(stop, min(stop + self.smallest, len(data)), 0.0, data, cloud)
-        return Target(0, found, settled=stop)
+        block = max(1, round(self.growth * stop))
+        end, longer = stop, min(stop + block, len(data))
+        while end < longer and cloud.conditional_ess(cloud.preview(data, stop, longer)) >= self.ess:
+            end, longer = longer, min(longer + (longer - stop), len(data))
+        return Target(0, end, settled=stop) if end > stop else self._temper(stop, longer, 0.0, data, cloud)
 
     def _temper(self, settled: int, stop: int, current: float, data: Data, cloud: Cloud) -> Target:
         log_likelihood = cloud.preview(data, settled, stop)
         temperature = _next_temperature(current, log_likelihood, cloud, self.ess)
         return Target(0, stop, temperature=temperature, settled=settled)
-
-    def _joining(self, begin: int, end: int, data: Data, cloud: Cloud) -> int:
-        """Up to which row, at most ``end``, points may join: to an eighth of their number; ``begin`` if none may."""
-        low, high, known = begin, end + 1, np.zeros(len(cloud.particles))
-        while high - low > max(self.smallest, (low - begin) // 8):
-            middle = end if high > end else max((low + high) // 2, begin + self.smallest)
-            log_likelihood = known + cloud.preview(data, low, middle)
-            if cloud.conditional_ess(log_likelihood) >= self.ess:
-                low, known = middle, log_likelihood
-            else:
-                high = middle
-        return low
 
 
 @dataclass(frozen=True)
@@ -342,6 +352,11 @@ class LikelihoodTempering(Annealing):
         return replace(
             previous, temperature=_next_temperature(previous.temperature, cloud.log_likelihood, cloud, self.ess)
         )
+
+    @property
+    def num_iterations(self) -> int | None:
+        """See `Annealing`."""
+        return None if self.temperatures is None else super().num_iterations
 
     def initial_target(self, num_data: int) -> Target:
         """The prior, with the likelihood of all the data known."""

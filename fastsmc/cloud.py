@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -64,14 +64,24 @@ def _spread(u: np.ndarray, labels: np.ndarray) -> np.ndarray:
 
 
 class Proposal(NamedTuple):
-    """Where every particle would go, what is known there, and the log ratio that accepts or weights it, [P]."""
+    """Where every particle would go, what is known there, and the log ratio that accepts or weights it, [P].
+
+    ``information`` [d] and ``heat`` are of moves with noisy forces: the mean square of a data point's gradient, and the
+    variance of the momentum where the data determine it, which is one if the noise is accounted for.
+    """
 
     particles: np.ndarray
     grad: np.ndarray | None
-    log_likelihood: np.ndarray
+    log_likelihood: np.ndarray | None
     log_prior: np.ndarray
     log_ratio: np.ndarray
     momentum: np.ndarray | None = None
+    information: np.ndarray | None = None
+    heat: float = np.nan
+
+
+MEMORY = 0.8
+"""Share of the running estimate of the information that a new one leaves."""
 
 
 @dataclass
@@ -83,7 +93,8 @@ class Cloud:
     particles, grad
         float32 [P, d]; ``grad`` is None where the move needs none.
     log_likelihood, log_prior, log_weights
-        float64 [P]; the weights ``exp(log_weights)`` sum to one.
+        float64 [P]; the weights ``exp(log_weights)`` sum to one. The log-likelihood is None after moves that do not
+        compute it.
     ess
         Effective sample size of the weights.
     roots
@@ -95,17 +106,21 @@ class Cloud:
     posterior: Posterior
     particles: np.ndarray
     grad: np.ndarray | None
-    log_likelihood: np.ndarray
+    log_likelihood: np.ndarray | None
     log_prior: np.ndarray
     log_weights: np.ndarray
     ess: float
     roots: np.ndarray
     momentum: np.ndarray | None = None
+    information: np.ndarray | None = None
+    """Running mean of the Fisher information of a data point about every weight, [d], where a move asks for it."""
     resamplings: int = 0
     evaluations: int = 0
     """Likelihoods of one data point under one particle that were computed so far."""
     spare: tuple[np.ndarray, ...] = ()
     """Memory of a trajectory: particles, gradient and momentum; pages are slow to come by."""
+    previews: dict[tuple[int, int], np.ndarray] = field(default_factory=dict)
+    """Log-likelihoods of rows, where the particles are."""
 
     @classmethod
     def from_prior(cls, posterior: Posterior, num_particles: int, seed: int, with_grad: bool) -> Cloud:
@@ -136,9 +151,55 @@ class Cloud:
         return self.posterior.log_likelihood_and_grad(particles, x, y, weights=weights)
 
     def preview(self, data: Data, start: int, stop: int) -> np.ndarray:
-        """Log-likelihood of points that may join, where the particles are, [P]."""
-        self.evaluations += (stop - start) * len(self.particles)
-        return self.posterior.log_likelihood(self.particles, *data.rows(start, stop))
+        """Log-likelihood of some rows, where the particles are, [P]; no row is evaluated twice."""
+        if (start, stop) not in self.previews:
+            known = max((end for begin, end in self.previews if begin == start and end < stop), default=start)
+            self.evaluations += (stop - known) * len(self.particles)
+            rest = self.posterior.log_likelihood(self.particles, *data.rows(known, stop))
+            self.previews[start, stop] = rest + self.previews.get((start, known), 0.0)
+        return self.previews[start, stop]
+
+    def likelihood(self, data: Data, target: Target) -> np.ndarray:
+        """Log-likelihood of the batch of the current target, [P], evaluated if it is not known."""
+        if self.log_likelihood is None:
+            if target.weights is None:
+                self.log_likelihood = self.preview(data, target.start, target.stop)
+            else:
+                batch = data.batch(target)
+                self.evaluations += target.batch_size * len(self.particles)
+                self.log_likelihood = self.posterior.log_likelihood(self.particles, *batch, weights=target.weights)
+        return self.log_likelihood
+
+    def know_gradient(self, data: Data, target: Target) -> None:
+        """Carry the gradient of the log-likelihood from now on, evaluated if it is not known."""
+        if self.grad is None:
+            self.evaluations += target.batch_size * len(self.particles)
+            batch, how = data.batch(target), {"weights": target.weights}
+            self.log_likelihood, self.grad = self.posterior.log_likelihood_and_grad(self.particles, *batch, **how)
+
+    def learn(self, information: np.ndarray) -> None:
+        """Take in an estimate of the information, [d]; one that is not finite is left out."""
+        if np.isfinite(information).all():
+            old = information if self.information is None else self.information
+            self.information = MEMORY * old + (1 - MEMORY) * information
+
+    def information_at(self, target: Target) -> np.ndarray:
+        """Estimate of the Fisher information of a data point from the gradient where the particles are, [d].
+
+        The mean of the squared gradient of a log density is that of minus its second derivative.
+        """
+        total, precision = np.zeros(self.particles.shape[1]), self.posterior.prior_precision
+        weights = np.exp(self.log_weights)
+        for i in np.flatnonzero(weights):
+            slope = np.float32(target.power) * self.grad[i] - precision * self.particles[i]
+            total += weights[i] * slope * slope
+        return np.maximum(total - precision, 0) / target.count
+
+    def scale(self, target: Target) -> np.ndarray | None:
+        """The weights' deviations under a target, were they independent and normal: float32 [d]; None if not known."""
+        if self.information is None:
+            return None
+        return ((self.posterior.prior_precision + target.count * self.information) ** -0.5).astype(np.float32)
 
     def refresh(self, persistence: float, **key: int) -> np.ndarray:
         """Mix the momentum with fresh normal numbers; a share ``persistence`` of it is kept, none of it at first."""
@@ -168,10 +229,11 @@ class Cloud:
         kept = ("particles", "grad", "log_likelihood", "log_prior")
         for name in kept:
             new, old = getattr(proposal, name), getattr(self, name)
-            if new is not None:
+            if new is not None and len(stay):
                 new[stay] = old[stay]
         if self.momentum is not None:
             proposal.momentum[stay] = -self.momentum[stay]
+        self.previews = {}
         if self.spare:
             self.spare = self.particles, self.grad, self.spare[2] if self.momentum is None else self.momentum
         for name in kept:
@@ -179,20 +241,32 @@ class Cloud:
         if self.momentum is not None:
             self.momentum = proposal.momentum
 
-    def observe(self, data: Data, previous: Target, target: Target) -> None:
-        """Bring the likelihood from one target's batch to the next's; where points join, they alone are evaluated."""
+    def observe(self, data: Data, previous: Target, target: Target) -> np.ndarray:
+        """Go from one target's batch to the next's, and return what that adds to the particles' log densities, [P].
+
+        Where points join, they alone are evaluated.
+        """
         joining = target.joins(previous)
-        start, share = joining if joining else (target.start, 1.0)
+        start, share = joining or (target.start, 1.0)
+        added = bool(joining) and target.power == previous.power
+        before = 0.0 if added else previous.power * self.likelihood(data, previous)
         if share == 0 or start == target.stop:
-            return
-        rows = data.rows(start, target.stop)
-        log_likelihood, grad = self.evaluate(self.particles, *rows, None if joining else target.weights)
-        if joining:
-            log_likelihood = self.log_likelihood + share * log_likelihood
-            if grad is not None:
+            new = np.zeros(len(self.particles))
+        elif self.grad is None and (joining or target.weights is None):
+            new = self.preview(data, start, target.stop)
+        else:
+            new, grad = self.evaluate(
+                self.particles, *data.rows(start, target.stop), None if joining else target.weights
+            )
+            if joining and grad is not None:
                 grad *= np.float32(share)
                 grad += self.grad
-        self.log_likelihood, self.grad = log_likelihood, grad
+            self.grad = grad
+        if not joining:
+            self.log_likelihood = new
+        elif self.log_likelihood is not None:
+            self.log_likelihood = self.log_likelihood + share * new
+        return target.power * share * new if added else target.power * self.log_likelihood - before
 
     def reweight(self, increment: np.ndarray) -> tuple[float, int]:
         """Multiply the weights by ``exp(increment)``; a particle whose density is not finite gets weight zero.
@@ -201,7 +275,9 @@ class Cloud:
         particles were lost.
         """
         log_weights = self.log_weights + increment
-        bad = ~(log_weights < np.inf) | ~np.isfinite(self.log_prior + self.log_likelihood)
+        bad = ~(log_weights < np.inf) | ~np.isfinite(self.log_prior)
+        if self.log_likelihood is not None:
+            bad |= ~np.isfinite(self.log_likelihood)
         lost = np.count_nonzero(bad & (self.log_weights > -np.inf))
         log_weights[bad] = -np.inf
         if np.all(np.isneginf(log_weights)):
@@ -241,31 +317,24 @@ class Cloud:
         )
         return float(np.exp(2 * first - second))
 
-    def resample(self, scheme: str, seed: int, iteration: int) -> int:
-        """Replace the particles by equally weighted draws of them; returns the number of distinct ancestors."""
-        count, on = len(self.particles), {"backend": self.posterior.backend}
-        ancestors = ops.permute_ancestors(self._ancestors(count, scheme, seed, iteration), **on)
-        state = [*self._parts().values()]
-        if self.momentum is not None:
-            state.append(self.momentum)
-        ops.gather_particles(state, ancestors, out=state, **on)
-        self.resamplings += 1
-        self.log_weights = np.full(count, -np.log(count))
-        self.ess = float(count)
-        return len(np.unique(ancestors))
-
-    def draw(self, count: int, scheme: str, seed: int, iteration: int) -> tuple[Cloud, int]:
+    def resample(self, count: int, scheme: str, seed: int, iteration: int) -> tuple[Cloud, int]:
         """A cloud of ``count`` equally weighted draws of the particles, and the number of distinct ancestors.
 
-        It has memory of its own, and no momentum.
+        It is this one, moved in place, where as many are drawn as there are; otherwise it has memory of its own, and no
+        momentum.
         """
-        ancestors = self._ancestors(count, scheme, seed, iteration)
-        parts = {
-            name: ops.gather_particles(part, ancestors, backend=self.posterior.backend)
-            for name, part in self._parts().items()
-        }
-        weights = {"log_weights": np.full(count, -np.log(count)), "ess": float(count)}
-        drawn = replace(self, **parts, **weights, momentum=None, resamplings=self.resamplings + 1)
+        ancestors, on = self._ancestors(count, scheme, seed, iteration), {"backend": self.posterior.backend}
+        drawn, parts = self, self._parts()
+        if count == len(self.particles):
+            ancestors, state = ops.permute_ancestors(ancestors, **on), [*parts.values()]
+            if self.momentum is not None:
+                state.append(self.momentum)
+            ops.gather_particles(state, ancestors, out=state, **on)
+        else:
+            parts = {name: ops.gather_particles(part, ancestors, **on) for name, part in parts.items()}
+            drawn = replace(self, **parts, momentum=None, spare=())
+        drawn.log_weights, drawn.ess = np.full(count, -np.log(count)), float(count)
+        drawn.resamplings, drawn.previews = self.resamplings + 1, {}
         return drawn, len(np.unique(ancestors))
 
     def _ancestors(self, count: int, scheme: str, seed: int, iteration: int) -> np.ndarray:
@@ -282,7 +351,7 @@ class Cloud:
 
     def copy(self) -> Cloud:
         """A cloud that moves of this one leave alone."""
-        return replace(self, **{name: part.copy() for name, part in self._parts().items()}, spare=())
+        return replace(self, **{name: part.copy() for name, part in self._parts().items()}, spare=(), previews={})
 
     @classmethod
     def union(cls, clouds: Sequence[Cloud]) -> Cloud:
@@ -296,4 +365,4 @@ class Cloud:
         total = len(parts["particles"])
         log_weights = np.concatenate([c.log_weights + np.log(len(c.particles) / total) for c in clouds])
         ess = float(ops.normalize_log_weights(log_weights, backend=clouds[-1].posterior.backend).ess)
-        return replace(clouds[-1], **parts, log_weights=log_weights, ess=ess, momentum=None)
+        return replace(clouds[-1], **parts, log_weights=log_weights, ess=ess, momentum=None, previews={})

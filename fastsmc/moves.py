@@ -1,10 +1,11 @@
-"""Proposals: how the particles move under a target, and how long their steps are."""
+"""Proposals: how the particles move under a target."""
 
 from __future__ import annotations
 
 import math
+from collections.abc import Iterator
 from dataclasses import dataclass, field, replace
-from functools import partial
+from functools import cached_property, partial
 from typing import ClassVar, NamedTuple
 
 import numpy as np
@@ -16,11 +17,15 @@ from fastsmc.lkernels import LKERNELS, ForwardProposal, LKernel, Reversible, Unw
 
 
 class Outcome(NamedTuple):
-    """Of one move of all particles: log weights to add [P], mean acceptance probability, mean absolute energy error."""
+    """Of one move of all particles: log weights to add [P], mean acceptance probability, mean absolute energy error.
+
+    The last two are NaN for moves that do not compute them; those have a ``heat``, as `Proposal`.
+    """
 
     log_increment: np.ndarray
     acceptance: float
     energy_error: float
+    heat: float = math.nan
 
 
 class Draw(NamedTuple):
@@ -41,34 +46,46 @@ class Draw(NamedTuple):
 
 @dataclass(frozen=True, kw_only=True)
 class Move:
-    """What all moves share: the step size, its adaptation, and acceptance by the L-kernel.
+    """What all moves share: the step size, its adaptation, the number of moves, and acceptance by the L-kernel.
 
     ``step_size`` None is found at the first batch and adapted from iteration to iteration towards
     ``target_acceptance``: the mean over particles of min(1, exp(log ratio)), which for moves without accept/reject
     measures their energy error. A number is held fixed.
+
+    With ``precondition`` the steps of every weight are in units of its deviation under the target as the Fisher
+    information estimates it (`Cloud.scale`), which is learned from the particles' gradients as the run goes on.
+
+    ``num_moves`` moves are made at every iteration; where it is None, as many as it takes until the particles' log
+    densities correlate by less than ``decorrelation`` with those before the first, at most ``most_moves``.
     """
 
     step_size: float | None = None
     target_acceptance: float = 0.8
-    num_moves: int = 1
+    num_moves: int | None = 1
+    precondition: bool = True
 
     uses_gradient: ClassVar[bool] = True
+    decorrelation: ClassVar[float] = 0.5
+    most_moves: ClassVar[int] = 50
 
     def __post_init__(self) -> None:
         if self.step_size is not None and not (math.isfinite(self.step_size) and self.step_size > 0):
             raise ValueError(f"step_size is {self.step_size!r}; it must be positive, or None to be adapted")
         if not 0 < self.target_acceptance < 1:
             raise ValueError(f"target_acceptance is {self.target_acceptance!r}; it must lie between 0 and 1")
-        if self.num_moves < 1:
-            raise ValueError(f"num_moves is {self.num_moves!r}; it must be at least 1")
+        if self.num_moves is not None and self.num_moves < 1:
+            raise ValueError(f"num_moves is {self.num_moves!r}; it must be at least 1, or None to be adapted")
 
-    @property
-    def backward_kernel(self) -> LKernel:
-        """The weight update of this move."""
+    def backward_kernel(self, target: Target) -> LKernel:
+        """The weight update of this move under a target."""
         return Reversible()
 
-    def tells_step(self, target: Target) -> bool:
-        """Whether the acceptance under a target says something of the step size."""
+    def longest_step(self, target: Target) -> float:
+        """The step size that must not be exceeded under a target."""
+        return math.inf
+
+    def has_acceptance(self, target: Target) -> bool:
+        """Whether moves under a target compute how probable their acceptance is."""
         return True
 
     def probe(self) -> Move:
@@ -79,17 +96,53 @@ class Move:
         """Propose a move of every particle, leaving the cloud as it is."""
         raise NotImplementedError
 
+    def scale(self, cloud: Cloud, target: Target) -> np.ndarray | None:
+        """Units of the weights' steps, float32 [d]; None where all are one."""
+        return cloud.scale(target) if self.precondition else None
+
+    def start(self, cloud: Cloud, data: Data, target: Target) -> None:
+        """Learn the scale of the weights before the first move."""
+        self.learn(cloud, target)
+
+    def learn(self, cloud: Cloud, target: Target) -> None:
+        """Take in what the gradients where the particles are say of the scale of the weights."""
+        if self.precondition and cloud.grad is not None and target.count > 0:
+            cloud.learn(cloud.information_at(target))
+
+    def rounds(self, cloud: Cloud, target: Target) -> Iterator[int]:
+        """Numbers of the moves of an iteration."""
+        if self.num_moves is not None:
+            yield from range(self.num_moves)
+            return
+        before = cloud.log_density(target)
+        for number in range(self.most_moves):
+            yield number
+            if correlation(before, cloud.log_density(target)) < self.decorrelation:
+                return
+
     def __call__(self, cloud: Cloud, data: Data, target: Target, step_size: float, draw: Draw) -> Outcome:
         """Move the cloud under a target."""
         proposal = self.propose(cloud, data, target, step_size, draw)
         ratio = proposal.log_ratio
         stream = draw.key(random.Stream.ACCEPTANCE)
         u = random.uniform((1, len(ratio)), **stream, backend=cloud.posterior.backend)[0]
-        increment = self.backward_kernel.log_increment(cloud, proposal)
-        cloud.adopt(proposal, np.flatnonzero(~self.backward_kernel.accepted(ratio, np.log1p(-u))))
+        backward = self.backward_kernel(target)
+        increment = backward.log_increment(cloud, proposal)
+        cloud.adopt(proposal, np.flatnonzero(~backward.accepted(ratio, np.log1p(-u))))
+        if proposal.information is None:
+            self.learn(cloud, target)
+        else:
+            cloud.learn(proposal.information)
+        if not self.has_acceptance(target):
+            return Outcome(increment, math.nan, math.nan, proposal.heat)
         finite = ratio[np.isfinite(ratio)]
         energy_error = float(np.mean(np.abs(finite))) if len(finite) else math.inf
         return Outcome(increment, acceptance_of(ratio), energy_error)
+
+
+def default_move(num_data: int) -> Move:
+    """What a sampler does whose user names no move: exact moves, until their price is that of much data."""
+    return HMC() if num_data <= 5000 else SGHMC()
 
 
 def _check_persistence(persistence: float) -> None:
@@ -102,11 +155,20 @@ def acceptance_of(log_ratio: np.ndarray) -> float:
     return float(np.mean(np.exp(np.minimum(np.where(np.isnan(log_ratio), -np.inf, log_ratio), 0.0))))
 
 
+def correlation(before: np.ndarray, after: np.ndarray) -> float:
+    """Of two columns over the particles that have both finite; 1 where one of them does not vary."""
+    both = np.isfinite(before) & np.isfinite(after)
+    columns = [column[both] - column[both].mean() for column in (before, after)]
+    norm = math.sqrt(np.prod([np.sum(column**2) for column in columns]))
+    return float(columns[0] @ columns[1] / norm) if norm > 0 else 1.0
+
+
 @dataclass(frozen=True, kw_only=True)
 class RandomWalk(Move):
-    """Metropolis random walk: ``theta' = theta + step_size * xi``. Needs no gradient."""
+    """Metropolis random walk: ``theta' = theta + step_size * xi``. Needs no gradient, and has no preconditioner."""
 
     target_acceptance: float = 0.234
+    precondition: bool = False
     uses_gradient: ClassVar[bool] = False
 
     def propose(self, cloud: Cloud, data: Data, target: Target, step_size: float, draw: Draw) -> Proposal:
@@ -127,10 +189,12 @@ class HMC(Move):
     With ``adjusted`` the end point is accepted or rejected and the L-kernel is the reversible one; without, every end
     point is taken and weighted: by its energy error where ``lkernel`` is ``"forward"`` (`ForwardProposal`), by an
     approximation of the optimal L-kernel where it is ``"gaussian"`` (`GaussianApproximation`, for small networks).
+    The length of each trajectory varies at random by the share ``jitter`` either way, so that none is a period.
     """
 
     num_steps: int = 10
     adjusted: bool = True
+    jitter: float = field(default=0.2, kw_only=True)
     lkernel: str = field(default="forward", kw_only=True)
 
     persistence: ClassVar[float] = 0.0
@@ -140,6 +204,8 @@ class HMC(Move):
         if self.num_steps < 1:
             raise ValueError(f"num_steps is {self.num_steps!r}; it must be at least 1")
         _check_persistence(self.persistence)
+        if not 0 <= self.jitter < 1:
+            raise ValueError(f"jitter is {self.jitter!r}; it must be at least 0 and less than 1")
         if self.lkernel not in LKERNELS:
             raise ValueError(f"lkernel is {self.lkernel!r}; it must be one of {', '.join(LKERNELS)}")
         if self.lkernel != "forward" and (self.adjusted or self.persistence > 0):
@@ -147,8 +213,7 @@ class HMC(Move):
                 f"lkernel is {self.lkernel!r}; it must be 'forward' unless adjusted is False and all momenta are fresh"
             )
 
-    @property
-    def backward_kernel(self) -> LKernel:
+    def backward_kernel(self, target: Target) -> LKernel:
         """Reversible where adjusted, otherwise what ``lkernel`` names."""
         return Reversible() if self.adjusted else LKERNELS[self.lkernel]()
 
@@ -158,10 +223,14 @@ class HMC(Move):
 
     def propose(self, cloud: Cloud, data: Data, target: Target, step_size: float, draw: Draw) -> Proposal:
         """See `Move`."""
-        key = draw.key(random.Stream.MOMENTUM)
+        key, backend = draw.key(random.Stream.MOMENTUM), cloud.posterior.backend
         if self.persistence > 0:
             cloud.refresh(self.persistence, **key)
+        if self.jitter > 0:
+            u = random.uniform((1, 1), **draw.key(random.Stream.JITTER), backend=backend)[0, 0]
+            step_size *= 1 + self.jitter * (2 * u - 1)
         plan = {"step_size": step_size, "num_steps": self.num_steps, "likelihood_scale": target.power}
+        plan["scale"] = self.scale(cloud, target)
         (particles, grad, momentum), end = cloud.trajectory(*data.batch(target), weights=target.weights, **plan, **key)
         log_prior = cloud.posterior.log_prior_from_energy(end.prior_energy)
         change = log_prior + target.power * end.log_likelihood - cloud.log_density(target)
@@ -175,6 +244,7 @@ class MALA(HMC):
 
     num_steps: int = 1
     target_acceptance: float = 0.574
+    jitter: float = field(default=0.0, kw_only=True)
 
 
 @dataclass(frozen=True)
@@ -184,6 +254,7 @@ class Langevin(HMC):
     num_steps: int = 1
     target_acceptance: float = 0.9
     adjusted: bool = False
+    jitter: float = field(default=0.0, kw_only=True)
 
 
 @dataclass(frozen=True)
@@ -196,41 +267,81 @@ class KineticLangevin(HMC):
 
     num_steps: int = 1
     persistence: float = 0.9
+    jitter: float = field(default=0.0, kw_only=True)
 
 
 @dataclass(frozen=True)
 class SGHMC(Move):
-    """HMC with forces from parts of the batch (Chen, Fox and Guestrin, 2014): ``num_steps`` steps, a part for each.
+    """HMC with forces from parts of the batch (Chen, Fox and Guestrin, 2014).
 
-    A step is a drift, the force of a part of at most ``batch_size`` points, scaled up to the batch, and a partial
-    refreshment of the momentum, of which the share ``persistence`` stays. Drifts and kicks preserve volume, so that the
-    proposal and its reversal have a ratio, whatever the force: with ``weighted`` it is the weight of `ForwardProposal`,
-    and the particles stay exactly weighted, at the price of the noise of the forces in the weights. Without, the move
-    is taken for one that leaves the target as it is, which it does only as the step goes to zero.
+    A step is half a drift, a partial refreshment of the momentum, of which the share ``persistence`` stays, the force
+    of a part of at most ``batch_size`` points, scaled up to the batch, and half a drift. A move takes ``num_steps``, or
+    as many as see the share ``coverage`` of the batch. A batch that is one part gives exact forces: there the move is
+    `KineticLangevin`, which accepts or rejects.
+
+    Elsewhere it is taken for one that leaves the target as it is, which it does as the step goes to zero. The noise of
+    the forces would heat the particles, so that the refreshments add that much less; the steps are as long as leaves
+    them anything to add. The noise is known weight by weight from the mean squares of the gradients, which scale the
+    weights too (after Ahn, Korattikara and Welling, 2012, who let the noise of the gradient do the work of the
+    sampler's own), but not how that of different weights correlates.
+
+    Drifts and kicks preserve volume, so that the proposal and its reversal have a ratio, whatever the force: with
+    ``weighted`` it is the weight of `ForwardProposal`, and the particles stay exactly weighted, at the price of the
+    noise of the forces in the weights; the refreshments are full ones then.
     """
 
-    num_steps: int = 10
-    batch_size: int = 500
-    persistence: float = 0.97
+    num_steps: int = 5
+    batch_size: int = 256
+    persistence: float = 0.7
+    coverage: float = 0.1
     weighted: bool = False
 
     uses_gradient: ClassVar[bool] = False
 
     def __post_init__(self) -> None:
         super().__post_init__()
+        if self.num_moves is None:
+            raise ValueError("num_moves is None; it must be a number for SGHMC, which does not compute log densities")
         for name, value in (("num_steps", self.num_steps), ("batch_size", self.batch_size)):
             if value < 1:
                 raise ValueError(f"{name} is {value!r}; it must be at least 1")
+        if not self.coverage >= 0:
+            raise ValueError(f"coverage is {self.coverage!r}; it must be at least 0")
         _check_persistence(self.persistence)
 
-    @property
-    def backward_kernel(self) -> LKernel:
-        """The forward proposal's, or none."""
+    @cached_property
+    def whole(self) -> KineticLangevin:
+        """The move where the batch is one part; its momentum lasts as long."""
+        names = ("step_size", "target_acceptance", "num_moves", "precondition", "num_steps")
+        shared = {name: getattr(self, name) for name in names}
+        return KineticLangevin(**shared, persistence=self.persistence**self.num_steps, adjusted=not self.weighted)
+
+    def has_acceptance(self, target: Target) -> bool:
+        """Where forces are exact; else the energy error would be one of the forces, not of the step."""
+        return target.batch_size <= self.batch_size
+
+    def backward_kernel(self, target: Target) -> LKernel:
+        """That of the move with exact forces, the forward proposal's, or none."""
+        if self.has_acceptance(target):
+            return self.whole.backward_kernel(target)
         return ForwardProposal() if self.weighted else Unweighted()
 
-    def tells_step(self, target: Target) -> bool:
-        """Whether the energy error is one of the step, not of the forces."""
-        return target.batch_size <= self.batch_size
+    def longest_step(self, target: Target) -> float:
+        """That at which the noise of the forces is all that refreshments may add, in the scale of the weights."""
+        if self.weighted or not self.precondition or self.has_acceptance(target):
+            return math.inf
+        return math.sqrt((1 - self.persistence**2) * target.count / self._force_variance(target))
+
+    def _force_variance(self, target: Target) -> float:
+        """Of a part's force, scaled up to the batch, in units of the information of a data point."""
+        size = target.batch_size
+        return target.power**2 * size * (size / self.batch_size - 1)
+
+    def start(self, cloud: Cloud, data: Data, target: Target) -> None:
+        """See `Move`."""
+        if self.has_acceptance(target):
+            cloud.know_gradient(data, target)
+        super().start(cloud, data, target)
 
     def probe(self) -> SGHMC:
         """One step."""
@@ -238,81 +349,60 @@ class SGHMC(Move):
 
     def propose(self, cloud: Cloud, data: Data, target: Target, step_size: float, draw: Draw) -> Proposal:
         """See `Move`."""
-        posterior, parts = cloud.posterior, math.ceil(target.batch_size / self.batch_size)
-        edges = np.arange(parts + 1) * target.batch_size // parts
-        (x, y), weights = data.batch(target), target.weights
-        chosen = random.uniform((1, self.num_steps), **draw.key(random.Stream.PARTS), backend=posterior.backend)[0]
-        keys = [
-            draw._replace(number=draw.number * self.num_steps + k).key(random.Stream.MOMENTUM)
-            for k in range(self.num_steps)
-        ]
-        particles, momentum = cloud.particles.copy(), cloud.refresh(self.persistence, **keys[0]).copy()
-        work = np.zeros(len(particles))
-        drift = partial(posterior.leapfrog, particles, momentum)
-        drift(momentum, kick=0.0, drift=step_size / 2)
+        if self.has_acceptance(target):
+            cloud.know_gradient(data, target)
+            return self.whole.propose(cloud, data, target, step_size, draw)
+        posterior, size = cloud.posterior, target.batch_size
+        parts = math.ceil(size / self.batch_size)
+        steps = max(self.num_steps, round(self.coverage * parts))
+        edges = np.arange(parts + 1) * size // parts
+        key = draw.key(random.Stream.PARTS)
+        order = np.argsort(random.uniform((1, size), **key, backend=posterior.backend)[0])
+        keys = [draw._replace(number=draw.number * steps + k).key(random.Stream.MOMENTUM) for k in range(steps)]
+        (x, y), counts = data.batch(target), target.weights
+        particles, work = cloud.particles.copy(), np.zeros(len(cloud.particles))
+
+        def force(part: int) -> np.ndarray:
+            """Of a part of the batch, [P, d]."""
+            rows = order[edges[part] : edges[part + 1]]
+            weights = None if counts is None else counts[rows]
+            cloud.evaluations += len(rows) * len(particles)
+            return posterior.log_likelihood_and_grad(particles, x[rows], y[rows], weights=weights).grad
+
+        def information(force: np.ndarray) -> np.ndarray:
+            """Mean square of the gradient of a data point, [d]."""
+            return np.einsum("pd,pd->d", force, force) * (parts / size / len(force))
+
+        if self.precondition and cloud.information is None:
+            cloud.learn(information(force(0)))
+        scale, noise = self.scale(cloud, target), None
+        if not self.weighted and cloud.information is not None:
+            variance = self._force_variance(target) * cloud.information * (1.0 if scale is None else scale**2)
+            noise = np.sqrt(np.maximum(1 - self.persistence**2 - step_size**2 * variance, 0)).astype(np.float32)
+        fresh, kept = cloud.momentum is None, {"refresh": self.persistence, "noise": noise}
+        momentum = (cloud.refresh(0.0, **keys[0]) if fresh else cloud.momentum).copy()
+        step = partial(posterior.leapfrog, particles, momentum, scale=scale, likelihood_scale=target.power * parts)
+        step(momentum, kick=0.0, drift=step_size / 2)
         for k, key in enumerate(keys):
-            part = int(chosen[k] * parts)
-            rows = slice(edges[part], edges[part + 1])
-            cloud.evaluations += (rows.stop - rows.start) * len(particles)
-            counts = None if weights is None else weights[rows]
-            force = posterior.log_likelihood_and_grad(particles, x[rows], y[rows], weights=counts).grad
-            length = step_size if k + 1 < self.num_steps else step_size / 2
-            share = self.persistence if k > 0 else None
-            energies = drift(
-                force, kick=step_size, drift=length, likelihood_scale=target.power * parts, refresh=share, **key
-            )
+            pull = force(k % parts)
+            length = step_size if k + 1 < steps else step_size / 2
+            refresh = {} if fresh and k == 0 else kept
+            energies = step(pull, kick=step_size, drift=length, **refresh, **key)
             with np.errstate(invalid="ignore"):  # of particles that are lost
                 work += energies.kinetic_before - energies.kinetic_after
-        log_likelihood, grad = cloud.evaluate(particles, x, y, weights)
         log_prior = posterior.log_prior(particles)
-        change = log_prior + target.power * log_likelihood - cloud.log_density(target)
-        return Proposal(particles, grad, log_likelihood, log_prior, change + work, momentum)
+        learned = {"information": information(pull), "heat": _heat(momentum, scale, posterior.prior_precision)}
+        if not self.weighted:
+            ratio = np.where(np.isfinite(log_prior), 0.0, np.nan)
+            return Proposal(particles, None, None, log_prior, ratio, momentum, **learned)
+        cloud.likelihood(data, target)
+        log_likelihood, _ = cloud.evaluate(particles, x, y, counts)
+        ratio = log_prior + target.power * log_likelihood - cloud.log_density(target) + work
+        return Proposal(particles, None, log_likelihood, log_prior, ratio, momentum, **learned)
 
 
-class StepSize:
-    """The step size of a run: found at the first target, then adapted.
-
-    After every move ``log step += gain * (acceptance - target acceptance)``; P particles make the acceptance of one
-    move precise enough for a constant gain. When the target changes the step is first scaled by the square root of
-    the ratio of ``power * batch size``, as the curvature of the likelihood is.
-    """
-
-    initial = 0.1
-    gain = 0.7
-    max_search = 60
-
-    def __init__(self, move: Move) -> None:
-        self.move = move
-        self.value = move.step_size
-        self.adapts = move.step_size is None
-
-    def prepare(self, cloud: Cloud, data: Data, previous: Target, target: Target, draw: Draw) -> None:
-        """Find the step for the first target, or scale it for the next one."""
-        if not self.adapts:
-            return
-        old, new = previous.power * previous.batch_size, target.power * target.batch_size
-        if self.value is None:
-            self.value = self._search(cloud, data, target, draw)
-        elif new > old:
-            self.value *= math.sqrt(old / new)
-
-    def adapt(self, acceptance: float, target: Target) -> None:
-        """Lengthen or shorten the step after a move."""
-        if self.adapts and self.move.tells_step(target):
-            self.value *= math.exp(self.gain * (acceptance - self.move.target_acceptance))
-
-    def _search(self, cloud: Cloud, data: Data, target: Target, draw: Draw) -> float:
-        """Double or halve until the acceptance of one step crosses its target."""
-
-        def too_long(step: float) -> bool:
-            ratio = probe.propose(cloud, data, target, step, draw).log_ratio
-            cloud.momentum = None  # of the probe alone: the same numbers must not be mixed in again
-            return acceptance_of(ratio) < probe.target_acceptance
-
-        probe = self.move.probe()
-        step, shrink = self.initial, too_long(self.initial)
-        for _ in range(self.max_search):
-            step *= 0.5 if shrink else 2.0
-            if too_long(step) != shrink:
-                break
-        return step if shrink else step / 2
+def _heat(momentum: np.ndarray, scale: np.ndarray | None, prior_precision: np.ndarray) -> float:
+    """Variance of the momentum, over the weights by the share of the data in what determines them."""
+    variance = np.einsum("pd,pd->d", momentum, momentum) / len(momentum)
+    share = np.ones_like(variance) if scale is None else 1 - prior_precision * scale**2
+    return float(variance @ share / share.sum())

@@ -16,11 +16,12 @@ import numpy as np
 from fastsmc import ops
 from fastsmc.annealing import PRIOR, Target, highest_temperature
 from fastsmc.cloud import Cloud, Data
-from fastsmc.moves import Draw, Move, StepSize
+from fastsmc.moves import HMC, Draw, Move
 from fastsmc.posterior import Posterior
 from fastsmc.progress import Stopwatch
 from fastsmc.result import History, Result
 from fastsmc.sampler import Sampler
+from fastsmc.steps import SEARCH, StepSize
 
 
 class Component(NamedTuple):
@@ -78,7 +79,7 @@ class PersistentSMC(Sampler):
         device: str | None = None,
         seed: int = 0,
     ) -> None:
-        super().__init__(posterior, num_particles, move, num_iterations, resampling, backend, device, seed)
+        super().__init__(posterior, num_particles, move or HMC(), num_iterations, resampling, backend, device, seed)
         if not (math.isfinite(ess) and ess > 0):
             raise ValueError(f"ess is {ess!r}; it must be positive")
         self._check_reversible("persistent sampling")
@@ -103,14 +104,14 @@ class PersistentSMC(Sampler):
             ess = pool.ess
 
             # resample
-            cloud, ancestors = pool.draw(self.num_particles, self.resampling, self.seed, iteration)
+            cloud, ancestors = pool.resample(self.num_particles, self.resampling, self.seed, iteration)
 
             # move
-            step.prepare(cloud, data, previous, target, Draw(self.seed, iteration, self.move.num_moves))
-            for number in range(self.move.num_moves):
-                step_size = step.value
+            step.prepare(cloud, data, previous, target, Draw(self.seed, SEARCH))
+            for number in self.move.rounds(cloud, target):
+                step_size = step.at(target)
                 outcome = self.move(cloud, data, target, step_size, Draw(self.seed, iteration, number))
-                step.adapt(outcome.acceptance, target)
+                step.adapt(outcome, target)
 
             # persist
             pool = Cloud.union([pool, cloud])

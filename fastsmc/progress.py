@@ -13,11 +13,13 @@ from typing import Any
 class Progress:
     """Shown on standard error where that is a terminal and `enabled` is true; silent otherwise.
 
+    A total of None is one that nobody knows.
+
     >>> with Progress(total=60) as bar:
     ...     bar.update({"ess": 31.5, "batch_size": 500, "acceptance": 0.8})
     """
 
-    def __init__(self, total: int, enabled: bool = True, description: str = "SMC") -> None:
+    def __init__(self, total: int | None, enabled: bool = True, description: str = "SMC") -> None:
         self._total, self._description = total, description
         self._bar = None
         self._enabled = enabled and sys.stderr is not None and sys.stderr.isatty()

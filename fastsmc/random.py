@@ -22,6 +22,7 @@ class Stream(IntEnum):
     MOMENTUM = 3
     ACCEPTANCE = 4
     PARTS = 5
+    JITTER = 6
 
 
 def philox(

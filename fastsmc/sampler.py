@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Callable, Iterator
 from contextlib import closing
 from pathlib import Path
 from typing import Any
 
 from fastsmc import ops
+from fastsmc.annealing import Target
 from fastsmc.cloud import DegenerateError
 from fastsmc.lkernels import Reversible
-from fastsmc.moves import HMC, Move
+from fastsmc.moves import Move
 from fastsmc.posterior import Posterior
 from fastsmc.progress import Progress
 from fastsmc.result import Checkpoint, Result
@@ -27,14 +29,14 @@ class Sampler:
         posterior: Posterior,
         num_particles: int,
         move: Move | None,
-        num_iterations: int,
+        num_iterations: int | None,
         resampling: str,
         backend: str | None,
         device: str | None,
         seed: int,
     ) -> None:
         for name, value in (("num_particles", num_particles), ("num_iterations", num_iterations)):
-            if value < 1:
+            if value is not None and value < 1:
                 raise ValueError(f"{name} is {value!r}; it must be at least 1")
         if resampling not in ops.SCHEMES:
             raise ValueError(f"resampling is {resampling!r}; it must be one of {', '.join(ops.SCHEMES)}")
@@ -44,14 +46,14 @@ class Sampler:
             raise ValueError(f"seed is {seed!r}; it must be a whole number from 0 to 2**64 - 1")
         self.posterior = posterior if backend is None else posterior.on(backend)
         self.num_particles = num_particles
-        self.move = HMC() if move is None else move
+        self.move = move
         self.num_iterations = num_iterations
         self.resampling = resampling
         self.seed = seed
 
     def _check_reversible(self, why: str) -> None:
-        """Refuse a move that does not leave its target as it is."""
-        if self.move.lkernel is not Reversible:
+        """Refuse a move that does not leave its targets as they are."""
+        if not isinstance(self.move.backward_kernel(Target(0, sys.maxsize)), Reversible):
             raise ValueError(
                 f"move is {self.move!r}, which does not accept or reject; {why} needs one that leaves its target "
                 "invariant, as HMC, MALA, RandomWalk and adjusted KineticLangevin do"
@@ -100,9 +102,8 @@ class Sampler:
             if result is None:
                 raise
             result.interrupted = True
-            result.warnings.append(
-                f"the run was interrupted after {len(result.history)} of {self.num_iterations} iterations"
-            )
+            of = "" if self.num_iterations is None else f" of {self.num_iterations}"
+            result.warnings.append(f"the run was interrupted after {len(result.history)}{of} iterations")
         except DegenerateError as error:
             error.result = result
             raise

@@ -7,15 +7,17 @@ gradually, after Millard, Murphy, Green and Maskell (arXiv 2601.21983).
 from __future__ import annotations
 
 from collections.abc import Iterator
+from itertools import count
 from typing import Any
 
-from fastsmc.annealing import PRIOR, Annealing, SmoothDataAnnealing
+from fastsmc.annealing import PRIOR, AdaptiveDataAnnealing, Annealing
 from fastsmc.cloud import Cloud, Data
-from fastsmc.moves import Draw, Move, StepSize
+from fastsmc.moves import HMC, Draw, Move, default_move
 from fastsmc.posterior import Posterior
 from fastsmc.progress import Stopwatch
 from fastsmc.result import History, Result
 from fastsmc.sampler import Sampler
+from fastsmc.steps import SEARCH, StepSize
 
 
 class SMC(Sampler):
@@ -28,11 +30,12 @@ class SMC(Sampler):
     num_particles
         P.
     annealing
-        Which data the targets use; `SmoothDataAnnealing` unless given.
+        Which data the targets use; `AdaptiveDataAnnealing` unless given.
     move
-        How the particles move; `HMC` unless given.
+        How the particles move. Unless given it is exact, `HMC`, up to 5,000 data points, and `SGHMC`, which is
+        approximate but for small batches, where there are more (see `default_move`).
     num_iterations
-        At most so many targets; adaptive schemes may need fewer.
+        At most so many targets; adaptive schemes may need fewer, and take as many as they need unless it is given.
     resampling
         ``"systematic"``, ``"stratified"``, ``"multinomial"`` or ``"residual"``.
     ess_threshold
@@ -56,7 +59,7 @@ class SMC(Sampler):
         num_particles: int = 64,
         annealing: Annealing | None = None,
         move: Move | None = None,
-        num_iterations: int = 60,
+        num_iterations: int | None = None,
         resampling: str = "systematic",
         ess_threshold: float = 0.5,
         stratify: bool = False,
@@ -65,6 +68,9 @@ class SMC(Sampler):
         seed: int = 0,
         waste_free: int = 1,
     ) -> None:
+        annealing = AdaptiveDataAnnealing() if annealing is None else annealing
+        move = HMC() if move is None and waste_free > 1 else move
+        num_iterations = annealing.num_iterations if num_iterations is None else num_iterations
         super().__init__(posterior, num_particles, move, num_iterations, resampling, backend, device, seed)
         if not 0 <= ess_threshold <= 1:
             raise ValueError(f"ess_threshold is {ess_threshold!r}; it must lie between 0 and 1")
@@ -72,7 +78,7 @@ class SMC(Sampler):
             raise ValueError(f"waste_free is {waste_free!r}; it must divide num_particles, {num_particles}")
         if waste_free > 1:
             self._check_reversible("waste-free SMC")
-        self.annealing = SmoothDataAnnealing() if annealing is None else annealing
+        self.annealing = annealing
         self.ess_threshold = ess_threshold
         self.stratify = stratify
         self.waste_free = waste_free
@@ -80,45 +86,43 @@ class SMC(Sampler):
     def iterate(self, x: Any, y: Any) -> Iterator[Result]:
         """Run one iteration at a time; each state is a `Result` that later iterations leave alone."""
         data = Data(x, y, self.posterior, self.seed, self.stratify)
-        cloud = Cloud.from_prior(self.posterior, self.num_particles, self.seed, self.move.uses_gradient)
+        move = self.move or default_move(len(data))
+        cloud = Cloud.from_prior(self.posterior, self.num_particles, self.seed, move.uses_gradient)
         target, history, log_evidence = self.annealing.initial_target(len(data)), History(), 0.0
-        step, clock = StepSize(self.move), Stopwatch()
+        step, clock = StepSize(move), Stopwatch()
         cloud.observe(data, PRIOR, target)
-        for iteration in range(self.num_iterations):
+        for iteration in count() if self.num_iterations is None else range(self.num_iterations):
             # anneal: the likelihood of the data that join, where the particles are
             previous = target
             target = self.annealing.next_target(iteration, self.num_iterations, data, previous, cloud)
             if target is None:
                 return
-            density = cloud.log_density(previous)
-            cloud.observe(data, previous, target)
+            increment = cloud.observe(data, previous, target)
 
             # reweight
-            evidence, lost = cloud.reweight(cloud.log_density(target) - density)
+            evidence, lost = cloud.reweight(increment)
             log_evidence += evidence
             ess = cloud.ess
 
             # resample
-            ancestors = self.num_particles
+            ancestors, chains = self.num_particles, self.num_particles // self.waste_free
             resampled = self.waste_free > 1 or cloud.ess < self.ess_threshold * self.num_particles
-            if self.waste_free > 1:
-                chains = self.num_particles // self.waste_free
-                cloud, ancestors = cloud.draw(chains, self.resampling, self.seed, iteration)
-            elif resampled:
-                ancestors = cloud.resample(self.resampling, self.seed, iteration)
+            if resampled:
+                cloud, ancestors = cloud.resample(chains, self.resampling, self.seed, iteration)
 
             # move; every state of a chain is kept, or the last
-            moves, states = self.move.num_moves * max(self.waste_free - 1, 1), []
-            step.prepare(cloud, data, previous, target, Draw(self.seed, iteration, moves))
-            for number in range(moves):
-                if self.waste_free > 1 and number % self.move.num_moves == 0:
+            step.prepare(cloud, data, previous, target, Draw(self.seed, SEARCH))
+            states, draws = [], (Draw(self.seed, iteration, number) for number in count())
+            for _ in range(max(self.waste_free - 1, 1)):
+                if self.waste_free > 1:
                     states.append(cloud.copy())
-                step_size = step.value
-                outcome = self.move(cloud, data, target, step_size, Draw(self.seed, iteration, number))
-                evidence, diverged = cloud.reweight(outcome.log_increment)
-                log_evidence += evidence
-                lost += diverged
-                step.adapt(outcome.acceptance, target)
+                for _ in move.rounds(cloud, target):
+                    step_size = step.at(target)
+                    outcome = move(cloud, data, target, step_size, next(draws))
+                    evidence, diverged = cloud.reweight(outcome.log_increment)
+                    log_evidence += evidence
+                    lost += diverged
+                    step.adapt(outcome, target)
             cloud = Cloud.union([*states, cloud])
 
             history.append(

@@ -121,7 +121,7 @@ def test_weighting_moved_particles_by_the_ratio_of_targets_is_caught():
             FIXED_HMC(cloud, data, target, FIXED_HMC.step_size, Draw(seed, step))
             new_rows = data.rows(previous.stop, target.stop)
             log_evidence += cloud.reweight(posterior.log_likelihood(cloud.particles, *new_rows))[0]
-            cloud.resample("systematic", seed, step)
+            cloud.resample(len(cloud.particles), "systematic", seed, step)
             previous = target
         ratios.append(np.exp(log_evidence - closed_form(posterior, x, y, seed, target)[0]))
     assert t_statistic(np.log(ratios), 0.0) > T_LIMIT
