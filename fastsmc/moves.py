@@ -142,7 +142,7 @@ class Move:
 
 def default_move(num_data: int) -> Move:
     """What a sampler does whose user names no move: exact moves, until their price is that of much data."""
-    return HMC() if num_data <= 5000 else SGHMC()
+    return KineticLangevin(num_steps=5, num_moves=2) if num_data <= 5000 else SGHMC()
 
 
 def _check_persistence(persistence: float) -> None:
@@ -297,6 +297,7 @@ class SGHMC(Move):
     weighted: bool = False
 
     uses_gradient: ClassVar[bool] = False
+    noise_share: ClassVar[float] = 0.5
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -330,7 +331,7 @@ class SGHMC(Move):
         """That at which the noise of the forces is all that refreshments may add, in the scale of the weights."""
         if self.weighted or not self.precondition or self.has_acceptance(target):
             return math.inf
-        return math.sqrt((1 - self.persistence**2) * target.count / self._force_variance(target))
+        return math.sqrt(self.noise_share * (1 - self.persistence**2) * target.count / self._force_variance(target))
 
     def _force_variance(self, target: Target) -> float:
         """Of a part's force, scaled up to the batch, in units of the information of a data point."""

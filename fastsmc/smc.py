@@ -32,8 +32,8 @@ class SMC(Sampler):
     annealing
         Which data the targets use; `AdaptiveDataAnnealing` unless given.
     move
-        How the particles move. Unless given it is exact, `HMC`, up to 5,000 data points, and `SGHMC`, which is
-        approximate but for small batches, where there are more (see `default_move`).
+        How the particles move. Unless given it is exact up to 5,000 data points, `KineticLangevin`, and `SGHMC` where
+        there are more, which is approximate but for small batches (see `moves.default_move`).
     num_iterations
         At most so many targets; adaptive schemes may need fewer, and take as many as they need unless it is given.
     resampling

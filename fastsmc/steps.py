@@ -33,17 +33,20 @@ class StepSize:
 
     def at(self, target: Target) -> float:
         """The step under a target."""
-        return min(self.value, self.move.longest_step(target)) if self.adapts else self.value
+        return min(self.value, self.move.longest_step(target))
 
     def prepare(self, cloud: Cloud, data: Data, previous: Target, target: Target, draw: Draw) -> None:
         """Find the step for the first target, or scale it for the next one."""
         if cloud.information is None:
             self.move.start(cloud, data, target)
-        if not self.adapts:
-            return
         if self.value is None:
             self.value = self._search(cloud, data, target, draw) if self.move.has_acceptance(target) else self.initial
-        elif not self.move.precondition and target.count > previous.count:
+        else:
+            self.rescale(previous, target)
+
+    def rescale(self, previous: Target, target: Target) -> None:
+        """Shorten the step as more data count, unless a preconditioner does."""
+        if self.adapts and not self.move.precondition and target.count > previous.count:
             self.value *= math.sqrt(previous.count / target.count)
 
     def adapt(self, outcome: Outcome, target: Target) -> None:

@@ -91,10 +91,10 @@ def classes(num_data=300):
     return fs.Posterior(fs.MLP([4, 8, 3])), x, (x @ rng.normal(size=(4, 3))).argmax(axis=1)
 
 
-@pytest.mark.parametrize("smallest", [1, 40])
-def test_adaptive_data_annealing_keeps_its_conditional_ess(smallest):
+@pytest.mark.parametrize("growth", [0.05, 1.0])
+def test_adaptive_data_annealing_keeps_its_conditional_ess(growth):
     posterior, x, y = classes()
-    scheme = fs.AdaptiveDataAnnealing(start=10, ess=0.6, smallest=smallest)
+    scheme = fs.AdaptiveDataAnnealing(start=10, ess=0.6, growth=growth)
     result = fs.SMC(posterior, 256, scheme, fs.HMC(5), 500, ess_threshold=1.0, seed=1).run(x, y, progress=False)
     h = result.history
     assert result.target.is_posterior(len(x)) and len(h) < 500
@@ -120,7 +120,7 @@ def test_cached_likelihoods_are_those_of_the_target_over_bridges(monkeypatch):
     data = fs.cloud.Data(x, y, posterior, 2)
     # no step is accepted, so that the sums are those that joining has left
     move = fs.HMC(1, step_size=1e4)
-    smc = fs.SMC(posterior, 32, fs.AdaptiveDataAnnealing(start=10, smallest=30), move, 200, seed=2)
+    smc = fs.SMC(posterior, 32, fs.AdaptiveDataAnnealing(start=10, growth=1.0), move, 200, seed=2)
     for state in smc.iterate(x, y):
         target, cloud = state.target, clouds[-1]
         bridged.append(target.bridges)
@@ -191,7 +191,7 @@ def test_stratified_batches_hold_the_classes_in_proportion():
         (lambda: fs.LikelihoodTempering(ess=1.0), "ess is 1.0"),
         (lambda: fs.AdaptiveDataAnnealing(start=0), "start is 0"),
         (lambda: fs.AdaptiveDataAnnealing(ess=0.0), "ess is 0.0; it must lie between 0 and 1"),
-        (lambda: fs.AdaptiveDataAnnealing(smallest=0), "smallest is 0"),
+        (lambda: fs.AdaptiveDataAnnealing(growth=0), "growth is 0; it must lie between 0 and 1"),
         (lambda: schedule(fs.DataAnnealing(sizes=[1, 2, 3]), 2, 10), "num_iterations is 2; 4 steps"),
         (lambda: schedule(fs.LikelihoodTempering([0.1, 0.5, 1.0]), 2), "3 temperatures need at least"),
     ],

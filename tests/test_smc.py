@@ -179,7 +179,8 @@ def test_momentum_is_standard_normal_after_the_search_for_a_step(problem, move):
     """64 x 83 numbers: their mean square is 1 to 0.02, so 0.1 off has a probability below 1e-6."""
     from fastsmc.annealing import PRIOR, Target
     from fastsmc.cloud import Cloud, Data
-    from fastsmc.moves import Draw, StepSize
+    from fastsmc.moves import Draw
+    from fastsmc.steps import StepSize
 
     posterior, x, y = problem
     data, cloud, target = (

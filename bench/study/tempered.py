@@ -15,8 +15,9 @@ from bench.study.methods import Method, State, weighted
 from bench.study.problems import Problem
 from fastsmc.annealing import Target
 from fastsmc.data import Dataset
-from fastsmc.moves import StepSize
+from fastsmc.moves import Outcome
 from fastsmc.progress import Stopwatch
+from fastsmc.steps import StepSize
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -42,7 +43,7 @@ class BlackjaxTempering(Method):
 
         steps, post = problem.preset.num_steps, problem.posterior
         log_likelihood, precision = jax_log_likelihood(problem.net), jnp.asarray(post.prior_precision)
-        rule = StepSize(fs.HMC(num_steps=steps))
+        rule = StepSize(fs.HMC(num_steps=steps, precondition=False))
         rule.value = rule.initial
 
         @jax.jit
@@ -77,10 +78,10 @@ class BlackjaxTempering(Method):
                 "step_size": rule.value,
                 "acceptance": acceptance,
             }
-            rule.adapt(acceptance, target)
+            rule.adapt(Outcome(np.zeros(1), acceptance, np.nan), target)
             previous, target = target, Target(0, len(x), temperature=float(state.tempering_param))
             if previous.temperature > 0:
-                rule.prepare(None, None, previous, target, None)
+                rule.rescale(previous, target)
             iteration += 1
             # a gradient at the start of the move, one a step, a likelihood to choose the temperature, one to weight
             passes = iteration * (steps + 3)

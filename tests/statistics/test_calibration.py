@@ -136,8 +136,7 @@ def test_data_that_are_left_out_are_caught():
 class UnweightedLangevin(fs.Langevin):
     """Its end points are taken as they are."""
 
-    @property
-    def backward_kernel(self):
+    def backward_kernel(self, target):
         return Unweighted()
 
 
