@@ -263,10 +263,10 @@ def _next_temperature(current: float, log_likelihood: np.ndarray, cloud: Cloud, 
 
 @dataclass(frozen=True)
 class AdaptiveDataAnnealing(Annealing):
-    """Nested batches that grow as fast as the conditional ESS allows (Chopin, 2002; Zhou, Johansen and Aston, 2016).
+    """Nested batches that grow as fast as the ESS allows (Chopin, 2002; Zhou, Johansen and Aston, 2016).
 
-    Blocks of points join, each a share ``growth`` of those that are in: at once if that leaves the conditional ESS at
-    ``ess`` of the particles, several together if they do, or else tempered in while the others count in full (a
+    Blocks of points join, each a share ``growth`` of those that are in: at once if that leaves the effective sample
+    size at ``ess`` of the particles, several together if they do, or else tempered in while the others count in full (a
     bridge). The first block, of ``start`` points, is tempered in. The run ends when all the data are in.
 
     Blocks that are tempered in cost the likelihood of all their points at every bridge; those of single points need a
@@ -274,8 +274,8 @@ class AdaptiveDataAnnealing(Annealing):
     particles is made up by half of what points have in common.
     """
 
-    start: int = 500
-    ess: float = 0.3
+    start: int = 250
+    ess: float = 0.4
     growth: float = 0.125
 
     def __post_init__(self) -> None:
@@ -303,14 +303,18 @@ class AdaptiveDataAnnealing(Annealing):
             return None
         block = max(1, round(self.growth * stop))
         end, longer = stop, min(stop + block, len(data))
-        while end < longer and cloud.conditional_ess(cloud.preview(data, stop, longer)) >= self.ess:
+        while end < longer and cloud.conditional_ess(cloud.preview(data, stop, longer)) >= self._share(cloud):
             end, longer = longer, min(longer + (longer - stop), len(data))
         return Target(0, end, settled=stop) if end > stop else self._temper(stop, longer, 0.0, data, cloud)
 
     def _temper(self, settled: int, stop: int, current: float, data: Data, cloud: Cloud) -> Target:
         log_likelihood = cloud.preview(data, settled, stop)
-        temperature = _next_temperature(current, log_likelihood, cloud, self.ess)
+        temperature = _next_temperature(current, log_likelihood, cloud, self._share(cloud))
         return Target(0, stop, temperature=temperature, settled=settled)
+
+    def _share(self, cloud: Cloud) -> float:
+        """The conditional ESS that leaves the ESS asked for, and in any case some way to go."""
+        return min(self.ess * len(cloud.particles) / cloud.ess, 0.95)
 
 
 @dataclass(frozen=True)

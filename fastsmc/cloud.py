@@ -82,6 +82,8 @@ class Proposal(NamedTuple):
 
 MEMORY = 0.8
 """Share of the running estimate of the information that a new one leaves."""
+BLOCK = 2**17
+"""Numbers of a temporary that stays in the cache."""
 
 
 @dataclass
@@ -186,14 +188,17 @@ class Cloud:
     def information_at(self, target: Target) -> np.ndarray:
         """Estimate of the Fisher information of a data point from the gradient where the particles are, [d].
 
-        The mean of the squared gradient of a log density is that of minus its second derivative.
+        The variance of the gradient of a log density under it is the mean of minus its second derivative. Far from the
+        target the gradients have a common part, which is no variance.
         """
-        total, precision = np.zeros(self.particles.shape[1]), self.posterior.prior_precision
-        weights = np.exp(self.log_weights)
-        for i in np.flatnonzero(weights):
-            slope = np.float32(target.power) * self.grad[i] - precision * self.particles[i]
-            total += weights[i] * slope * slope
-        return np.maximum(total - precision, 0) / target.count
+        precision, weights = self.posterior.prior_precision, np.exp(self.log_weights)
+        mean, square = np.zeros((2, self.particles.shape[1]))
+        alive = np.flatnonzero(weights)
+        for some in np.array_split(alive, max(1, len(alive) * len(mean) // BLOCK)):
+            slope = np.float32(target.power) * self.grad[some] - precision * self.particles[some]
+            mean += weights[some] @ slope
+            square += weights[some] @ (slope * slope)
+        return np.maximum(square - mean**2 - precision, 0) / target.count
 
     def scale(self, target: Target) -> np.ndarray | None:
         """The weights' deviations under a target, were they independent and normal: float32 [d]; None if not known."""
@@ -317,15 +322,15 @@ class Cloud:
         )
         return float(np.exp(2 * first - second))
 
-    def resample(self, count: int, scheme: str, seed: int, iteration: int) -> tuple[Cloud, int]:
+    def resample(self, count: int, scheme: str, seed: int, iteration: int, keep: bool = False) -> tuple[Cloud, int]:
         """A cloud of ``count`` equally weighted draws of the particles, and the number of distinct ancestors.
 
-        It is this one, moved in place, where as many are drawn as there are; otherwise it has memory of its own, and no
-        momentum.
+        It is this one, moved in place, where as many are drawn as there are, unless ``keep``; else it has memory of
+        its own, and no momentum.
         """
         ancestors, on = self._ancestors(count, scheme, seed, iteration), {"backend": self.posterior.backend}
         drawn, parts = self, self._parts()
-        if count == len(self.particles):
+        if count == len(self.particles) and not keep:
             ancestors, state = ops.permute_ancestors(ancestors, **on), [*parts.values()]
             if self.momentum is not None:
                 state.append(self.momentum)

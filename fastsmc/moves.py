@@ -294,6 +294,7 @@ class SGHMC(Move):
     batch_size: int = 256
     persistence: float = 0.7
     coverage: float = 0.1
+    sharing: int = 4
     weighted: bool = False
 
     uses_gradient: ClassVar[bool] = False
@@ -303,9 +304,9 @@ class SGHMC(Move):
         super().__post_init__()
         if self.num_moves is None:
             raise ValueError("num_moves is None; it must be a number for SGHMC, which does not compute log densities")
-        for name, value in (("num_steps", self.num_steps), ("batch_size", self.batch_size)):
-            if value < 1:
-                raise ValueError(f"{name} is {value!r}; it must be at least 1")
+        for name in ("num_steps", "batch_size", "sharing"):
+            if getattr(self, name) < 1:
+                raise ValueError(f"{name} is {getattr(self, name)!r}; it must be at least 1")
         if not self.coverage >= 0:
             raise ValueError(f"coverage is {self.coverage!r}; it must be at least 0")
         _check_persistence(self.persistence)
@@ -353,51 +354,56 @@ class SGHMC(Move):
         if self.has_acceptance(target):
             cloud.know_gradient(data, target)
             return self.whole.propose(cloud, data, target, step_size, draw)
-        posterior, size = cloud.posterior, target.batch_size
+        posterior, size, count = cloud.posterior, target.batch_size, len(cloud.particles)
         parts = math.ceil(size / self.batch_size)
         steps = max(self.num_steps, round(self.coverage * parts))
-        edges = np.arange(parts + 1) * size // parts
+        groups = [slice(begin, begin + self.sharing) for begin in range(0, count, self.sharing)]
         key = draw.key(random.Stream.PARTS)
-        order = np.argsort(random.uniform((1, size), **key, backend=posterior.backend)[0])
+        u = random.uniform((1, size + len(groups) * steps), **key, backend=posterior.backend)[0]
+        order, chosen = np.argsort(u[:size]), (u[size:] * parts).astype(int).reshape(len(groups), steps)
         keys = [draw._replace(number=draw.number * steps + k).key(random.Stream.MOMENTUM) for k in range(steps)]
-        (x, y), counts = data.batch(target), target.weights
-        particles, work = cloud.particles.copy(), np.zeros(len(cloud.particles))
+        edges, (x, y), weights = np.arange(parts + 1) * size // parts, data.batch(target), target.weights
 
-        def force(part: int) -> np.ndarray:
-            """Of a part of the batch, [P, d]."""
+        def force(particles: np.ndarray, part: int) -> np.ndarray:
+            """Of a part of the batch on some particles."""
             rows = order[edges[part] : edges[part + 1]]
-            weights = None if counts is None else counts[rows]
+            counts = None if weights is None else weights[rows]
             cloud.evaluations += len(rows) * len(particles)
-            return posterior.log_likelihood_and_grad(particles, x[rows], y[rows], weights=weights).grad
+            return posterior.log_likelihood_and_grad(particles, x[rows], y[rows], weights=counts).grad
 
-        def information(force: np.ndarray) -> np.ndarray:
-            """Mean square of the gradient of a data point, [d]."""
-            return np.einsum("pd,pd->d", force, force) * (parts / size / len(force))
+        def squares(force: np.ndarray) -> np.ndarray:
+            """Mean squares of the gradient of a data point, summed over particles, [d]."""
+            return np.einsum("pd,pd->d", force, force) * (parts / size)
 
         if self.precondition and cloud.information is None:
-            cloud.learn(information(force(0)))
+            cloud.learn(squares(force(cloud.particles, chosen[0, 0])) / count)
         scale, noise = self.scale(cloud, target), None
         if not self.weighted and cloud.information is not None:
             variance = self._force_variance(target) * cloud.information * (1.0 if scale is None else scale**2)
             noise = np.sqrt(np.maximum(1 - self.persistence**2 - step_size**2 * variance, 0)).astype(np.float32)
         fresh, kept = cloud.momentum is None, {"refresh": self.persistence, "noise": noise}
         momentum = (cloud.refresh(0.0, **keys[0]) if fresh else cloud.momentum).copy()
-        step = partial(posterior.leapfrog, particles, momentum, scale=scale, likelihood_scale=target.power * parts)
-        step(momentum, kick=0.0, drift=step_size / 2)
-        for k, key in enumerate(keys):
-            pull = force(k % parts)
-            length = step_size if k + 1 < steps else step_size / 2
-            refresh = {} if fresh and k == 0 else kept
-            energies = step(pull, kick=step_size, drift=length, **refresh, **key)
-            with np.errstate(invalid="ignore"):  # of particles that are lost
-                work += energies.kinetic_before - energies.kinetic_after
+        particles, work, information = cloud.particles.copy(), np.zeros(count), np.zeros(cloud.particles.shape[1])
+        for some, its in zip(groups, chosen, strict=True):
+            theta, v = particles[some], momentum[some]
+            scaled = {"scale": scale, "likelihood_scale": target.power * parts, "first_slot": some.start}
+            step = partial(posterior.leapfrog, theta, v, **scaled)
+            step(v, kick=0.0, drift=step_size / 2)
+            for k, key in enumerate(keys):
+                pull = force(theta, its[k])
+                drift = step_size if k + 1 < steps else step_size / 2
+                refresh = {} if fresh and k == 0 else kept
+                energies = step(pull, kick=step_size, drift=drift, **refresh, **key)
+                with np.errstate(invalid="ignore"):  # of particles that are lost
+                    work[some] += energies.kinetic_before - energies.kinetic_after
+            information += squares(pull) / count
         log_prior = posterior.log_prior(particles)
-        learned = {"information": information(pull), "heat": _heat(momentum, scale, posterior.prior_precision)}
+        learned = {"information": information, "heat": _heat(momentum, scale, posterior.prior_precision)}
         if not self.weighted:
             ratio = np.where(np.isfinite(log_prior), 0.0, np.nan)
             return Proposal(particles, None, None, log_prior, ratio, momentum, **learned)
         cloud.likelihood(data, target)
-        log_likelihood, _ = cloud.evaluate(particles, x, y, counts)
+        log_likelihood, _ = cloud.evaluate(particles, x, y, weights)
         ratio = log_prior + target.power * log_likelihood - cloud.log_density(target) + work
         return Proposal(particles, None, log_likelihood, log_prior, ratio, momentum, **learned)
 

@@ -104,7 +104,7 @@ class PersistentSMC(Sampler):
             ess = pool.ess
 
             # resample
-            cloud, ancestors = pool.resample(self.num_particles, self.resampling, self.seed, iteration)
+            cloud, ancestors = pool.resample(self.num_particles, self.resampling, self.seed, iteration, keep=True)
 
             # move
             step.prepare(cloud, data, previous, target, Draw(self.seed, SEARCH))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import sys
 import time
 from collections.abc import Iterator, Mapping
@@ -75,4 +76,5 @@ class Stopwatch:
 
 def status(row: Mapping[str, Any]) -> str:
     """Say what is worth watching in a line of the history."""
-    return f"ESS {row['ess']:.1f}  batch {row['batch_size']:,}  acceptance {row['acceptance']:.2f}"
+    acceptance = "" if math.isnan(row["acceptance"]) else f"  acceptance {row['acceptance']:.2f}"
+    return f"ESS {row['ess']:.1f}  batch {row['batch_size']:,}{acceptance}"

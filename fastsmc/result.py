@@ -31,10 +31,10 @@ class History(Mapping[str, np.ndarray]):
 
     Columns: iteration, batch_size, likelihood_scale, temperature (of the points that are joining), ess (the smaller of
     after reweighting and after the moves), resampled, distinct_ancestors (P where nothing was resampled),
-    distinct_roots (draws from the prior that have descendants), step_size, acceptance, energy_error (mean absolute),
-    log_evidence, evidence_variance (relative, from the genealogy; see `Result.log_evidence_error`), data_passes
-    (data points evaluated per particle / N, so far), seconds (so far), non_finite (particles lost to a density that is
-    not finite).
+    distinct_roots (draws from the prior that have descendants), step_size, acceptance, energy_error (mean absolute;
+    both NaN for moves that compute neither), log_evidence, evidence_variance (relative, from the genealogy; see
+    `Result.log_evidence_error`), data_passes (data points evaluated per particle / N, so far), seconds (so far),
+    non_finite (particles lost to a density that is not finite).
     """
 
     def __init__(self, columns: Mapping[str, Any] | None = None) -> None:
@@ -133,6 +133,12 @@ class Result:
             found.append(
                 f"the particles collapsed to one ancestor at {len(collapsed)} of {len(self.history)} iterations, "
                 f"last at iteration {collapsed[-1]}; they are independent only as far as the moves since then made them"
+            )
+        loose = np.isnan(self.history["acceptance"]).sum()
+        if loose:
+            found.append(
+                f"the moves of {loose} of {len(self.history)} iterations leave their target only approximately as it "
+                "is, so that the particles and log_evidence are approximate"
             )
         lost = int(self.history["non_finite"].sum())
         if lost:

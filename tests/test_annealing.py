@@ -120,7 +120,7 @@ def test_cached_likelihoods_are_those_of_the_target_over_bridges(monkeypatch):
     data = fs.cloud.Data(x, y, posterior, 2)
     # no step is accepted, so that the sums are those that joining has left
     move = fs.HMC(1, step_size=1e4)
-    smc = fs.SMC(posterior, 32, fs.AdaptiveDataAnnealing(start=10, growth=1.0), move, 200, seed=2)
+    smc = fs.SMC(posterior, 32, fs.AdaptiveDataAnnealing(start=10, ess=0.9, growth=1.0), move, 200, seed=2)
     for state in smc.iterate(x, y):
         target, cloud = state.target, clouds[-1]
         bridged.append(target.bridges)

@@ -295,7 +295,10 @@ def test_a_forced_backend_serves_every_op(problem, monkeypatch, move):
         ({"waste_free": 0}, "waste_free is 0; it must divide num_particles, 64"),
         ({"waste_free": 5}, "waste_free is 5; it must divide num_particles, 64"),
         ({"waste_free": 128}, "waste_free is 128; it must divide"),
-        ({"waste_free": 2, "move": lambda: fs.HMC(2, adjusted=False)}, "adjusted=False), which does not accept or"),
+        (
+            {"waste_free": 2, "move": lambda: fs.HMC(2, adjusted=False)},
+            "which does not accept or reject; waste-free SMC needs",
+        ),
         ({"waste_free": 2, "move": lambda: fs.SGHMC()}, "move is SGHMC("),
         ({"backend": "tpu"}, "backend is 'tpu'"),
         ({"move": lambda: fs.HMC(0)}, "num_steps is 0"),

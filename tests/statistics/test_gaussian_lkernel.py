@@ -19,11 +19,12 @@ SCHEMES = {
     "tempering": (fs.LikelihoodTempering([0.05, 0.2, 0.5, 1.0]), 4),
 }
 
+PLAIN = {"precondition": False, "jitter": 0.0}
 MOVES = {
-    "short": fs.HMC(num_steps=4, step_size=0.1, adjusted=False, lkernel="gaussian"),
-    "long": fs.HMC(num_steps=10, step_size=0.2, adjusted=False, lkernel="gaussian"),
-    "long steps": fs.HMC(num_steps=5, step_size=0.32, adjusted=False, lkernel="gaussian"),
-    "langevin": fs.Langevin(step_size=0.2, lkernel="gaussian"),
+    "short": fs.HMC(num_steps=4, step_size=0.1, adjusted=False, lkernel="gaussian", **PLAIN),
+    "long": fs.HMC(num_steps=10, step_size=0.2, adjusted=False, lkernel="gaussian", **PLAIN),
+    "long steps": fs.HMC(num_steps=5, step_size=0.32, adjusted=False, lkernel="gaussian", **PLAIN),
+    "langevin": fs.Langevin(step_size=0.2, lkernel="gaussian", **PLAIN),
 }
 
 
@@ -40,7 +41,7 @@ def test_long_steps_waste_fewer_particles_than_under_the_forward_proposal(scheme
     (annealing, iterations), (posterior, x, y) = SCHEMES[scheme], problem(20)
     ess, means = {}, {}
     for lkernel in ("gaussian", "forward"):
-        move = fs.HMC(num_steps=5, step_size=0.32, adjusted=False, lkernel=lkernel)
+        move = fs.HMC(num_steps=5, step_size=0.32, adjusted=False, lkernel=lkernel, **PLAIN)
         results = [
             fs.SMC(posterior, 1024, annealing, move, iterations, seed=seed).run(x, y, progress=False)
             for seed in range(RUNS)
