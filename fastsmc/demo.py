@@ -55,7 +55,7 @@ SCHEMES = {
     "smooth": Scheme(
         "smooth data annealing", lambda fs, start, scale: fs.SmoothDataAnnealing(start, likelihood_scale=scale)
     ),
-    "adaptive": Scheme("adaptive data annealing", lambda fs, start, scale: fs.AdaptiveDataAnnealing(start)),
+    "adaptive": Scheme("adaptive data annealing", lambda fs, start, scale: fs.AdaptiveDataAnnealing()),
     "mini": Scheme("mini-batch", lambda fs, start, scale: fs.MiniBatch(start, likelihood_scale=scale)),
     "tempering": Scheme("likelihood tempering", lambda fs, start, scale: fs.LikelihoodTempering()),
 }

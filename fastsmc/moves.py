@@ -293,7 +293,7 @@ class SGHMC(Move):
     num_steps: int = 5
     batch_size: int = 256
     persistence: float = 0.7
-    coverage: float = 0.1
+    coverage: float = 0.05
     sharing: int = 4
     weighted: bool = False
 

@@ -61,8 +61,9 @@ def test_every_method_of_the_table_learns_a_tiny_problem(method):
     record = records.follow(run, blobs())
     assert record.settings == run.settings
     assert record.machine["date"]
-    for name in ("seconds", "data_passes", "accuracy", "nll", "ece"):
-        assert np.isfinite(record.column(name)).all(), name
+    assert all(np.isfinite(record.column(name)).all() for name in ("seconds", "data_passes"))
+    assert all(np.isfinite(record.looked(name)).all() for name in ("accuracy", "nll", "ece"))
+    assert len(record.looked("nll")) >= 2
     assert np.all(np.diff(record.column("seconds")) > 0)
     assert np.all(np.diff(record.column("data_passes")) > 0)
     assert np.all(record.column("seconds")[:-1] < run.budget)
@@ -102,6 +103,13 @@ def test_the_clock_does_not_count_evaluation(monkeypatch):
         record = records.follow(Run(tiny(budget=0.2), method, 0), blobs())
         assert len(record.curve["seconds"]) >= 8
         assert record.last("seconds") < 0.8
+
+
+def test_the_test_data_are_looked_at_now_and_then_and_at_the_end():
+    record = records.follow(Run(tiny(budget=60.0), Annealed("full", length=30), 0), blobs())
+    looked, seconds = np.flatnonzero(~np.isnan(record.column("accuracy"))), record.column("seconds")
+    assert looked[0] == 0 and looked[-1] == len(seconds) - 1 > len(looked)
+    assert np.all(np.diff(seconds[looked[:-1]]) >= 0.6)
 
 
 def test_a_subset_is_all_that_a_method_sees():

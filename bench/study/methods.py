@@ -27,10 +27,10 @@ MOVES: dict[str, Callable[[int], Move]] = {
     "hmc": lambda steps: fs.HMC(num_steps=steps),
     "mala": lambda steps: fs.MALA(num_moves=steps),
     "langevin": lambda steps: fs.Langevin(num_moves=steps),
-    "kinetic": lambda steps: fs.KineticLangevin(num_steps=steps),
-    "sghmc": lambda steps: fs.SGHMC(num_steps=steps),
+    "kinetic": lambda steps: fs.KineticLangevin(num_steps=max(steps // 2, 1), num_moves=2),
+    "sghmc": lambda steps: fs.SGHMC(),
 }
-"""By the number of gradients of an iteration, which is the same for all moves; SGHMC's are of parts of the batch."""
+"""By the number of gradients of an iteration, which is the same for all but SGHMC, whose are of parts of the batch."""
 
 
 class State(NamedTuple):
@@ -107,23 +107,18 @@ class Annealed(Method):
 
     def sampler(self, problem: Problem, seed: int) -> fs.SMC:
         preset = problem.preset
-        return fs.SMC(
-            problem.posterior,
-            num_particles=preset.particles,
-            annealing=SCHEMES[self.scheme].make(fs, self.start or preset.start, self.scale),
-            move=MOVES[self.move](preset.num_steps),
-            num_iterations=round(self.length * preset.iterations),
-            seed=seed,
-        )
+        annealing = SCHEMES[self.scheme].make(fs, self.start or preset.start, self.scale)
+        iterations = None if annealing.num_iterations is None else round(self.length * preset.iterations)
+        move = MOVES[self.move](preset.num_steps)
+        return fs.SMC(problem.posterior, preset.particles, annealing, move, iterations, seed=seed)
 
     def data_passes(self, problem: Problem) -> float:
         smc, previous, points = self.sampler(problem, 0), PRIOR, 0
         rows = self.subset or problem.rows
+        if smc.num_iterations is None or self.move == "sghmc":  # an adaptive scheme, or parts of the batch
+            return math.inf
         for iteration in range(smc.num_iterations):
-            try:
-                previous = smc.annealing.next_target(iteration, smc.num_iterations, range(rows), previous, cloud=None)
-            except AttributeError:  # an adaptive scheme asks the cloud
-                return math.inf
+            previous = smc.annealing.next_target(iteration, smc.num_iterations, range(rows), previous, cloud=None)
             points += previous.batch_size
         return points * problem.preset.num_steps / problem.rows
 

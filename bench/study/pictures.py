@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     from matplotlib.axes import Axes
 
 Records = Mapping[Run, Record]
-MARKERS = {"hmc": "o", "mala": "s", "langevin": "^"}
+MARKERS = {"hmc": "o", "mala": "s", "langevin": "^", "kinetic": "D", "sghmc": "v"}
 DASHES = ("-", "--", ":")
 
 
@@ -62,8 +62,8 @@ def _curves(title: str, records: Records, styles: dict[str, dict], path: Path) -
     for run, record in records.items():
         style = styles[_family(run)] | {"label": _family(run), "linewidth": 1, "alpha": 0.8}
         accuracy, nll = panels[:, moves.index(run.method.move or "hmc")]
-        accuracy.plot(record.column("seconds"), record.column("accuracy"), **style)
-        nll.plot(record.column("seconds"), record.column("nll"), **style)
+        accuracy.plot(record.looked("seconds"), record.looked("accuracy"), **style)
+        nll.plot(record.looked("seconds"), record.looked("nll"), **style)
     for move, (accuracy, nll) in zip(moves, panels.T, strict=True):
         finals = [r.last("accuracy") for run, r in records.items() if (run.method.move or "hmc") == move]
         good = max(finals) - 0.15  # a method that failed is not to squeeze the others
@@ -100,7 +100,7 @@ def _frontier(title: str, records: Records, styles: dict[str, dict], path: Path)
         panel.xaxis.set_minor_formatter("")
     handles = dict(zip(*reversed(panels[0].get_legend_handles_labels()), strict=True))
     figure.legend(handles.values(), handles, loc="outside right upper", frameon=False, fontsize=7)
-    marks = ", ".join(f"{marker} {move}" for move, marker in zip(MARKERS, "●■▲", strict=True))
+    marks = ", ".join(f"{marker} {move}" for move, marker in zip(MARKERS, "●■▲◆▼", strict=True))
     panels[1].text(0.98, 0.96, marks, transform=panels[1].transAxes, ha="right", fontsize=7)
     figure.savefig(path)
 
@@ -109,7 +109,7 @@ def _calibration(title: str, records: Records, styles: dict[str, dict], path: Pa
     figure, ((panel, counts),) = figure_of(title, 1, 2)
     panel.plot([0, 1], [0, 1], color="#aaaaaa", linewidth=1)
     for run, record in records.items():
-        if run.seed == min(r.seed for r in records) and run.method.move in ("hmc", ""):
+        if run.seed == min(r.seed for r in records) and run.method.move in ("hmc", "sghmc", ""):
             confidence, correct, count = map(np.asarray, record.reliability)
             some, style = count > 0, styles[_family(run)] | {"label": _family(run), "linewidth": 1}
             panel.plot(confidence[some], correct[some], **style)

@@ -70,7 +70,7 @@ PROBLEMS = (
         net=fs.MLP([64, *DIGITS.hidden, 10]),
         preset=DIGITS,
         rows=1437,
-        budget=20.0,
+        budget=10.0,
     ),
     Problem(
         name="mnist",
@@ -79,7 +79,7 @@ PROBLEMS = (
         net=fs.MLP([784, *MNIST.hidden, 10]),
         preset=MNIST,
         rows=60_000,
-        budget=600.0,
+        budget=240.0,
     ),
     Problem(
         name="mnist-lenet",

@@ -44,30 +44,33 @@ class Record:
         """Of the curve; NaN where there is no figure."""
         return np.array(self.curve[name], np.float64)
 
+    def looked(self, name: str) -> np.ndarray:
+        """A column where the test data were looked at."""
+        return self.column(name)[~np.isnan(self.column("accuracy"))]
+
     def last(self, name: str) -> float:
         """At the end of the curve."""
         return float(self.column(name)[-1])
 
 
 def follow(run: Run, dataset: Dataset) -> Record:
-    """Run until it ends or its budget is used up; the test data are looked at while its clock stands still."""
+    """Run until it ends or its budget is used up.
+
+    The test data are looked at while its clock stands still: at the end, and before it after every hundredth of the
+    budget at most.
+    """
     if run.method.subset:
         rows = slice(run.method.subset)
         dataset = dataset._replace(x_train=dataset.x_train[rows], y_train=dataset.y_train[rows])
     curve: dict[str, list[float | None]] = {name: [] for name in COLUMNS}
-    state, notes = None, []
+    state, notes, due = None, [], 0.0
     with closing(run.method.sample(run.problem, dataset, run.seed)) as states:
         try:
             for state in states:
-                proba = np.asarray(state.predict(dataset.x_test))
-                figures = {
-                    "seconds": state.seconds,
-                    "data_passes": state.data_passes,
-                    "accuracy": metrics.accuracy(proba, dataset.y_test),
-                    "nll": metrics.negative_log_likelihood(proba, dataset.y_test),
-                    "ece": metrics.expected_calibration_error(proba, dataset.y_test),
-                    **state.health,
-                }
+                figures = {"seconds": state.seconds, "data_passes": state.data_passes, **state.health}
+                if state.seconds >= due:
+                    figures |= quality(np.asarray(state.predict(dataset.x_test)), dataset.y_test)
+                    due = state.seconds + run.budget / 100
                 for name, values in curve.items():
                     values.append(figures.get(name))
                 if state.seconds >= run.budget:
@@ -77,9 +80,21 @@ def follow(run: Run, dataset: Dataset) -> Record:
             if state is None:
                 raise
             notes = [f"ended after {state.seconds:.3g} s: {error}"]
+    proba = np.asarray(state.predict(dataset.x_test))
+    for name, value in quality(proba, dataset.y_test).items():
+        curve[name][-1] = value
     reliability = [np.nan_to_num(column).tolist() for column in metrics.reliability(proba, dataset.y_test)]
     surroundings = machine() | {"threads": torch.get_num_threads(), "blackjax": version("blackjax")}
     return Record(run.settings, curve, reliability, state.warnings, notes, surroundings)
+
+
+def quality(proba: np.ndarray, y: np.ndarray) -> dict[str, float]:
+    """Of predicted probabilities."""
+    return {
+        "accuracy": metrics.accuracy(proba, y),
+        "nll": metrics.negative_log_likelihood(proba, y),
+        "ece": metrics.expected_calibration_error(proba, y),
+    }
 
 
 def write(record: Record, path: Path) -> None:

@@ -69,16 +69,16 @@ def time_to_stay(seconds: np.ndarray, accuracy: np.ndarray, target: float) -> fl
 def speed_up(reference: Record, record: Record) -> tuple[float, float, float, float]:
     """The target accuracy, when the record reaches it and when for good, and the ratio of the times to reach it."""
     target = reference.last("accuracy") - TOLERANCE
-    base, ours = (first_time(r.column("seconds"), r.column("accuracy"), target) for r in (reference, record))
-    stay = time_to_stay(record.column("seconds"), record.column("accuracy"), target)
+    base, ours = (first_time(r.looked("seconds"), r.looked("accuracy"), target) for r in (reference, record))
+    stay = time_to_stay(record.looked("seconds"), record.looked("accuracy"), target)
     return target, ours, stay, 0.0 if math.isnan(ours) else base / ours
 
 
 def at(record: Record, seconds: float) -> dict[str, float]:
     """The last point of a curve that is not after a time; NaN where there is none."""
     names = ("seconds", "accuracy", "nll", "ece")
-    done = int(np.searchsorted(record.column("seconds"), seconds, side="right"))
-    return {name: float(record.column(name)[done - 1]) if done else math.nan for name in names}
+    done = int(np.searchsorted(record.looked("seconds"), seconds, side="right"))
+    return {name: float(record.looked(name)[done - 1]) if done else math.nan for name in names}
 
 
 def reference_of(run: Run, records: Mapping[Run, Record]) -> Run | None:
