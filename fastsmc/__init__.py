@@ -28,7 +28,7 @@ _PUBLIC = {
     "RandomWalk": "moves",
     "Result": "result",
     "Runs": "runs",
-    "SGHMC": "moves",
+    "SGHMC": "stochastic",
     "SMC": "smc",
     "SmoothDataAnnealing": "annealing",
     "gather_particles": "ops",

@@ -354,7 +354,8 @@ class LikelihoodTempering(Annealing):
         if previous.temperature == 1.0:
             return None
         return replace(
-            previous, temperature=_next_temperature(previous.temperature, cloud.log_likelihood, cloud, self.ess)
+            previous,
+            temperature=_next_temperature(previous.temperature, cloud.likelihood(data, previous), cloud, self.ess),
         )
 
     @property

@@ -52,7 +52,7 @@ def _parser() -> argparse.ArgumentParser:
     demo.set_defaults(command=_demo)
     demo.add_argument("--data", choices=PRESETS, default="digits")
     demo.add_argument("--data-dir", type=Path, help="folder of MNIST's four IDX files")
-    demo.add_argument("--schemes", nargs="+", choices=SCHEMES, default=[BASELINE, "data", "smooth"])
+    demo.add_argument("--schemes", nargs="+", choices=SCHEMES, default=[BASELINE, "smooth", "adaptive"])
     demo.add_argument("--out", type=_output, default=Path("demo.png"), help="picture (default: %(default)s)")
     _add_run_options(demo)
 
@@ -67,19 +67,23 @@ def _parser() -> argparse.ArgumentParser:
     train.add_argument("--likelihood", choices=("categorical", "gaussian"), default="categorical")
     train.add_argument("--noise", type=float, default=1.0, help="deviation of the Gaussian likelihood")
     train.add_argument("--prior-scale", type=_scale, default="fan_in", help="a number or fan_in (the default)")
-    train.add_argument("--scheme", choices=SCHEMES, default="smooth")
-    train.add_argument("--start", type=_whole, help="data points to start with (default: a twentieth)")
+    train.add_argument("--scheme", choices=SCHEMES, default="adaptive", help="default: %(default)s")
+    train.add_argument(
+        "--start", type=_whole, help="data points of the first batch of data, smooth and mini (default: a twentieth)"
+    )
     train.add_argument(
         "--likelihood-scale",
         choices=("none", "full"),
         default="none",
         help="count every data point of a batch once (the default), or scale the batch up to all the data",
     )
-    train.add_argument("--move", choices=MOVES, default="hmc")
-    train.add_argument("--num-steps", type=_whole, default=10, help="steps of hmc, kinetic and sghmc (default: 10)")
+    train.add_argument("--move", choices=MOVES, help="default: exact moves up to 5,000 rows, sghmc beyond")
+    train.add_argument(
+        "--num-steps", type=_whole, default=10, help="steps of --move hmc, kinetic and sghmc (default: 10)"
+    )
     train.add_argument("--out", type=_output, help="where to save the particles (.safetensors)")
     train.add_argument("--plot", type=_output, help="where to draw the run")
-    _add_run_options(train, particles=32, iterations=60)
+    _add_run_options(train, particles=32)
 
     doctor = commands.add_parser("doctor", help="versions, backends, and why one is missing")
     doctor.set_defaults(command=_doctor)
@@ -90,12 +94,10 @@ def _parser() -> argparse.ArgumentParser:
     return parser
 
 
-def _add_run_options(
-    parser: argparse.ArgumentParser, particles: int | None = None, iterations: int | None = None
-) -> None:
+def _add_run_options(parser: argparse.ArgumentParser, particles: int | None = None) -> None:
     shown = "default: by data set" if particles is None else "default: %(default)s"
     parser.add_argument("--particles", type=_whole, default=particles, help=shown)
-    parser.add_argument("--iterations", type=_whole, default=iterations, help=shown)
+    parser.add_argument("--iterations", type=_whole, help="of schemes that do not end by themselves")
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--json", type=_output, help="where to write figures and history")
     parser.add_argument("--quiet", action="store_true", help="no progress bar")
@@ -124,7 +126,7 @@ def _demo(args: argparse.Namespace) -> int:
     preset = replace(PRESETS[args.data], **chosen)
     dataset = preset.load(args.data_dir)
     widths = "-".join(map(str, (dataset.x_train.shape[1], *preset.hidden, dataset.classes)))
-    title = f"{dataset.name}: MLP {widths}, {preset.particles} particles, {preset.iterations} iterations"
+    title = f"{dataset.name}: MLP {widths}, {preset.particles} particles"
     schemes = list(dict.fromkeys(args.schemes))
     tried = run_schemes(schemes, dataset, preset, seed=args.seed, progress=not args.quiet)
     runs = [run for run in tried if run.accuracy]
@@ -162,7 +164,7 @@ def _train(args: argparse.Namespace) -> int:
         fs.Posterior(net, prior=fs.Normal(args.prior_scale), likelihood=likelihood),
         num_particles=args.particles,
         annealing=SCHEMES[args.scheme].make(fs, start, args.likelihood_scale),
-        move=MOVES[args.move](fs, args.num_steps),
+        move=args.move and MOVES[args.move](fs, args.num_steps),
         num_iterations=args.iterations,
         seed=args.seed,
     )

@@ -1,4 +1,7 @@
-"""Annealing schemes side by side: same network, moves, particles and iterations, different data schedules."""
+"""Annealing schemes side by side: same network, prior and particles, different data schedules.
+
+Schemes of a given length have the same moves and iterations; those that end by themselves the sampler's own.
+"""
 
 from __future__ import annotations
 
@@ -131,18 +134,17 @@ def first_time(seconds: Sequence[float], accuracy: Sequence[float], target: floa
 
 
 def sampler(scheme: str, dataset: Dataset, preset: Preset, seed: int) -> SMC:
-    """Build the sampler of one scheme; all else is the same for every scheme."""
+    """Build the sampler of one scheme."""
     import fastsmc as fs
 
-    net = fs.MLP([dataset.x_train.shape[1], *preset.hidden, dataset.classes])
-    return fs.SMC(
-        fs.Posterior(net, prior=fs.Normal(preset.prior_scale)),
-        num_particles=preset.particles,
-        annealing=SCHEMES[scheme].make(fs, preset.start, preset.likelihood_scale),
-        move=fs.HMC(num_steps=preset.num_steps),
-        num_iterations=preset.iterations,
-        seed=seed,
+    posterior = fs.Posterior(
+        fs.MLP([dataset.x_train.shape[1], *preset.hidden, dataset.classes]), prior=fs.Normal(preset.prior_scale)
     )
+    annealing = SCHEMES[scheme].make(fs, preset.start, preset.likelihood_scale)
+    move, iterations = fs.HMC(num_steps=preset.num_steps), preset.iterations
+    if annealing.num_iterations is None:
+        move = iterations = None
+    return fs.SMC(posterior, preset.particles, annealing, move, iterations, seed=seed)
 
 
 def run_schemes(
@@ -158,7 +160,7 @@ def run_schemes(
     active = {
         run.scheme: sampler(run.scheme, dataset, preset, seed).iterate(dataset.x_train, dataset.y_train) for run in runs
     }
-    with Progress(preset.iterations * len(runs), progress, dataset.name) as bar:
+    with Progress(None, progress, dataset.name) as bar:
         while active:
             for run in runs:
                 if run.scheme not in active:
@@ -170,15 +172,13 @@ def run_schemes(
                     run.complete = True
                     del active[run.scheme]
                 except DegenerateError as error:
-                    run.notes.append(f"ended after {len(run.accuracy)} of {preset.iterations} iterations: {error}")
+                    run.notes.append(f"ended after {len(run.accuracy)} iterations: {error}")
                     del active[run.scheme]
                 except KeyboardInterrupt:
                     for stopped in runs:
                         if stopped.scheme in active:
                             stopped.interrupted = True
-                            stopped.notes.append(
-                                f"interrupted after {len(stopped.accuracy)} of {preset.iterations} iterations"
-                            )
+                            stopped.notes.append(f"interrupted after {len(stopped.accuracy)} iterations")
                     return runs
     return runs
 

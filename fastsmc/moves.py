@@ -5,7 +5,6 @@ from __future__ import annotations
 import math
 from collections.abc import Iterator
 from dataclasses import dataclass, field, replace
-from functools import cached_property, partial
 from typing import ClassVar, NamedTuple
 
 import numpy as np
@@ -13,7 +12,7 @@ import numpy as np
 from fastsmc import random
 from fastsmc.annealing import Target
 from fastsmc.cloud import Cloud, Data, Proposal
-from fastsmc.lkernels import LKERNELS, ForwardProposal, LKernel, Reversible, Unweighted
+from fastsmc.lkernels import LKERNELS, LKernel, Reversible
 
 
 class Outcome(NamedTuple):
@@ -53,7 +52,8 @@ class Move:
     measures their energy error. A number is held fixed.
 
     With ``precondition`` the steps of every weight are in units of its deviation under the target as the Fisher
-    information estimates it (`Cloud.scale`), which is learned from the particles' gradients as the run goes on.
+    information estimates it (`Cloud.scale`), which is learned from the particles' gradients as the run goes on. It pays
+    where the particles stay near their targets, as adaptive schemes keep them; far from them it misleads.
 
     ``num_moves`` moves are made at every iteration; where it is None, as many as it takes until the particles' log
     densities correlate by less than ``decorrelation`` with those before the first, at most ``most_moves``.
@@ -62,7 +62,7 @@ class Move:
     step_size: float | None = None
     target_acceptance: float = 0.8
     num_moves: int | None = 1
-    precondition: bool = True
+    precondition: bool = False
 
     uses_gradient: ClassVar[bool] = True
     decorrelation: ClassVar[float] = 0.5
@@ -140,12 +140,8 @@ class Move:
         return Outcome(increment, acceptance_of(ratio), energy_error)
 
 
-def default_move(num_data: int) -> Move:
-    """What a sampler does whose user names no move: exact moves, until their price is that of much data."""
-    return KineticLangevin(num_steps=5, num_moves=2) if num_data <= 5000 else SGHMC()
-
-
-def _check_persistence(persistence: float) -> None:
+def check_persistence(persistence: float) -> None:
+    """Raise ValueError unless it is a share of the momentum that may stay."""
     if not 0 <= persistence < 1:
         raise ValueError(f"persistence is {persistence!r}; it must be at least 0 and less than 1")
 
@@ -168,7 +164,6 @@ class RandomWalk(Move):
     """Metropolis random walk: ``theta' = theta + step_size * xi``. Needs no gradient, and has no preconditioner."""
 
     target_acceptance: float = 0.234
-    precondition: bool = False
     uses_gradient: ClassVar[bool] = False
 
     def propose(self, cloud: Cloud, data: Data, target: Target, step_size: float, draw: Draw) -> Proposal:
@@ -203,7 +198,7 @@ class HMC(Move):
         super().__post_init__()
         if self.num_steps < 1:
             raise ValueError(f"num_steps is {self.num_steps!r}; it must be at least 1")
-        _check_persistence(self.persistence)
+        check_persistence(self.persistence)
         if not 0 <= self.jitter < 1:
             raise ValueError(f"jitter is {self.jitter!r}; it must be at least 0 and less than 1")
         if self.lkernel not in LKERNELS:
@@ -268,148 +263,3 @@ class KineticLangevin(HMC):
     num_steps: int = 1
     persistence: float = 0.9
     jitter: float = field(default=0.0, kw_only=True)
-
-
-@dataclass(frozen=True)
-class SGHMC(Move):
-    """HMC with forces from parts of the batch (Chen, Fox and Guestrin, 2014).
-
-    A step is half a drift, a partial refreshment of the momentum, of which the share ``persistence`` stays, the force
-    of a part of at most ``batch_size`` points, scaled up to the batch, and half a drift. A move takes ``num_steps``, or
-    as many as see the share ``coverage`` of the batch. A batch that is one part gives exact forces: there the move is
-    `KineticLangevin`, which accepts or rejects.
-
-    Elsewhere it is taken for one that leaves the target as it is, which it does as the step goes to zero. The noise of
-    the forces would heat the particles, so that the refreshments add that much less; the steps are as long as leaves
-    them anything to add. The noise is known weight by weight from the mean squares of the gradients, which scale the
-    weights too (after Ahn, Korattikara and Welling, 2012, who let the noise of the gradient do the work of the
-    sampler's own), but not how that of different weights correlates.
-
-    Drifts and kicks preserve volume, so that the proposal and its reversal have a ratio, whatever the force: with
-    ``weighted`` it is the weight of `ForwardProposal`, and the particles stay exactly weighted, at the price of the
-    noise of the forces in the weights; the refreshments are full ones then.
-    """
-
-    num_steps: int = 5
-    batch_size: int = 256
-    persistence: float = 0.7
-    coverage: float = 0.05
-    sharing: int = 4
-    weighted: bool = False
-
-    uses_gradient: ClassVar[bool] = False
-    noise_share: ClassVar[float] = 0.5
-
-    def __post_init__(self) -> None:
-        super().__post_init__()
-        if self.num_moves is None:
-            raise ValueError("num_moves is None; it must be a number for SGHMC, which does not compute log densities")
-        for name in ("num_steps", "batch_size", "sharing"):
-            if getattr(self, name) < 1:
-                raise ValueError(f"{name} is {getattr(self, name)!r}; it must be at least 1")
-        if not self.coverage >= 0:
-            raise ValueError(f"coverage is {self.coverage!r}; it must be at least 0")
-        _check_persistence(self.persistence)
-
-    @cached_property
-    def whole(self) -> KineticLangevin:
-        """The move where the batch is one part; its momentum lasts as long."""
-        names = ("step_size", "target_acceptance", "num_moves", "precondition", "num_steps")
-        shared = {name: getattr(self, name) for name in names}
-        return KineticLangevin(**shared, persistence=self.persistence**self.num_steps, adjusted=not self.weighted)
-
-    def has_acceptance(self, target: Target) -> bool:
-        """Where forces are exact; else the energy error would be one of the forces, not of the step."""
-        return target.batch_size <= self.batch_size
-
-    def backward_kernel(self, target: Target) -> LKernel:
-        """That of the move with exact forces, the forward proposal's, or none."""
-        if self.has_acceptance(target):
-            return self.whole.backward_kernel(target)
-        return ForwardProposal() if self.weighted else Unweighted()
-
-    def longest_step(self, target: Target) -> float:
-        """That at which the noise of the forces is all that refreshments may add, in the scale of the weights."""
-        if self.weighted or not self.precondition or self.has_acceptance(target):
-            return math.inf
-        return math.sqrt(self.noise_share * (1 - self.persistence**2) * target.count / self._force_variance(target))
-
-    def _force_variance(self, target: Target) -> float:
-        """Of a part's force, scaled up to the batch, in units of the information of a data point."""
-        size = target.batch_size
-        return target.power**2 * size * (size / self.batch_size - 1)
-
-    def start(self, cloud: Cloud, data: Data, target: Target) -> None:
-        """See `Move`."""
-        if self.has_acceptance(target):
-            cloud.know_gradient(data, target)
-        super().start(cloud, data, target)
-
-    def probe(self) -> SGHMC:
-        """One step."""
-        return replace(self, num_steps=1)
-
-    def propose(self, cloud: Cloud, data: Data, target: Target, step_size: float, draw: Draw) -> Proposal:
-        """See `Move`."""
-        if self.has_acceptance(target):
-            cloud.know_gradient(data, target)
-            return self.whole.propose(cloud, data, target, step_size, draw)
-        posterior, size, count = cloud.posterior, target.batch_size, len(cloud.particles)
-        parts = math.ceil(size / self.batch_size)
-        steps = max(self.num_steps, round(self.coverage * parts))
-        groups = [slice(begin, begin + self.sharing) for begin in range(0, count, self.sharing)]
-        key = draw.key(random.Stream.PARTS)
-        u = random.uniform((1, size + len(groups) * steps), **key, backend=posterior.backend)[0]
-        order, chosen = np.argsort(u[:size]), (u[size:] * parts).astype(int).reshape(len(groups), steps)
-        keys = [draw._replace(number=draw.number * steps + k).key(random.Stream.MOMENTUM) for k in range(steps)]
-        edges, (x, y), weights = np.arange(parts + 1) * size // parts, data.batch(target), target.weights
-
-        def force(particles: np.ndarray, part: int) -> np.ndarray:
-            """Of a part of the batch on some particles."""
-            rows = order[edges[part] : edges[part + 1]]
-            counts = None if weights is None else weights[rows]
-            cloud.evaluations += len(rows) * len(particles)
-            return posterior.log_likelihood_and_grad(particles, x[rows], y[rows], weights=counts).grad
-
-        def squares(force: np.ndarray) -> np.ndarray:
-            """Mean squares of the gradient of a data point, summed over particles, [d]."""
-            return np.einsum("pd,pd->d", force, force) * (parts / size)
-
-        if self.precondition and cloud.information is None:
-            cloud.learn(squares(force(cloud.particles, chosen[0, 0])) / count)
-        scale, noise = self.scale(cloud, target), None
-        if not self.weighted and cloud.information is not None:
-            variance = self._force_variance(target) * cloud.information * (1.0 if scale is None else scale**2)
-            noise = np.sqrt(np.maximum(1 - self.persistence**2 - step_size**2 * variance, 0)).astype(np.float32)
-        fresh, kept = cloud.momentum is None, {"refresh": self.persistence, "noise": noise}
-        momentum = (cloud.refresh(0.0, **keys[0]) if fresh else cloud.momentum).copy()
-        particles, work, information = cloud.particles.copy(), np.zeros(count), np.zeros(cloud.particles.shape[1])
-        for some, its in zip(groups, chosen, strict=True):
-            theta, v = particles[some], momentum[some]
-            scaled = {"scale": scale, "likelihood_scale": target.power * parts, "first_slot": some.start}
-            step = partial(posterior.leapfrog, theta, v, **scaled)
-            step(v, kick=0.0, drift=step_size / 2)
-            for k, key in enumerate(keys):
-                pull = force(theta, its[k])
-                drift = step_size if k + 1 < steps else step_size / 2
-                refresh = {} if fresh and k == 0 else kept
-                energies = step(pull, kick=step_size, drift=drift, **refresh, **key)
-                with np.errstate(invalid="ignore"):  # of particles that are lost
-                    work[some] += energies.kinetic_before - energies.kinetic_after
-            information += squares(pull) / count
-        log_prior = posterior.log_prior(particles)
-        learned = {"information": information, "heat": _heat(momentum, scale, posterior.prior_precision)}
-        if not self.weighted:
-            ratio = np.where(np.isfinite(log_prior), 0.0, np.nan)
-            return Proposal(particles, None, None, log_prior, ratio, momentum, **learned)
-        cloud.likelihood(data, target)
-        log_likelihood, _ = cloud.evaluate(particles, x, y, weights)
-        ratio = log_prior + target.power * log_likelihood - cloud.log_density(target) + work
-        return Proposal(particles, None, log_likelihood, log_prior, ratio, momentum, **learned)
-
-
-def _heat(momentum: np.ndarray, scale: np.ndarray | None, prior_precision: np.ndarray) -> float:
-    """Variance of the momentum, over the weights by the share of the data in what determines them."""
-    variance = np.einsum("pd,pd->d", momentum, momentum) / len(momentum)
-    share = np.ones_like(variance) if scale is None else 1 - prior_precision * scale**2
-    return float(variance @ share / share.sum())

@@ -12,12 +12,18 @@ from typing import Any
 
 from fastsmc.annealing import PRIOR, AdaptiveDataAnnealing, Annealing
 from fastsmc.cloud import Cloud, Data
-from fastsmc.moves import HMC, Draw, Move, default_move
+from fastsmc.moves import HMC, Draw, KineticLangevin, Move
 from fastsmc.posterior import Posterior
 from fastsmc.progress import Stopwatch
 from fastsmc.result import History, Result
 from fastsmc.sampler import Sampler
 from fastsmc.steps import SEARCH, StepSize
+from fastsmc.stochastic import SGHMC
+
+
+def default_move(num_data: int) -> Move:
+    """What a sampler does whose user names no move: exact moves, until their price is that of much data."""
+    return KineticLangevin(num_steps=5, num_moves=2, precondition=True) if num_data <= 5000 else SGHMC()
 
 
 class SMC(Sampler):
@@ -33,7 +39,7 @@ class SMC(Sampler):
         Which data the targets use; `AdaptiveDataAnnealing` unless given.
     move
         How the particles move. Unless given it is exact up to 5,000 data points, `KineticLangevin`, and `SGHMC` where
-        there are more, which is approximate but for small batches (see `moves.default_move`).
+        there are more, which is approximate but for small batches (see `default_move`).
     num_iterations
         At most so many targets; adaptive schemes may need fewer, and take as many as they need unless it is given.
     resampling

@@ -9,7 +9,8 @@ import pytest
 import fastsmc as fs
 from fastsmc.annealing import PRIOR, Target
 from fastsmc.cloud import Cloud, Data
-from fastsmc.moves import Draw, correlation, default_move
+from fastsmc.moves import Draw, correlation
+from fastsmc.smc import default_move
 from fastsmc.steps import StepSize
 
 sys.path.insert(0, str(Path(__file__).parent / "statistics"))

@@ -27,7 +27,7 @@ MOVES: dict[str, Callable[[int], Move]] = {
     "hmc": lambda steps: fs.HMC(num_steps=steps),
     "mala": lambda steps: fs.MALA(num_moves=steps),
     "langevin": lambda steps: fs.Langevin(num_moves=steps),
-    "kinetic": lambda steps: fs.KineticLangevin(num_steps=max(steps // 2, 1), num_moves=2),
+    "kinetic": lambda steps: fs.KineticLangevin(num_steps=max(steps // 2, 1), num_moves=2, precondition=True),
     "sghmc": lambda steps: fs.SGHMC(),
 }
 """By the number of gradients of an iteration, which is the same for all but SGHMC, whose are of parts of the batch."""

@@ -43,7 +43,7 @@ class BlackjaxTempering(Method):
 
         steps, post = problem.preset.num_steps, problem.posterior
         log_likelihood, precision = jax_log_likelihood(problem.net), jnp.asarray(post.prior_precision)
-        rule = StepSize(fs.HMC(num_steps=steps, precondition=False))
+        rule = StepSize(fs.HMC(num_steps=steps))
         rule.value = rule.initial
 
         @jax.jit

@@ -59,8 +59,8 @@ SCHEMES = {
 }
 
 MOVES = {
-    "hmc": fs.HMC(num_steps=5, step_size=0.2, num_moves=2, precondition=False, jitter=0.0),
-    "kinetic langevin": fs.KineticLangevin(num_steps=3, step_size=0.2, num_moves=3, precondition=False),
+    "hmc": fs.HMC(num_steps=5, step_size=0.2, num_moves=2, jitter=0.0),
+    "kinetic langevin": fs.KineticLangevin(num_steps=3, step_size=0.2, num_moves=3),
 }
 
 
@@ -142,7 +142,7 @@ class UnweightedLangevin(fs.Langevin):
 
 def test_long_unadjusted_steps_without_weights_are_caught():
     """As long as the posterior is wide."""
-    move = UnweightedLangevin(step_size=0.4, num_moves=5, precondition=False)
+    move = UnweightedLangevin(step_size=0.4, num_moves=5)
     assert not is_uniform("linear", sampler("linear", "data annealing", move))
 
 

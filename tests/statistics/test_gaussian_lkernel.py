@@ -19,7 +19,7 @@ SCHEMES = {
     "tempering": (fs.LikelihoodTempering([0.05, 0.2, 0.5, 1.0]), 4),
 }
 
-PLAIN = {"precondition": False, "jitter": 0.0}
+PLAIN = {"jitter": 0.0}
 MOVES = {
     "short": fs.HMC(num_steps=4, step_size=0.1, adjusted=False, lkernel="gaussian", **PLAIN),
     "long": fs.HMC(num_steps=10, step_size=0.2, adjusted=False, lkernel="gaussian", **PLAIN),

@@ -28,21 +28,19 @@ from fastsmc.moves import Draw
 pytestmark = pytest.mark.statistics
 
 DATA = 20
-FIXED_HMC = fs.HMC(num_steps=4, step_size=0.15, precondition=False)
+FIXED_HMC = fs.HMC(num_steps=4, step_size=0.15)
 
 MOVES = {
     "random walk": fs.RandomWalk(step_size=0.3, num_moves=3),
-    "langevin": fs.Langevin(step_size=0.15, num_moves=2, precondition=False),
-    "mala": fs.MALA(step_size=0.4, num_moves=2, precondition=False),
+    "langevin": fs.Langevin(step_size=0.15, num_moves=2),
+    "mala": fs.MALA(step_size=0.4, num_moves=2),
     "hmc": FIXED_HMC,
-    "hmc, unadjusted": fs.HMC(num_steps=4, step_size=0.1, adjusted=False, precondition=False),
-    "kinetic langevin": fs.KineticLangevin(step_size=0.3, num_steps=2, num_moves=2, precondition=False),
-    "kinetic langevin, unadjusted": fs.KineticLangevin(
-        step_size=0.1, num_steps=2, num_moves=2, adjusted=False, precondition=False
-    ),
-    "hmc, preconditioned": fs.HMC(num_steps=3, step_size=0.6),
-    "kinetic langevin, preconditioned": fs.KineticLangevin(step_size=0.6, num_steps=2, num_moves=2),
-    "hmc, as many moves as it takes": fs.HMC(num_steps=2, step_size=0.2, num_moves=None, precondition=False),
+    "hmc, unadjusted": fs.HMC(num_steps=4, step_size=0.1, adjusted=False),
+    "kinetic langevin": fs.KineticLangevin(step_size=0.3, num_steps=2, num_moves=2),
+    "kinetic langevin, unadjusted": fs.KineticLangevin(step_size=0.1, num_steps=2, num_moves=2, adjusted=False),
+    "hmc, preconditioned": fs.HMC(num_steps=3, step_size=0.6, precondition=True),
+    "kinetic langevin, preconditioned": fs.KineticLangevin(step_size=0.6, num_steps=2, num_moves=2, precondition=True),
+    "hmc, as many moves as it takes": fs.HMC(num_steps=2, step_size=0.2, num_moves=None),
     "sghmc, whole batches": fs.SGHMC(step_size=0.5, num_moves=2),
     "sghmc, weighted": fs.SGHMC(step_size=0.06, num_steps=3, batch_size=10, weighted=True, precondition=False),
 }

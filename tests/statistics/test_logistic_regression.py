@@ -17,9 +17,9 @@ import fastsmc as fs
 pytestmark = pytest.mark.statistics
 
 MOVES = {
-    "hmc": fs.HMC(num_steps=5, step_size=0.15, precondition=False),
-    "kinetic langevin": fs.KineticLangevin(num_steps=3, step_size=0.2, num_moves=2, precondition=False),
-    "hmc, unadjusted": fs.HMC(num_steps=5, step_size=0.1, adjusted=False, precondition=False),
+    "hmc": fs.HMC(num_steps=5, step_size=0.15),
+    "kinetic langevin": fs.KineticLangevin(num_steps=3, step_size=0.2, num_moves=2),
+    "hmc, unadjusted": fs.HMC(num_steps=5, step_size=0.1, adjusted=False),
 }
 
 

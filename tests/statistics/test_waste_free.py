@@ -13,14 +13,14 @@ import fastsmc as fs
 pytestmark = pytest.mark.statistics
 
 DATA = 20
-FIXED_HMC = fs.HMC(num_steps=4, step_size=0.15, precondition=False)
+FIXED_HMC = fs.HMC(num_steps=4, step_size=0.15)
 STEPS = fs.DataAnnealing(start=3)
 
 MOVES = {
     "random walk": fs.RandomWalk(step_size=0.3, num_moves=3),
-    "mala": fs.MALA(step_size=0.4, num_moves=2, precondition=False),
+    "mala": fs.MALA(step_size=0.4, num_moves=2),
     "hmc, adapted": fs.HMC(num_steps=4),
-    "kinetic langevin": fs.KineticLangevin(step_size=0.3, num_steps=2, precondition=False),
+    "kinetic langevin": fs.KineticLangevin(step_size=0.3, num_steps=2),
 }
 
 

@@ -1,0 +1,174 @@
+"""Moves whose forces come from parts of the batch."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass, field, replace
+from functools import cached_property, partial
+from itertools import pairwise
+from typing import ClassVar
+
+import numpy as np
+
+from fastsmc import random
+from fastsmc.annealing import Target
+from fastsmc.cloud import Cloud, Data, Proposal
+from fastsmc.lkernels import ForwardProposal, LKernel, Unweighted
+from fastsmc.moves import Draw, KineticLangevin, Move, check_persistence
+
+
+@dataclass(frozen=True)
+class SGHMC(Move):
+    """HMC with forces from parts of the batch (Chen, Fox and Guestrin, 2014).
+
+    A step is half a drift, a partial refreshment of the momentum, of which the share ``persistence`` stays, the force
+    of a part of at most ``batch_size`` points, scaled up to the batch, and half a drift. A move takes ``num_steps``, or
+    as many as see the share ``coverage`` of the batch. A batch that is one part gives exact forces: there the move is
+    `KineticLangevin`, which accepts or rejects.
+
+    Elsewhere it is taken for one that leaves the target as it is, which it does as the step goes to zero. The noise of
+    the forces would heat the particles, so that the refreshments add that much less; steps are so short that they add
+    half of it at least. The noise is known weight by weight from the mean squares of the gradients, which scale the
+    weights too (after Ahn, Korattikara and Welling, 2012, who let the noise of the gradient do the work of the
+    sampler's own), but not how that of different weights correlates. Groups of ``sharing`` particles have parts of
+    their own: were all forces of one part, their noise would move the cloud as one instead of spreading it.
+
+    Drifts and kicks preserve volume, so that the proposal and its reversal have a ratio, whatever the force: with
+    ``weighted`` it is the weight of `ForwardProposal`, and the particles stay exactly weighted, at the price of the
+    noise of the forces in the weights; the refreshments are full ones then.
+    """
+
+    precondition: bool = field(default=True, kw_only=True)
+    num_steps: int = 5
+    batch_size: int = 256
+    persistence: float = 0.7
+    coverage: float = 0.05
+    sharing: int = 4
+    weighted: bool = False
+
+    uses_gradient: ClassVar[bool] = False
+    noise_share: ClassVar[float] = 0.5
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if self.num_moves is None:
+            raise ValueError("num_moves is None; it must be a number for SGHMC, which does not compute log densities")
+        for name in ("num_steps", "batch_size", "sharing"):
+            if getattr(self, name) < 1:
+                raise ValueError(f"{name} is {getattr(self, name)!r}; it must be at least 1")
+        if not self.coverage >= 0:
+            raise ValueError(f"coverage is {self.coverage!r}; it must be at least 0")
+        check_persistence(self.persistence)
+
+    @cached_property
+    def whole(self) -> KineticLangevin:
+        """The move where the batch is one part; its momentum lasts as long."""
+        names = ("step_size", "target_acceptance", "num_moves", "precondition", "num_steps")
+        shared = {name: getattr(self, name) for name in names}
+        return KineticLangevin(**shared, persistence=self.persistence**self.num_steps, adjusted=not self.weighted)
+
+    def has_acceptance(self, target: Target) -> bool:
+        """Where forces are exact; else the energy error would be one of the forces, not of the step."""
+        return target.batch_size <= self.batch_size
+
+    def backward_kernel(self, target: Target) -> LKernel:
+        """That of the move with exact forces, the forward proposal's, or none."""
+        if self.has_acceptance(target):
+            return self.whole.backward_kernel(target)
+        return ForwardProposal() if self.weighted else Unweighted()
+
+    def longest_step(self, target: Target) -> float:
+        """That at which the noise of the forces is ``noise_share`` of what refreshments add, in the weights' scale."""
+        if self.weighted or not self.precondition or self.has_acceptance(target):
+            return math.inf
+        return math.sqrt(self.noise_share * (1 - self.persistence**2) * target.count / self._force_variance(target))
+
+    def _force_variance(self, target: Target) -> float:
+        """Of a part's force, scaled up to the batch, in units of the information of a data point."""
+        size = target.batch_size
+        return target.power**2 * size * (size / self.batch_size - 1)
+
+    def start(self, cloud: Cloud, data: Data, target: Target) -> None:
+        """See `Move`."""
+        if self.has_acceptance(target):
+            cloud.know_gradient(data, target)
+        super().start(cloud, data, target)
+
+    def probe(self) -> SGHMC:
+        """One step."""
+        return replace(self, num_steps=1)
+
+    def propose(self, cloud: Cloud, data: Data, target: Target, step_size: float, draw: Draw) -> Proposal:
+        """See `Move`."""
+        if self.has_acceptance(target):
+            cloud.know_gradient(data, target)
+            return self.whole.propose(cloud, data, target, step_size, draw)
+        posterior, count = cloud.posterior, len(cloud.particles)
+        groups = [slice(begin, begin + self.sharing) for begin in range(0, count, self.sharing)]
+        parts = Parts(cloud, data, target, self.batch_size, draw)
+        steps = max(self.num_steps, round(self.coverage * parts.number))
+        keys = [draw._replace(number=draw.number * steps + k).key(random.Stream.MOMENTUM) for k in range(steps)]
+        if self.precondition and cloud.information is None:
+            cloud.learn(parts.squares(parts.force(cloud.particles, 0)) / count)
+        scale, noise = self.scale(cloud, target), None
+        if not self.weighted and cloud.information is not None:
+            variance = self._force_variance(target) * cloud.information * (1.0 if scale is None else scale**2)
+            noise = np.sqrt(np.maximum(1 - self.persistence**2 - step_size**2 * variance, 0)).astype(np.float32)
+        fresh, kept = cloud.momentum is None, {"refresh": self.persistence, "noise": noise}
+        momentum = (cloud.refresh(0.0, **keys[0]) if fresh else cloud.momentum).copy()
+        particles, work, information = cloud.particles.copy(), np.zeros(count), np.zeros(cloud.particles.shape[1])
+        for some, chosen in zip(groups, parts.choose(len(groups), steps), strict=True):
+            theta, v = particles[some], momentum[some]
+            scaled = {"scale": scale, "likelihood_scale": target.power * parts.number, "first_slot": some.start}
+            step = partial(posterior.leapfrog, theta, v, **scaled)
+            step(v, kick=0.0, drift=step_size / 2)
+            for k, key in enumerate(keys):
+                force = parts.force(theta, chosen[k])
+                drift = step_size if k + 1 < steps else step_size / 2
+                energies = step(force, kick=step_size, drift=drift, **({} if fresh and k == 0 else kept), **key)
+                with np.errstate(invalid="ignore"):  # of particles that are lost
+                    work[some] += energies.kinetic_before - energies.kinetic_after
+            information += parts.squares(force) / count
+        log_prior = posterior.log_prior(particles)
+        learned = {"information": information, "heat": _heat(momentum, scale, posterior.prior_precision)}
+        if not self.weighted:
+            ratio = np.where(np.isfinite(log_prior), 0.0, np.nan)
+            return Proposal(particles, None, None, log_prior, ratio, momentum, **learned)
+        cloud.likelihood(data, target)
+        log_likelihood, _ = cloud.evaluate(particles, *data.batch(target), target.weights)
+        ratio = log_prior + target.power * log_likelihood - cloud.log_density(target) + work
+        return Proposal(particles, None, log_likelihood, log_prior, ratio, momentum, **learned)
+
+
+class Parts:
+    """The batch of a target in ``number`` parts of at most ``size`` points, drawn at random for a move."""
+
+    def __init__(self, cloud: Cloud, data: Data, target: Target, size: int, draw: Draw) -> None:
+        self.number = math.ceil(target.batch_size / size)
+        self._cloud, self._target, self._batch, self._weights = cloud, target, data.batch(target), target.weights
+        self._draw = partial(random.uniform, **draw.key(random.Stream.PARTS), backend=cloud.posterior.backend)
+        order = np.argsort(self._draw((1, target.batch_size))[0])
+        edges = np.arange(self.number + 1) * target.batch_size // self.number
+        self._rows = [order[begin:end] for begin, end in pairwise(edges)]
+
+    def choose(self, groups: int, steps: int) -> np.ndarray:
+        """A part for every step of every group, int64 [groups, steps]."""
+        return (self._draw((groups, steps), first_slot=1) * self.number).astype(np.int64)
+
+    def force(self, particles: np.ndarray, part: int) -> np.ndarray:
+        """Gradient of the log-likelihood of a part, [P, d]."""
+        rows, (x, y) = self._rows[part], self._batch
+        weights = None if self._weights is None else self._weights[rows]
+        self._cloud.evaluations += len(rows) * len(particles)
+        return self._cloud.posterior.log_likelihood_and_grad(particles, x[rows], y[rows], weights=weights).grad
+
+    def squares(self, force: np.ndarray) -> np.ndarray:
+        """Mean square of the gradient of a data point, summed over particles, [d]."""
+        return np.einsum("pd,pd->d", force, force) * (self.number / self._target.batch_size)
+
+
+def _heat(momentum: np.ndarray, scale: np.ndarray | None, prior_precision: np.ndarray) -> float:
+    """Variance of the momentum, over the weights by the share of the data in what determines them."""
+    variance = np.einsum("pd,pd->d", momentum, momentum) / len(momentum)
+    share = np.ones_like(variance) if scale is None else 1 - prior_precision * scale**2
+    return float(variance @ share / max(share.sum(), np.finfo(float).tiny))
