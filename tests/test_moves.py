@@ -184,7 +184,7 @@ def test_moves_are_made_until_the_densities_have_decorrelated():
         return max(numbers) + 1
 
     assert counted(1e-4) == fs.HMC.most_moves
-    assert counted(0.1) <= 8
+    assert counted(0.06) <= 4
 
 
 def test_correlation():
