@@ -240,7 +240,8 @@ class Cloud:
             proposal.momentum[stay] = -self.momentum[stay]
         self.previews = {}
         if self.spare:
-            self.spare = self.particles, self.grad, self.spare[2] if self.momentum is None else self.momentum
+            free = self.particles, self.grad, self.spare[2] if self.momentum is None else self.momentum
+            self.spare = () if self.grad is None else free
         for name in kept:
             setattr(self, name, getattr(proposal, name))
         if self.momentum is not None:

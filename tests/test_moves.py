@@ -169,6 +169,22 @@ def test_sghmc_accepts_or_rejects_where_its_forces_are_exact():
     assert any("approximately" in warning for warning in result.warnings)
 
 
+def test_sghmc_goes_from_exact_forces_to_parts_and_back():
+    posterior, x, y = problem(60)
+    data, cloud = Data(x, y, posterior, 0), Cloud.from_prior(posterior, 16, 0, with_grad=False)
+    move, previous = fs.SGHMC(batch_size=20), PRIOR
+    step = StepSize(move)
+    for iteration, size in enumerate((10, 10, 40, 40, 60, 20, 20)):
+        target = Target(0, size)
+        cloud.observe(data, previous, target)
+        step.prepare(cloud, data, previous, target, Draw(0, 10**6))
+        outcome = move(cloud, data, target, step.at(target), Draw(0, iteration))
+        assert np.isnan(outcome.acceptance) == (size > 20) == (cloud.grad is None) == (cloud.log_likelihood is None)
+        truth = posterior.log_likelihood(cloud.particles, *data.batch(target))
+        np.testing.assert_allclose(cloud.likelihood(data, target), truth, rtol=1e-5)
+        previous = target
+
+
 def test_moves_are_made_until_the_densities_have_decorrelated():
     posterior, x, y = problem(40)
 
