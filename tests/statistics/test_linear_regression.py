@@ -81,6 +81,11 @@ def test_no_resampling_is_importance_sampling():
     assert_exact(*runs(6, fs.DataAnnealing(start=2), FIXED_HMC, 4, num_particles=1024, ess_threshold=0.0))
 
 
+@pytest.mark.parametrize("annealing", [None, fs.AdaptiveDataAnnealing(start=3)], ids=["all at once", "in blocks"])
+def test_the_defaults(annealing):
+    assert_exact(*runs(DATA, annealing, None, None))
+
+
 def test_adapted_steps_keep_the_moments():
     ratios, means, seconds = runs(DATA, fs.DataAnnealing(start=3), fs.HMC(num_steps=4), 12)
     assert_exact(ratios, means, seconds)
