@@ -269,9 +269,9 @@ class AdaptiveDataAnnealing(Annealing):
     size at ``ess`` of the particles, several together if they do, or else tempered in while the others count in full (a
     bridge). The first block, of ``start`` points, is tempered in. The run ends when all the data are in.
 
-    Blocks that are tempered in cost the likelihood of all their points at every bridge; those of single points need a
-    resampling each few points. The best are as large as the variance of their points' log-likelihoods over the
-    particles is made up by half of what points have in common.
+    A block that is tempered in costs the likelihood of all its points at every bridge, and blocks of single points cost
+    a resampling each. In between the number of bridges hardly depends on the size of the blocks, since what points have
+    in common makes most of the variance of their log-likelihood: hence blocks that are small, but not too small.
     """
 
     start: int = 250
