@@ -24,7 +24,7 @@ class Target:
     """A density of the sequence: rows ``start:stop`` of the shuffled data, a likelihood scale and a temperature.
 
     The temperature is that of the points that are joining, the rows from ``settled`` on; from ``start`` on if that is
-    where they begin.
+    where they begin. ``visits`` says how many iterations before have had the same density.
     """
 
     start: int
@@ -32,6 +32,7 @@ class Target:
     likelihood_scale: float = 1.0
     temperature: float = 1.0
     settled: int = 0
+    visits: int = 0
 
     @property
     def batch_size(self) -> int:
@@ -267,7 +268,8 @@ class AdaptiveDataAnnealing(Annealing):
 
     Blocks of points join, each a share ``growth`` of those that are in: at once if that leaves the effective sample
     size at ``ess`` of the particles, several together if they do, or else tempered in while the others count in full (a
-    bridge). The first block, of ``start`` points, is tempered in. The run ends when all the data are in.
+    bridge). The first block, of ``start`` points, is tempered in. When all the data are in, ``settle`` iterations of
+    moves alone follow, and the run ends.
 
     A block that is tempered in costs the likelihood of all its points at every bridge, and blocks of single points cost
     a resampling each. In between the number of bridges hardly depends on the size of the blocks, since what points have
@@ -277,11 +279,13 @@ class AdaptiveDataAnnealing(Annealing):
     start: int = 250
     ess: float = 0.4
     growth: float = 0.125
+    settle: int = 40
 
     def __post_init__(self) -> None:
         _check("start", self.start, 1, "at least 1")
         if not 0 < self.ess < 1:
             raise ValueError(f"ess is {self.ess!r}; it must lie between 0 and 1")
+        _check("settle", self.settle, 0, "at least 0")
         if not 0 < self.growth <= 1:
             raise ValueError(f"growth is {self.growth!r}; it must lie between 0 and 1")
 
@@ -300,7 +304,7 @@ class AdaptiveDataAnnealing(Annealing):
         if current < 1:
             return self._temper(settled, stop, current, data, cloud)
         if stop == len(data):
-            return None
+            return replace(previous, visits=previous.visits + 1) if previous.visits < self.settle else None
         block = max(1, round(self.growth * stop))
         end, longer = stop, min(stop + block, len(data))
         while end < longer and cloud.conditional_ess(cloud.preview(data, stop, longer)) >= self._share(cloud):

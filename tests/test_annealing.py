@@ -107,6 +107,20 @@ def test_adaptive_data_annealing_keeps_its_conditional_ess(growth):
     assert np.all(h.distinct_ancestors > 256 / 4)
 
 
+def test_particles_only_move_once_all_data_are_in():
+    posterior, x, y = classes()
+    result, settled = (
+        fs.SMC(posterior, 32, fs.AdaptiveDataAnnealing(start=10, settle=n), fs.HMC(3), seed=1).run(x, y, progress=False)
+        for n in (0, 7)
+    )
+    count = len(result.history)
+    assert len(settled.history) == count + 7 and result.target.is_posterior(300)
+    np.testing.assert_array_equal(settled.history.ess[:count], result.history.ess)
+    np.testing.assert_allclose(settled.log_evidence, result.log_evidence)
+    assert not settled.history.resampled[count:].any() and np.all(settled.history.ess[count:] == settled.ess)
+    assert not np.array_equal(settled.particles, result.particles)
+
+
 def test_cached_likelihoods_are_those_of_the_target_over_bridges(monkeypatch):
     """Points that join add their share, more of it with every step of a bridge, and resampling moves the sums about."""
     posterior, x, y = classes(120)
@@ -191,6 +205,7 @@ def test_stratified_batches_hold_the_classes_in_proportion():
         (lambda: fs.LikelihoodTempering(ess=1.0), "ess is 1.0"),
         (lambda: fs.AdaptiveDataAnnealing(start=0), "start is 0"),
         (lambda: fs.AdaptiveDataAnnealing(ess=0.0), "ess is 0.0; it must lie between 0 and 1"),
+        (lambda: fs.AdaptiveDataAnnealing(settle=-1), "settle is -1; it must be at least 0"),
         (lambda: fs.AdaptiveDataAnnealing(growth=0), "growth is 0; it must lie between 0 and 1"),
         (lambda: schedule(fs.DataAnnealing(sizes=[1, 2, 3]), 2, 10), "num_iterations is 2; 4 steps"),
         (lambda: schedule(fs.LikelihoodTempering([0.1, 0.5, 1.0]), 2), "3 temperatures need at least"),
