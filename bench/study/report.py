@@ -12,7 +12,7 @@ from bench.study.grid import Run
 from bench.study.problems import Problem
 from bench.study.records import Record
 from bench.study.summary import ENSEMBLE, Row, middle, summarise
-from fastsmc.demo import BASELINE, TOLERANCE
+from fastsmc.demo import BASELINE, SCHEMES, TOLERANCE
 from fastsmc.result import write_atomically
 
 ENOUGH = 6.0
@@ -103,7 +103,10 @@ def _in_short(by_method: Mapping[str, Sequence[Row]], particles: int) -> str:
     def listed(labels: Iterable[str]) -> str:
         return "; ".join(labels) or "none"
 
-    annealed = {label: [row for row in rows if row.reference] for label, rows in by_method.items()}
+    annealed = {
+        label: [row for row in rows if row.reference and row.method.partition("-")[0] in SCHEMES]
+        for label, rows in by_method.items()
+    }
     faster = {
         label: middle(rows, "speedup") for label, rows in annealed.items() if rows and middle(rows, "speedup") >= ENOUGH
     }
