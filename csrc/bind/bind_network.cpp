@@ -128,9 +128,9 @@ int precision_in_use(const Rows<int64_t>& layers, int precision) {
 
 // sums [count, 3]: kinetic before, kinetic after, prior energy. scale and noise may be None.
 void leapfrog_rows(const Rows<float>& particles, Rows<float>& momentum, const Rows<float>& grad,
-                   const Rows<float>& precision, const py::object& scale, const py::object& noise, Rows<float>& out, Rows<double>& sums,
-                   float kick, float drift, float likelihood_scale, bool refresh, float persistence, uint64_t seed,
-                   uint32_t iteration, uint32_t stream, uint32_t first_slot) {
+                   const Rows<float>& precision, const py::object& scale, const py::object& noise, Rows<float>& out,
+                   Rows<double>& sums, float kick, float drift, float likelihood_scale, bool refresh, float persistence,
+                   uint64_t seed, uint32_t iteration, uint32_t stream, uint32_t first_slot) {
   const UpdatePlan plan{particles.shape(1),
                         kick,
                         drift,
@@ -196,9 +196,10 @@ void bind_network(py::module_& m) {
         py::arg("stream"), py::arg("first_slot"));
   m.def("precision_in_use", precision_in_use, py::arg("layers").noconvert(), py::arg("precision"));
   m.def("leapfrog", leapfrog_rows, py::arg("particles").noconvert(), py::arg("momentum").noconvert(),
-        py::arg("grad").noconvert(), py::arg("precision").noconvert(), py::arg("scale"), py::arg("noise"), py::arg("out").noconvert(),
-        py::arg("sums").noconvert(), py::arg("kick"), py::arg("drift"), py::arg("likelihood_scale"), py::arg("refresh"),
-        py::arg("persistence"), py::arg("seed"), py::arg("iteration"), py::arg("stream"), py::arg("first_slot"));
+        py::arg("grad").noconvert(), py::arg("precision").noconvert(), py::arg("scale"), py::arg("noise"),
+        py::arg("out").noconvert(), py::arg("sums").noconvert(), py::arg("kick"), py::arg("drift"),
+        py::arg("likelihood_scale"), py::arg("refresh"), py::arg("persistence"), py::arg("seed"), py::arg("iteration"),
+        py::arg("stream"), py::arg("first_slot"));
   const auto fill_with = [&m](const char* name, auto function) {
     m.def(name, function, py::arg("out").noconvert(), py::arg("seed"), py::arg("iteration"), py::arg("stream"),
           py::arg("first_slot"));

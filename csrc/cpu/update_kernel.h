@@ -1,8 +1,8 @@
 // Leapfrog and Langevin updates, and the normal numbers they use.
 //
 // One read of position, gradient, momentum and precision, one write of momentum and position: 24 bytes a
-// weight, 4 more with a scale and 4 with a noise, the momentum refreshed from counters in registers. Sums run in float lanes over
-// kBlock weights, then in float64.
+// weight, 4 more with a scale and 4 with a noise, the momentum refreshed from counters in registers. Sums run in float
+// lanes over kBlock weights, then in float64.
 #pragma once
 
 #include "common/philox.h"
