@@ -11,7 +11,7 @@ resampling first; without resampling in between the product is the usual weight.
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, ClassVar
 
 import numpy as np
 
@@ -20,7 +20,12 @@ if TYPE_CHECKING:
 
 
 class LKernel:
-    """The weight update of a move: which proposals are taken, and what that does to the weights."""
+    """The weight update of a move: which proposals are taken, and what that does to the weights.
+
+    ``exact`` says whether that keeps the particles weighted for their target.
+    """
+
+    exact: ClassVar[bool] = True
 
     def accepted(self, log_ratio: np.ndarray, log_u: np.ndarray) -> np.ndarray:
         """Which proposals replace their particles, [P]; all of them, unless a kernel says otherwise."""
@@ -112,6 +117,8 @@ def _log_conditional(given: np.ndarray, values: np.ndarray) -> np.ndarray:
 
 class Unweighted(LKernel):
     """The ratio is taken for one, which holds only nearly; a proposal without a density is not taken."""
+
+    exact: ClassVar[bool] = False
 
     def accepted(self, log_ratio: np.ndarray, log_u: np.ndarray) -> np.ndarray:
         """Those with a finite ratio."""

@@ -18,7 +18,7 @@ from fastsmc.lkernels import LKERNELS, LKernel, Reversible
 class Outcome(NamedTuple):
     """Of one move of all particles: log weights to add [P], mean acceptance probability, mean absolute energy error.
 
-    The last two are NaN for moves that do not compute them; those have a ``heat``, as `Proposal`.
+    The last two are NaN for moves that do not compute them; moves with noisy forces have a ``heat``, as `Proposal`.
     """
 
     log_increment: np.ndarray
@@ -84,8 +84,8 @@ class Move:
         """The step size that must not be exceeded under a target."""
         return math.inf
 
-    def has_acceptance(self, target: Target) -> bool:
-        """Whether moves under a target compute how probable their acceptance is."""
+    def tells_step(self, target: Target) -> bool:
+        """Whether the acceptance under a target says something of the step size."""
         return True
 
     def probe(self) -> Move:
@@ -133,11 +133,11 @@ class Move:
             self.learn(cloud, target)
         else:
             cloud.learn(proposal.information)
-        if not self.has_acceptance(target):
+        if not backward.exact:
             return Outcome(increment, math.nan, math.nan, proposal.heat)
         finite = ratio[np.isfinite(ratio)]
         energy_error = float(np.mean(np.abs(finite))) if len(finite) else math.inf
-        return Outcome(increment, acceptance_of(ratio), energy_error)
+        return Outcome(increment, acceptance_of(ratio), energy_error, proposal.heat)
 
 
 def check_persistence(persistence: float) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sys
+from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator
 from contextlib import closing
 from pathlib import Path
@@ -18,7 +19,7 @@ from fastsmc.progress import Progress
 from fastsmc.result import Checkpoint, Result
 
 
-class Sampler:
+class Sampler(ABC):
     """An algorithm that `iterate` defines, and `run` runs.
 
     The parameters are those of `SMC`.
@@ -59,9 +60,9 @@ class Sampler:
                 "invariant, as HMC, MALA, RandomWalk and adjusted KineticLangevin do"
             )
 
+    @abstractmethod
     def iterate(self, x: Any, y: Any) -> Iterator[Result]:
         """Run one iteration at a time; each state is a `Result` that later iterations leave alone."""
-        raise NotImplementedError
 
     def run(
         self,

@@ -40,7 +40,7 @@ class StepSize:
         if cloud.information is None:
             self.move.start(cloud, data, target)
         if self.value is None:
-            self.value = self._search(cloud, data, target, draw) if self.move.has_acceptance(target) else self.initial
+            self.value = self._search(cloud, data, target, draw) if self.move.tells_step(target) else self.initial
         else:
             self.rescale(previous, target)
 
@@ -53,7 +53,7 @@ class StepSize:
         """Lengthen or shorten the step after a move."""
         if not self.adapts:
             return
-        if self.move.has_acceptance(target):
+        if self.move.tells_step(target):
             self.value *= math.exp(self.gain * (outcome.acceptance - self.move.target_acceptance))
         elif not outcome.heat <= self.hottest:  # or NaN
             excess = min(outcome.heat - self.hottest, 1.0) if math.isfinite(outcome.heat) else 1.0

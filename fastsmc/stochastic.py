@@ -67,30 +67,29 @@ class SGHMC(Move):
         shared = {name: getattr(self, name) for name in names}
         return KineticLangevin(**shared, persistence=self.persistence**self.num_steps, adjusted=not self.weighted)
 
-    def has_acceptance(self, target: Target) -> bool:
+    def tells_step(self, target: Target) -> bool:
         """Where forces are exact; else the energy error would be one of the forces, not of the step."""
         return target.batch_size <= self.batch_size
 
     def backward_kernel(self, target: Target) -> LKernel:
         """That of the move with exact forces, the forward proposal's, or none."""
-        if self.has_acceptance(target):
+        if self.tells_step(target):
             return self.whole.backward_kernel(target)
         return ForwardProposal() if self.weighted else Unweighted()
 
     def longest_step(self, target: Target) -> float:
         """That at which the noise of the forces is ``noise_share`` of what refreshments add, in the weights' scale."""
-        if self.weighted or not self.precondition or self.has_acceptance(target):
+        if self.weighted or not self.precondition or self.tells_step(target):
             return math.inf
         return math.sqrt(self.noise_share * (1 - self.persistence**2) * target.count / self._force_variance(target))
 
     def _force_variance(self, target: Target) -> float:
         """Of a part's force, scaled up to the batch, in units of the information of a data point."""
-        size = target.batch_size
-        return target.power**2 * size * (size / self.batch_size - 1)
+        return target.power**2 * target.batch_size * (math.ceil(target.batch_size / self.batch_size) - 1)
 
     def start(self, cloud: Cloud, data: Data, target: Target) -> None:
         """See `Move`."""
-        if self.has_acceptance(target):
+        if self.tells_step(target):
             cloud.know_gradient(data, target)
         super().start(cloud, data, target)
 
@@ -100,7 +99,7 @@ class SGHMC(Move):
 
     def propose(self, cloud: Cloud, data: Data, target: Target, step_size: float, draw: Draw) -> Proposal:
         """See `Move`."""
-        if self.has_acceptance(target):
+        if self.tells_step(target):
             cloud.know_gradient(data, target)
             return self.whole.propose(cloud, data, target, step_size, draw)
         posterior, count = cloud.posterior, len(cloud.particles)

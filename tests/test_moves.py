@@ -12,6 +12,7 @@ from fastsmc.cloud import Cloud, Data
 from fastsmc.moves import Draw, correlation
 from fastsmc.smc import default_move
 from fastsmc.steps import StepSize
+from fastsmc.stochastic import Parts
 
 sys.path.insert(0, str(Path(__file__).parent / "statistics"))
 from conjugate import closed_form, problem
@@ -167,6 +168,22 @@ def test_sghmc_accepts_or_rejects_where_its_forces_are_exact():
     result = fs.SMC(posterior, 64, fs.DataAnnealing(start=10), fs.SGHMC(batch_size=20), 8).run(x, y)
     np.testing.assert_array_equal(np.isnan(result.history.acceptance), result.history.batch_size > 20)
     assert any("approximately" in warning for warning in result.warnings)
+    exact = fs.SMC(posterior, 64, fs.DataAnnealing(start=10), fs.SGHMC(batch_size=20, weighted=True), 8).run(x, y)
+    assert np.all(np.isfinite(exact.history.acceptance))
+    assert not any("approximately" in warning for warning in exact.warnings)
+
+
+def test_the_variance_of_forces_is_that_of_the_parts_there_are():
+    """30 points in parts of at most 20 are two parts of 15: exhaustive over many draws, 10,000 forces."""
+    cloud, data, target, _ = posterior_cloud(30, 1)
+    move, forces, squares = fs.SGHMC(batch_size=20), [], []
+    for number in range(5000):
+        parts = Parts(cloud, data, target, move.batch_size, Draw(0, 0, number))
+        for part in range(parts.number):
+            forces.append(parts.number * parts.force(cloud.particles, part)[0])
+            squares.append(parts.squares(forces[-1][None] / parts.number))
+    information = np.mean(squares, axis=0) - (np.mean(forces, axis=0) / 30) ** 2 * 15
+    np.testing.assert_allclose(np.var(forces, axis=0), move._force_variance(target) * information, rtol=0.15)
 
 
 def test_sghmc_goes_from_exact_forces_to_parts_and_back():
