@@ -166,6 +166,13 @@ class RandomWalk(Move):
     target_acceptance: float = 0.234
     uses_gradient: ClassVar[bool] = False
 
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if self.precondition:
+            raise ValueError(
+                "precondition is True; it must be False for RandomWalk, which has no gradients to learn from"
+            )
+
     def propose(self, cloud: Cloud, data: Data, target: Target, step_size: float, draw: Draw) -> Proposal:
         """See `Move`."""
         stream = draw.key(random.Stream.MOMENTUM)

@@ -118,18 +118,15 @@ class PersistentSMC(Sampler):
             mixture.append(Component(target.temperature, log_evidence))
             _reweight(pool, target, mixture)
 
-            history.append(
+            history.record(
+                target,
+                outcome,
                 iteration=iteration,
-                batch_size=target.batch_size,
-                likelihood_scale=target.likelihood_scale,
-                temperature=target.temperature,
                 ess=ess,
                 resampled=True,
                 distinct_ancestors=ancestors,
                 distinct_roots=cloud.distinct_roots,
                 step_size=step_size,
-                acceptance=outcome.acceptance,
-                energy_error=outcome.energy_error,
                 log_evidence=log_evidence,
                 evidence_variance=math.nan,
                 data_passes=cloud.evaluations / (len(data) * self.num_particles),

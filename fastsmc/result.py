@@ -21,6 +21,7 @@ from fastsmc.posterior import Normal, Posterior
 
 if TYPE_CHECKING:
     from fastsmc.cloud import Cloud
+    from fastsmc.moves import Outcome
 
 FORMAT = 1
 """Version of the file format."""
@@ -39,6 +40,12 @@ class History(Mapping[str, np.ndarray]):
 
     def __init__(self, columns: Mapping[str, Any] | None = None) -> None:
         self._columns: dict[str, list] = {name: list(values) for name, values in (columns or {}).items()}
+
+    def record(self, target: Target, outcome: Outcome, **row: Any) -> None:
+        """Add an iteration: what its target and its last move say of themselves, and the other columns."""
+        row |= {name: getattr(target, name) for name in ("batch_size", "likelihood_scale", "temperature")}
+        row |= {name: getattr(outcome, name) for name in ("acceptance", "energy_error")}
+        self.append(**row)
 
     def append(self, **row: Any) -> None:
         """Add an iteration."""

@@ -131,18 +131,15 @@ class SMC(Sampler):
                     step.adapt(outcome, target)
             cloud = Cloud.union([*states, cloud])
 
-            history.append(
+            history.record(
+                target,
+                outcome,
                 iteration=iteration,
-                batch_size=target.batch_size,
-                likelihood_scale=target.likelihood_scale,
-                temperature=target.temperature,
                 ess=min(ess, cloud.ess),
                 resampled=resampled,
                 distinct_ancestors=ancestors,
                 distinct_roots=cloud.distinct_roots,
                 step_size=step_size,
-                acceptance=outcome.acceptance,
-                energy_error=outcome.energy_error,
                 log_evidence=log_evidence,
                 evidence_variance=cloud.relative_variance(self.waste_free),
                 data_passes=cloud.evaluations / (len(data) * self.num_particles),

@@ -4,6 +4,7 @@ import sys
 from collections import Counter
 from pathlib import Path
 
+import numpy as np
 import pytest
 
 from fastsmc import backends
@@ -41,3 +42,20 @@ def pytest_terminal_summary(terminalreporter):
     parts += [f"none on {name} ({reason})" for name, reason in _absent.items()]
     if parts:
         terminalreporter.write_line("op tests: " + "; ".join(parts))
+
+
+@pytest.fixture
+def poison_prior(monkeypatch):
+    """A function that makes draws 3 and 7 of a posterior's prior hold NaN and infinity."""
+
+    def poison(posterior):
+        draw = posterior.sample_prior
+
+        def poisoned(num_particles, seed):
+            particles = draw(num_particles, seed)
+            particles[3, 5], particles[7, 0] = np.nan, np.inf
+            return particles
+
+        monkeypatch.setattr(posterior, "sample_prior", poisoned)
+
+    return poison

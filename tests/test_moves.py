@@ -1,10 +1,8 @@
 """What moves learn and adapt: the scale of the weights, the noise of forces, the number and the length of moves."""
 
-import sys
-from pathlib import Path
-
 import numpy as np
 import pytest
+from conjugate import closed_form, problem
 
 import fastsmc as fs
 from fastsmc.annealing import PRIOR, Target
@@ -13,9 +11,6 @@ from fastsmc.moves import Draw, correlation
 from fastsmc.smc import default_move
 from fastsmc.steps import StepSize
 from fastsmc.stochastic import Parts
-
-sys.path.insert(0, str(Path(__file__).parent / "statistics"))
-from conjugate import closed_form, problem
 
 
 def posterior_cloud(num_data, num_particles, features=None, seed=0):
@@ -267,6 +262,7 @@ def problem_of_classes():
 @pytest.mark.parametrize(
     ("make", "sentence"),
     [
+        (lambda: fs.RandomWalk(precondition=True), "precondition is True; it must be False for RandomWalk"),
         (lambda: fs.HMC(jitter=1.0), "jitter is 1.0; it must be at least 0 and less than 1"),
         (lambda: fs.SGHMC(num_moves=None), "num_moves is None; it must be a number for SGHMC"),
         (lambda: fs.SGHMC(coverage=-1), "coverage is -1; it must be at least 0"),

@@ -83,20 +83,17 @@ def test_runs_are_kept_and_repeated(problem, states, tmp_path):
     assert np.isfinite(runs.log_evidence_error)
 
 
-def test_a_draw_without_a_finite_density_gets_weight_zero_and_is_counted_once(problem, monkeypatch):
+def test_a_draw_without_a_finite_density_gets_weight_zero_and_is_counted_once(problem, poison_prior, monkeypatch):
     posterior, x, y = problem
-    draw = posterior.sample_prior
-
-    def poisoned(num_particles, seed):
-        particles = draw(num_particles, seed)
-        particles[3, 5], particles[7, 0] = np.nan, np.inf
-        return particles
-
-    monkeypatch.setattr(posterior, "sample_prior", poisoned)
+    poison_prior(posterior)
     result = fs.PersistentSMC(posterior, 16, fs.HMC(4)).run(x, y)
     assert list(result.history.non_finite) == [2] + [0] * (len(result.history) - 1)
     assert np.all(result.weights[[3, 7]] == 0) and np.all(np.isfinite(result.particles[32:]))
-    monkeypatch.setattr(posterior, "sample_prior", lambda *arguments: np.full_like(draw(*arguments), np.nan))
+    monkeypatch.setattr(
+        posterior,
+        "sample_prior",
+        lambda num_particles, seed: np.full((num_particles, posterior.network.num_params), np.nan, np.float32),
+    )
     with pytest.raises(fs.DegenerateError, match="all 32 particles"):
         fs.PersistentSMC(posterior, 16, fs.HMC(4)).run(x, y)
 

@@ -121,16 +121,9 @@ def test_new_points_alone_are_evaluated_to_reweight(problem):
     np.testing.assert_allclose(result.history.data_passes, [(50 + 50) / 200, (50 + 50 + 150 + 200) / 200])
 
 
-def test_a_particle_without_a_finite_density_gets_weight_zero_and_is_counted(problem, monkeypatch):
+def test_a_particle_without_a_finite_density_gets_weight_zero_and_is_counted(problem, poison_prior):
     posterior, x, y = problem
-    draw = posterior.sample_prior
-
-    def poisoned(num_particles, seed):
-        particles = draw(num_particles, seed)
-        particles[3, 5], particles[7, 0] = np.nan, np.inf
-        return particles
-
-    monkeypatch.setattr(posterior, "sample_prior", poisoned)
+    poison_prior(posterior)
     smc = fs.SMC(posterior, 16, fs.FullBatch(), fs.HMC(2), 3, ess_threshold=0.0)
     states = list(smc.iterate(x, y))
     assert [state.history.last["non_finite"] for state in states] == [2, 0, 0]
