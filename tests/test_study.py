@@ -203,7 +203,7 @@ def test_a_report_says_what_is_missing_and_what_collapsed(tmp_path):
     assert "b.json is damaged" in text
     assert "There is no full-batch run" in text
     assert "There is no deep ensemble" in text
-    assert "| smooth data annealing, hmc | 1.5 | 1 | 1 of 2 | 100 points |" in text
+    assert "| smooth data annealing, hmc | 1.5 | 1 | 1 of 2 | - | 100 points |" in text
     for name in ("curves", "schedules", "frontier", "calibration"):
         assert (tmp_path / "r" / f"digits-{name}.png").read_bytes().startswith(b"\x89PNG")
 

@@ -70,7 +70,7 @@ def _curves(title: str, records: Records, styles: dict[str, dict], path: Path) -
         accuracy.set(title=f"Test accuracy, {move}", xscale="log", ylim=(max(0.0, good), min(1.0, max(finals) + 0.01)))
         nll.set(title=f"Test NLL, {move}", xscale="log", xlabel="seconds", yscale="log")
         _legend(accuracy)
-    figure.savefig(path)
+    figure.savefig(path, dpi=90)  # wide
 
 
 def _schedules(title: str, records: Records, styles: dict[str, dict], path: Path) -> None:

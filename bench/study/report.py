@@ -170,9 +170,9 @@ def _collapse(by_method: Mapping[str, Sequence[Row]], particles: int) -> str:
     lines = [
         "### What collapsed\n",
         f"The least over all iterations and seeds, of {particles} particles; a single ancestor makes all particles "
-        "copies of one, independent only as far as later moves made them.\n",
-        "| method | least ESS | least distinct ancestors | points with one ancestor | ends on | ended early |",
-        "|---|---|---|---|---|---|",
+        "copies of one, independent only as far as later moves made them. The log evidence is a median.\n",
+        "| method | least ESS | least ancestors | points with one ancestor | log evidence | ends on | ended early |",
+        "|---|---|---|---|---|---|---|",
     ]
     for label, rows in by_method.items():
         if not all(math.isnan(row.ess_min) for row in rows):
@@ -180,7 +180,10 @@ def _collapse(by_method: Mapping[str, Sequence[Row]], particles: int) -> str:
             ancestors = int(min(row.distinct_ancestors_min for row in rows))
             collapsed, points = sum(row.collapsed for row in rows), sum(row.points for row in rows)
             ends, notes = (_distinct(getattr(row, name) for row in rows) for name in ("ends_on", "notes"))
-            lines.append(f"| {label} | {ess:.1f} | {ancestors} | {collapsed} of {points} | {ends} | {notes} |")
+            evidence = _short(middle(rows, "log_evidence"))
+            lines.append(
+                f"| {label} | {ess:.1f} | {ancestors} | {collapsed} of {points} | {evidence} | {ends} | {notes} |"
+            )
     return "\n".join([*lines, ""])
 
 

@@ -44,6 +44,7 @@ class Row:
     ess_min: float
     ess_final: float
     distinct_ancestors_min: float
+    log_evidence: float
     collapsed: int
     reference: str
     target: float
@@ -118,6 +119,7 @@ def _row(run: Run, record: Record, records: Mapping[Run, Record]) -> Row:
         extreme(record.column("ess")),
         record.last("ess"),
         extreme(ancestors),
+        record.last("log_evidence"),
         int((ancestors == 1).sum()),
         reference.name if reference else "",
         *(target, first, stay, ratio),
