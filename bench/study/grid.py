@@ -35,6 +35,7 @@ METHODS: dict[str, tuple[Method, ...]] = {
     "mnist": (
         Annealed("full"),
         Annealed("smooth", scale="full"),
+        Annealed("smooth", scale="full", length=3, share=0.4),
         Annealed("adaptive", "sghmc"),
         Annealed("full", "sghmc", length=40, share=0.4),
         Ensemble(share=0.4, learning_rate=3e-3),
