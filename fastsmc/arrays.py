@@ -1,108 +1,341 @@
-"""Arrays of any library as NumPy views, and results back as the same kind.
+"""Arrays of any library as views that an engine takes, and results back as the same kind.
 
-NumPy arrays and torch tensors in host memory are read in place, others through DLPack or the buffer protocol;
-what is not C-contiguous and aligned is copied. Torch is never imported here: a torch tensor can only come
-from a program that has done so already.
+The views of an engine on the host are NumPy arrays, those of an engine on a device torch tensors. NumPy arrays and
+torch tensors are read in place, others through DLPack or the buffer protocol; what is not C-contiguous and aligned is
+copied. Torch is imported where a device is meant, and not before: otherwise a tensor can only come from a program that
+has done so already.
 """
 
+from __future__ import annotations
+
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
+from operator import attrgetter
 from typing import Any
 
 import numpy as np
 
-from fastsmc import backends
-
-Back = Callable[[np.ndarray], Any]
+View = Any
+"""A NumPy array or a torch tensor."""
+Back = Callable[[View], Any]
 
 FLOAT64 = np.dtype(np.float64)
 FLOATS = (np.dtype(np.float32), FLOAT64)
+INTEGERS = "iu"
+REALS = "fiub"
+"""Kinds of NumPy types."""
+BFLOAT16 = np.dtype([("bfloat16", np.int16)])
+"""Two opaque bytes, for a type that NumPy lacks: moved by gather_particles, refused as numbers."""
 
 LIMIT = 2**31
 """Resampling takes fewer particles and samples than this."""
 
-
-def read(array: Any, name: str) -> tuple[np.ndarray, Back]:
-    """View an array as a NumPy array, in place where its memory allows.
-
-    Parameters
-    ----------
-    array : array_like
-        NumPy array, torch tensor, anything with ``__dlpack__`` or a buffer, or nested sequences of numbers.
-    name : str
-        What error messages call it.
-
-    Returns
-    -------
-    view : numpy.ndarray
-        C-contiguous and aligned; possibly read-only.
-    back : callable
-        Makes an array of the given kind from a NumPy array.
-    """
-    view, back = _view(array, name)
-    return _contiguous(view), back
+_DLPACK_DEVICES = {2: "cuda", 13: "cuda"}  # 13: memory that CUDA manages
 
 
-def read_floats(array: Any, name: str) -> tuple[np.ndarray, Back]:
-    """As ``read``, for rows of float32 or float64 only."""
-    view, back = _view(array, name)
-    if (dtype := view.dtype) is not FLOAT64 and dtype not in FLOATS:
-        raise TypeError(f"{name} has dtype {_dtype(array, view)}; it must be float32 or float64")
-    flags = view.flags
-    if view.size < LIMIT and flags.c_contiguous and flags.aligned:  # as a rule: small calls are counted in calls
-        return view, back
-    return _contiguous(_rows(view, name)), back
-
-
-def read_integers(array: Any, name: str) -> tuple[np.ndarray, Back]:
-    """As ``read``, for rows of integers of any width, as int64."""
-    view, back = _view(array, name)
-    if view.dtype.kind not in "iu":
-        raise TypeError(f"{name} has dtype {_dtype(array, view)}; it must be an integer type")
-    return _contiguous(_rows(view, name).astype(np.int64, copy=False)), back
-
-
-def read_output(array: Any, name: str) -> np.ndarray:
-    """View an array that is to be written: its own memory, since what is written to a copy is lost."""
-    view, _ = read(array, name)
-    if not view.flags.writeable:
-        raise ValueError(f"{name} is read-only; it must be writeable")
-    if not (isinstance(array, np.ndarray) and view is array) and not _in_place(array, view):
-        raise ValueError(f"{name} is not a C-contiguous array; results cannot be written into it")
-    return view
-
-
-def _view(array: Any, name: str) -> tuple[np.ndarray, Back]:
+def device(array: Any) -> str:
+    """Where an array is, as torch says it: ``"cpu"``, ``"cuda:0"``, ..."""
     if type(array) is np.ndarray:
-        return array, _same
-    if type(array) is float:
-        return np.array(array), _same
-    if (torch := sys.modules.get("torch")) is not None and (
-        type(array) is torch.Tensor or isinstance(array, torch.Tensor)
-    ):
-        return _read_tensor(array, name, torch)
-    if hasattr(array, "__dlpack__") and not isinstance(array, np.ndarray | np.generic):
-        return _read_dlpack(array, name)
-    return np.asarray(array), _same
+        return "cpu"
+    if (torch := sys.modules.get("torch")) is not None and isinstance(array, torch.Tensor):
+        return "cpu" if array.is_cpu else str(array.device)
+    if hasattr(array, "__dlpack_device__"):
+        kind, index = array.__dlpack_device__()
+        return f"{_DLPACK_DEVICES[int(kind)]}:{index}" if int(kind) in _DLPACK_DEVICES else "cpu"
+    return "cpu"
 
 
-def _contiguous(view: np.ndarray) -> np.ndarray:
-    flags = view.flags
-    return view if flags.c_contiguous and flags.aligned else np.array(view, order="C")
+def on_host(array: Any, name: str) -> np.ndarray:
+    """The numbers of an array as a C-contiguous NumPy array; copied from where else it is."""
+    memory = HOST if (there := device(array)) == "cpu" else Device(there)
+    return memory.host(memory.read(array, name)[0])
 
 
-def _rows(view: np.ndarray, name: str) -> np.ndarray:
+def kind_of(array: Any, name: str) -> Back:
+    """What makes a NumPy array one of the kind of another, where that is."""
+    if (there := device(array)) == "cpu":
+        return HOST.read(array, name)[1]
+    memory = Device(there)
+    back = memory.read(array, name)[1]
+    return lambda view: back(memory.put(view))
+
+
+class Memory:
+    """How the arrays of an engine are viewed and made."""
+
+    def read(self, array: Any, name: str) -> tuple[View, Back]:
+        """View an array where it is, in place where its memory allows.
+
+        Parameters
+        ----------
+        array : array_like
+            NumPy array, torch tensor, anything with ``__dlpack__`` or a buffer, or nested sequences of numbers.
+        name : str
+            What error messages call it.
+
+        Returns
+        -------
+        view : numpy.ndarray or torch.Tensor
+            C-contiguous and aligned; possibly read-only.
+        back : callable
+            Makes an array of the given kind from a view.
+        """
+        view, back = self._view(array, name)
+        return self.contiguous(view), back
+
+    def read_floats(self, array: Any, name: str) -> tuple[View, Back]:
+        """As ``read``, for rows of float32 or float64 only."""
+        view, back = self._view(array, name)
+        if self.dtype(view) not in FLOATS:
+            raise TypeError(f"{name} has dtype {_shown(array, view)}; it must be float32 or float64")
+        return self.contiguous(_rows(view, name)), back
+
+    def read_integers(self, array: Any, name: str) -> tuple[View, Back]:
+        """As ``read``, for rows of integers of any width, as int64."""
+        view, back = self._view(array, name)
+        if self.dtype(view).kind not in INTEGERS:
+            raise TypeError(f"{name} has dtype {_shown(array, view)}; it must be an integer type")
+        return self.cast(_rows(view, name), np.int64), back
+
+    def read_numbers(self, array: Any, name: str) -> View:
+        """As ``read``, for numbers that are to be cast."""
+        view, _ = self._view(array, name)
+        if self.dtype(view).kind not in REALS:
+            raise TypeError(f"{name} has dtype {_shown(array, view)}; it must hold real numbers")
+        return view
+
+    def read_output(self, array: Any, name: str) -> View:
+        """View an array that is to be written: its own memory, since what is written to a copy is lost."""
+        raise NotImplementedError
+
+    def dtype(self, view: View) -> np.dtype:
+        """The type of the entries, as NumPy names it."""
+        raise NotImplementedError
+
+    def empty(self, shape: tuple[int, ...], dtype: Any) -> View:
+        """New memory, to be written."""
+        raise NotImplementedError
+
+    def zeros(self, shape: tuple[int, ...], dtype: Any) -> View:
+        """New memory that holds zeros."""
+        view = self.empty(shape, dtype)
+        view[...] = 0
+        return view
+
+    def contiguous(self, view: View) -> View:
+        """A view whose rows stand one after the other, copied if they do not."""
+        raise NotImplementedError
+
+    def cast(self, view: View, dtype: Any) -> View:
+        """The same numbers in another type, C-contiguous; itself if nothing changes."""
+        raise NotImplementedError
+
+    def overlap(self, first: View, second: View) -> bool:
+        """Whether two views may share memory."""
+        raise NotImplementedError
+
+    def host(self, view: View) -> np.ndarray:
+        """The numbers as a NumPy array."""
+        raise NotImplementedError
+
+    def put(self, array: np.ndarray | None) -> View | None:
+        """The numbers of a NumPy array as a view; None stays None."""
+        raise NotImplementedError
+
+    def copy(self, view: View) -> View:
+        """The same numbers in memory of their own."""
+        raise NotImplementedError
+
+    def concatenate(self, views: Sequence[View]) -> View:
+        """The rows of several views."""
+        raise NotImplementedError
+
+    def energies(self, rows: View, weights: View) -> View:
+        """``sum(weights * row**2) / 2`` of rows [P, d], float64 [P]."""
+        raise NotImplementedError
+
+    def average(self, weights: np.ndarray, rows: View) -> np.ndarray:
+        """``weights @ rows`` of weights [P] and rows [P, d], on the host: float64 [d]."""
+        raise NotImplementedError
+
+    def _view(self, array: Any, name: str) -> tuple[View, Back]:
+        raise NotImplementedError
+
+
+class Host(Memory):
+    """Host memory, as NumPy arrays."""
+
+    dtype = staticmethod(attrgetter("dtype"))
+    empty = staticmethod(np.empty)
+
+    def read_floats(self, array: Any, name: str) -> tuple[np.ndarray, Back]:
+        """See `Memory`."""
+        view, back = self._view(array, name)
+        if (dtype := view.dtype) is not FLOAT64 and dtype not in FLOATS:
+            raise TypeError(f"{name} has dtype {_shown(array, view)}; it must be float32 or float64")
+        flags = view.flags
+        if view.size < LIMIT and flags.c_contiguous and flags.aligned:  # as a rule: small calls are counted in calls
+            return view, back
+        return self.contiguous(_rows(view, name)), back
+
+    def read_output(self, array: Any, name: str) -> np.ndarray:
+        """See `Memory`."""
+        view, _ = self.read(array, name)
+        if not view.flags.writeable:
+            raise ValueError(f"{name} is read-only; it must be writeable")
+        if not (isinstance(array, np.ndarray) and view is array) and not _in_place(array, view):
+            raise ValueError(f"{name} is not a C-contiguous array; results cannot be written into it")
+        return view
+
+    def contiguous(self, view: np.ndarray) -> np.ndarray:
+        """See `Memory`."""
+        flags = view.flags
+        return view if flags.c_contiguous and flags.aligned else np.array(view, order="C")
+
+    def cast(self, view: np.ndarray, dtype: Any) -> np.ndarray:
+        """See `Memory`."""
+        return self.contiguous(view.astype(dtype, copy=False))
+
+    def overlap(self, first: np.ndarray, second: np.ndarray) -> bool:
+        """See `Memory`."""
+        return np.may_share_memory(first, second)
+
+    def host(self, view: np.ndarray) -> np.ndarray:
+        """See `Memory`."""
+        return view
+
+    def put(self, array: np.ndarray | None) -> np.ndarray | None:
+        """See `Memory`."""
+        return array
+
+    def copy(self, view: np.ndarray) -> np.ndarray:
+        """See `Memory`."""
+        return view.copy()
+
+    def concatenate(self, views: Sequence[np.ndarray]) -> np.ndarray:
+        """See `Memory`."""
+        return np.concatenate(views)
+
+    def energies(self, rows: np.ndarray, weights: np.ndarray) -> np.ndarray:
+        """See `Memory`."""
+        return 0.5 * np.einsum("pd,pd,d->p", rows, rows, weights, dtype=np.float64)
+
+    def average(self, weights: np.ndarray, rows: np.ndarray) -> np.ndarray:
+        """See `Memory`."""
+        return weights @ rows
+
+    def _view(self, array: Any, name: str) -> tuple[np.ndarray, Back]:
+        if type(array) is np.ndarray:
+            return array, _same
+        if type(array) is float:
+            return np.array(array), _same
+        if (torch := sys.modules.get("torch")) is not None and (
+            type(array) is torch.Tensor or isinstance(array, torch.Tensor)
+        ):
+            return _tensor_as_numpy(array, name, torch)
+        if hasattr(array, "__dlpack__") and not isinstance(array, np.ndarray | np.generic):
+            return _dlpack_as_numpy(array, name)
+        return np.asarray(array), _same
+
+
+class Device(Memory):
+    """Memory of a torch device, as torch tensors; on ``"cpu"`` it holds NumPy arrays in place."""
+
+    def __init__(self, name: str) -> None:
+        import torch
+
+        self._torch = torch
+        self._device = torch.device(name)
+        if self._device.type == "cuda" and self._device.index is None:
+            self._device = torch.device("cuda", torch.cuda.current_device())
+
+    def read_output(self, array: Any, name: str) -> View:
+        """See `Memory`."""
+        view, _ = self._view(array, name)
+        if isinstance(array, np.ndarray) and not array.flags.writeable:
+            raise ValueError(f"{name} is read-only; it must be writeable")
+        if not view.is_contiguous():
+            raise ValueError(f"{name} is not a C-contiguous array; results cannot be written into it")
+        return view
+
+    def dtype(self, view: View) -> np.dtype:
+        """See `Memory`."""
+        return BFLOAT16 if view.dtype == self._torch.bfloat16 else np.dtype(str(view.dtype).removeprefix("torch."))
+
+    def empty(self, shape: tuple[int, ...], dtype: Any) -> View:
+        """See `Memory`."""
+        return self._torch.empty(shape, dtype=self._type(dtype), device=self._device)
+
+    def contiguous(self, view: View) -> View:
+        """See `Memory`."""
+        return view.contiguous()
+
+    def cast(self, view: View, dtype: Any) -> View:
+        """See `Memory`."""
+        return view.to(self._type(dtype)).contiguous()
+
+    def overlap(self, first: View, second: View) -> bool:
+        """See `Memory`."""
+        a, b = ((v.data_ptr(), v.data_ptr() + v.numel() * v.element_size()) for v in (first, second))
+        return a[0] < b[1] and b[0] < a[1]
+
+    def host(self, view: View) -> np.ndarray:
+        """See `Memory`."""
+        return view.cpu().numpy()
+
+    def put(self, array: np.ndarray | None) -> View | None:
+        """See `Memory`."""
+        return None if array is None else self._torch.from_numpy(array).to(self._device)
+
+    def copy(self, view: View) -> View:
+        """See `Memory`."""
+        return view.clone()
+
+    def concatenate(self, views: Sequence[View]) -> View:
+        """See `Memory`."""
+        return self._torch.concatenate(tuple(views))
+
+    def energies(self, rows: View, weights: View) -> View:
+        """See `Memory`."""
+        return 0.5 * (rows.double() ** 2 @ weights.double())
+
+    def average(self, weights: np.ndarray, rows: View) -> np.ndarray:
+        """See `Memory`."""
+        return self.host(self.put(weights.astype(np.float64)) @ rows.double())
+
+    def _type(self, dtype: Any) -> Any:
+        dtype = np.dtype(dtype)
+        return self._torch.bfloat16 if dtype == BFLOAT16 else getattr(self._torch, dtype.name)
+
+    def _view(self, array: Any, name: str) -> tuple[View, Back]:
+        if isinstance(array, int | float):
+            return self._torch.full((), array, dtype=self._torch.float64, device=self._device), _same
+        there = self._torch.device(device(array))
+        if there != self._device:
+            raise ValueError(f"{name} is on {there}; it must be on {self._device}, as the other arrays are")
+        if isinstance(array, self._torch.Tensor):
+            return array.detach(), _same
+        if there.type == "cpu":
+            view, back = HOST.read(array, name)
+            return self._torch.from_numpy(view if view.flags.writeable else view.copy()), lambda a: back(a.numpy())
+        return self._torch.from_dlpack(array), array.__array_namespace__().from_dlpack
+
+
+HOST = Host()
+
+
+def _rows(view: View, name: str) -> View:
     """Refuse what is too long before anything copies it."""
     if view.ndim and view.shape[-1] >= LIMIT:
         raise ValueError(f"{name} has rows of {view.shape[-1]} entries; there must be fewer than 2^31")
     return view
 
 
-def _same(array: np.ndarray) -> Any:
+def _same(array: View) -> Any:
     return array if array.ndim else array[()]  # as NumPy's own reductions
 
 
-def _dtype(array: Any, view: np.ndarray) -> Any:
+def _shown(array: Any, view: View) -> Any:
     return getattr(array, "dtype", view.dtype)
 
 
@@ -111,15 +344,15 @@ def _in_place(array: Any, view: np.ndarray) -> bool:
     return pointer is not None and pointer() == view.__array_interface__["data"][0]
 
 
-def _read_tensor(tensor: Any, name: str, torch: Any) -> tuple[np.ndarray, Back]:
+def _tensor_as_numpy(tensor: Any, name: str, torch: Any) -> tuple[np.ndarray, Back]:
     try:  # the plain case first: each question to a tensor costs as much as a kernel does for 100 particles
         return tensor.numpy(), torch.from_numpy
     except (RuntimeError, TypeError):
         pass
     if tensor.device.type != "cpu":
-        _refuse_device(name, tensor.device, tensor.device.type)
+        raise ValueError(f"{name} is on {tensor.device}; it must be on the cpu, as the other arrays are")
     tensor = tensor.detach()
-    if tensor.dtype == torch.bfloat16:  # NumPy has no such type: its bits travel as integers
+    if tensor.dtype == torch.bfloat16:  # its bits travel as integers
         return tensor.view(torch.int16).numpy().view(BFLOAT16), lambda a: torch.from_numpy(a.view(np.int16)).view(
             torch.bfloat16
         )
@@ -129,23 +362,10 @@ def _read_tensor(tensor: Any, name: str, torch: Any) -> tuple[np.ndarray, Back]:
         raise TypeError(f"{name} is a {tensor.dtype} tensor that NumPy cannot view: {error}") from None
 
 
-# Two opaque bytes: moved by gather_particles, refused as numbers.
-BFLOAT16 = np.dtype([("bfloat16", np.int16)])
-
-
-def _read_dlpack(array: Any, name: str) -> tuple[np.ndarray, Back]:
+def _dlpack_as_numpy(array: Any, name: str) -> tuple[np.ndarray, Back]:
     try:
         view = np.from_dlpack(array)
     except (BufferError, RuntimeError, TypeError) as error:
-        device = getattr(array, "device", "an unknown device")
-        if "cpu" not in str(device).lower():
-            _refuse_device(name, device, "cuda")
         raise TypeError(f"{name} is a {type(array).__name__} that NumPy cannot view: {error}") from None
     namespace = getattr(array, "__array_namespace__", None)
     return view, namespace().asarray if namespace else _same
-
-
-def _refuse_device(name: str, device: Any, device_type: str) -> None:
-    raise NotImplementedError(
-        f"{name} is on {device}, which the cpu engine cannot read; {backends.reasons(device_type)}; move it to the cpu"
-    )

@@ -1,8 +1,8 @@
 """Which engine serves the ops on which device, and why not another.
 
-An engine is a module with one function per op. Each takes C-contiguous arrays, writes its results into arrays
-that the caller allocated, and returns None or the status ``(code, position)`` of the first entry that it
-cannot accept.
+An engine has a module with one function per op. Each takes C-contiguous arrays of the engine's memory, writes its
+results into arrays that the caller allocated, and returns None or the status of the first entry that it cannot accept:
+``(code, position)``, or, from a device that nobody waits for, what `FINE` says.
 """
 
 import os
@@ -10,6 +10,14 @@ from dataclasses import dataclass
 from functools import cache
 from importlib import import_module
 from types import ModuleType
+from typing import NamedTuple
+
+from fastsmc import arrays
+
+FINE = 2**62
+"""What a status on a device holds, int64 [1], where all is well; else the smallest ``code << 48 | position``."""
+INTERPRETED = os.environ.get("TRITON_INTERPRET") == "1"
+"""Whether Triton's kernels run in its interpreter, on the host, as Triton decides when it is imported."""
 
 
 @dataclass(frozen=True)
@@ -26,12 +34,15 @@ class Backend:
         Where its functions are; None if this version has none.
     missing : str
         The reason to give where there is no module.
+    tensors : bool
+        Whether its arrays are torch tensors, or NumPy arrays.
     """
 
     name: str
     device: str
     module: str | None
     missing: str = ""
+    tensors: bool = False
 
     def available(self) -> tuple[bool, str]:
         """Whether it can be used here, and the reason if not."""
@@ -41,7 +52,16 @@ class Backend:
             import_module(self.module)
         except ImportError as error:
             return False, f"{self.module} cannot be imported: {error}"
+        if self.device == "cuda" and not import_module("torch").cuda.is_available():
+            return False, "torch finds no CUDA device"
         return True, ""
+
+
+class Engine(NamedTuple):
+    """The functions of a backend, and the memory whose arrays they take."""
+
+    ops: ModuleType
+    memory: arrays.Memory
 
 
 # In order of preference on a device, but for the reference, which is used only when it is asked for.
@@ -50,7 +70,7 @@ BACKENDS = {
     for backend in (
         Backend("reference", "cpu", "fastsmc.reference"),
         Backend("cpu", "cpu", "fastsmc._cpu"),
-        Backend("triton", "cuda", None, "this version has no Triton kernels yet"),
+        Backend("triton", "cpu" if INTERPRETED else "cuda", "fastsmc.kernels", tensors=True),
         Backend("cuda", "cuda", None, "this version has no CUDA kernels yet"),
     )
 }
@@ -62,7 +82,7 @@ def names() -> tuple[str, ...]:
 
 
 @cache
-def choose(backend: str | None = None, device: str = "cpu") -> ModuleType:
+def choose(backend: str | None = None, device: str = "cpu") -> Engine:
     """Return the engine for arrays on a device.
 
     Parameters
@@ -70,7 +90,7 @@ def choose(backend: str | None = None, device: str = "cpu") -> ModuleType:
     backend : str, optional
         The name of a backend; without it ``FASTSMC_BACKEND`` decides, read once, and then the device.
     device : str
-        The type of device on which the arrays are.
+        Where the arrays are (see `arrays.device`).
 
     Raises
     ------
@@ -78,11 +98,12 @@ def choose(backend: str | None = None, device: str = "cpu") -> ModuleType:
         If the name is unknown, or that backend is not available or does not read arrays on this device.
     """
     argument, name = ("backend", backend) if backend else ("FASTSMC_BACKEND", os.environ.get("FASTSMC_BACKEND"))
+    kind = device.partition(":")[0]
     if not name:
         for candidate in list(BACKENDS.values())[1:]:
-            if candidate.device == device and candidate.available()[0]:
-                return import_module(str(candidate.module))
-        raise ValueError(f"no backend reads arrays on {device}: {reasons(device)}")
+            if candidate.device == kind and candidate.available()[0]:
+                return _engine(candidate, device)
+        raise ValueError(f"no backend reads arrays on {device}: {reasons(kind)}")
     if name not in BACKENDS:
         raise ValueError(f"{argument} is {name!r}; it must be one of {', '.join(map(repr, BACKENDS))}")
     chosen = BACKENDS[name]
@@ -90,9 +111,14 @@ def choose(backend: str | None = None, device: str = "cpu") -> ModuleType:
     if not ok:
         usable = ", ".join(repr(b.name) for b in BACKENDS.values() if b.available()[0])
         raise ValueError(f"{argument} is {name!r}, but {reason}; available here: {usable}")
-    if chosen.device != device:
+    if chosen.device != kind:
         raise ValueError(f"{argument} is {name!r}, which reads arrays on {chosen.device}, not on {device}")
-    return import_module(str(chosen.module))
+    return _engine(chosen, device)
+
+
+def _engine(backend: Backend, device: str) -> Engine:
+    memory = arrays.Device(device) if backend.tensors else arrays.HOST
+    return Engine(import_module(str(backend.module)), memory)
 
 
 def reasons(device: str) -> str:

@@ -10,6 +10,7 @@ import numpy as np
 
 from fastsmc import arrays, ops, random
 from fastsmc.annealing import Target
+from fastsmc.arrays import View
 from fastsmc.posterior import Posterior
 
 
@@ -22,31 +23,32 @@ class DegenerateError(RuntimeError):
 class Data:
     """The data in the order in which they are brought in: a permutation that is a function of the seed.
 
-    x becomes float32 [N, inputs]; y what the likelihood takes. With ``stratify`` every batch from the first point on
-    holds the classes in the proportions of all the data, as nearly as whole numbers can.
+    x becomes float32 [N, inputs], y what the likelihood takes, both on the posterior's device. With ``stratify`` every
+    batch from the first point on holds the classes in the proportions of all the data, as nearly as whole numbers can.
     """
 
     def __init__(self, x: Any, y: Any, posterior: Posterior, seed: int, stratify: bool = False) -> None:
-        inputs = arrays.read(x, "x")[0]
-        targets = posterior.likelihood.targets(arrays.read(y, "y")[0], posterior.network.num_outputs)
+        inputs = arrays.on_host(x, "x")
+        targets = posterior.likelihood.targets(arrays.on_host(y, "y"), posterior.network.num_outputs)
         if len(inputs) != len(targets):
             raise ValueError(f"x has {len(inputs)} rows, but y has {len(targets)}; they must agree")
         if inputs.dtype.kind == "f" and not np.isfinite(inputs).all():
             row = int(np.argmin(np.isfinite(inputs.reshape(len(inputs), -1)).all(axis=1)))
             raise ValueError(f"x[{row}] holds NaN or infinity; every feature must be a finite number")
-        u = random.uniform((1, len(inputs)), seed=seed, stream=random.Stream.ORDER, backend=posterior.backend)[0]
+        u = random.uniform((1, len(inputs)), seed=seed, stream=random.Stream.ORDER, backend=posterior.host_backend)[0]
         order = np.argsort(_spread(u, targets) if stratify else u, kind="stable")
-        self.x = np.ascontiguousarray(inputs[order].reshape(len(inputs), -1), np.float32)
-        self.y = targets[order]
+        put = posterior.memory.put
+        self.x = put(np.ascontiguousarray(inputs[order].reshape(len(inputs), -1), np.float32))
+        self.y = put(targets[order])
 
     def __len__(self) -> int:
         return len(self.x)
 
-    def rows(self, start: int, stop: int) -> tuple[np.ndarray, np.ndarray]:
+    def rows(self, start: int, stop: int) -> tuple[View, View]:
         """A batch; a view, not a copy."""
         return self.x[start:stop], self.y[start:stop]
 
-    def batch(self, target: Target) -> tuple[np.ndarray, np.ndarray]:
+    def batch(self, target: Target) -> tuple[View, View]:
         """The batch of a target; its points count as ``target.weights`` says."""
         return self.rows(target.start, target.stop)
 
@@ -70,16 +72,20 @@ class Proposal(NamedTuple):
     variance of the momentum where the data determine it, which is one if the noise is accounted for.
     """
 
-    particles: np.ndarray
-    grad: np.ndarray | None
+    particles: View
+    grad: View | None
     log_likelihood: np.ndarray | None
     log_prior: np.ndarray
     log_ratio: np.ndarray
-    momentum: np.ndarray | None = None
+    momentum: View | None = None
     information: np.ndarray | None = None
     heat: float = np.nan
 
 
+ROWS = ("particles", "grad")
+"""What belongs to a particle wherever it goes: d numbers each."""
+COLUMNS = ("log_likelihood", "log_prior", "roots")
+"""The same: one number each."""
 MEMORY = 0.8
 """Share of the running estimate of the information that a new one leaves."""
 BLOCK = 2**17
@@ -89,6 +95,8 @@ BLOCK = 2**17
 @dataclass
 class Cloud:
     """Weighted particles with the log-likelihood of the current batch, unscaled, its gradient, and the log prior.
+
+    What has a row of d numbers for each particle is on the posterior's device, what has one number on the host.
 
     Attributes
     ----------
@@ -106,20 +114,20 @@ class Cloud:
     """
 
     posterior: Posterior
-    particles: np.ndarray
-    grad: np.ndarray | None
+    particles: View
+    grad: View | None
     log_likelihood: np.ndarray | None
     log_prior: np.ndarray
     log_weights: np.ndarray
     ess: float
     roots: np.ndarray
-    momentum: np.ndarray | None = None
+    momentum: View | None = None
     information: np.ndarray | None = None
     """Running mean of the Fisher information of a data point about every weight, [d], where a move asks for it."""
     resamplings: int = 0
     evaluations: int = 0
     """Likelihoods of one data point under one particle that were computed so far."""
-    spare: tuple[np.ndarray, ...] = ()
+    spare: tuple[View, ...] = ()
     """Memory of a trajectory: particles, gradient and momentum; pages are slow to come by."""
     previews: dict[tuple[int, int], np.ndarray] = field(default_factory=dict)
     """Log-likelihoods of rows, where the particles are."""
@@ -131,33 +139,40 @@ class Cloud:
         return cls(
             posterior,
             particles,
-            np.zeros_like(particles) if with_grad else None,
+            posterior.memory.zeros(particles.shape, np.float32) if with_grad else None,
             np.zeros(num_particles),
-            posterior.log_prior(particles),
+            posterior.memory.host(posterior.log_prior(particles)),
             np.full(num_particles, -np.log(num_particles)),
             float(num_particles),
             np.arange(num_particles),
         )
+
+    @property
+    def memory(self) -> arrays.Memory:
+        """Where the particles are."""
+        return self.posterior.memory
 
     def log_density(self, target: Target) -> np.ndarray:
         """Unnormalised log density of a target that uses the current batch, [P]."""
         return self.log_prior + target.power * self.log_likelihood
 
     def evaluate(
-        self, particles: np.ndarray, x: np.ndarray, y: np.ndarray, weights: np.ndarray | None = None
-    ) -> tuple[np.ndarray, np.ndarray | None]:
-        """Log-likelihood of a batch, with its gradient where this cloud carries one."""
+        self, particles: View, x: View, y: View, weights: np.ndarray | None = None, with_grad: bool | None = None
+    ) -> tuple[np.ndarray, View | None]:
+        """Log-likelihood of a batch, with its gradient where this cloud carries one, unless it is said."""
         self.evaluations += len(x) * len(particles)
-        if self.grad is None:
-            return self.posterior.log_likelihood(particles, x, y, weights=weights), None
-        return self.posterior.log_likelihood_and_grad(particles, x, y, weights=weights)
+        factors = self.memory.put(weights)
+        with_grad = self.grad is not None if with_grad is None else with_grad
+        if not with_grad:
+            return self.memory.host(self.posterior.log_likelihood(particles, x, y, weights=factors)), None
+        log_likelihood, grad = self.posterior.log_likelihood_and_grad(particles, x, y, weights=factors)
+        return self.memory.host(log_likelihood), grad
 
     def preview(self, data: Data, start: int, stop: int) -> np.ndarray:
         """Log-likelihood of some rows, where the particles are, [P]; no row is evaluated twice."""
         if (start, stop) not in self.previews:
             known = max((end for begin, end in self.previews if begin == start and end < stop), default=start)
-            self.evaluations += (stop - known) * len(self.particles)
-            rest = self.posterior.log_likelihood(self.particles, *data.rows(known, stop))
+            rest, _ = self.evaluate(self.particles, *data.rows(known, stop), with_grad=False)
             self.previews[start, stop] = rest + self.previews.get((start, known), 0.0)
         return self.previews[start, stop]
 
@@ -168,16 +183,14 @@ class Cloud:
                 self.log_likelihood = self.preview(data, target.start, target.stop)
             else:
                 batch = data.batch(target)
-                self.evaluations += target.batch_size * len(self.particles)
-                self.log_likelihood = self.posterior.log_likelihood(self.particles, *batch, weights=target.weights)
+                self.log_likelihood, _ = self.evaluate(self.particles, *batch, target.weights, with_grad=False)
         return self.log_likelihood
 
     def know_gradient(self, data: Data, target: Target) -> None:
         """Carry the gradient of the log-likelihood from now on, evaluated if it is not known."""
         if self.grad is None:
-            self.evaluations += target.batch_size * len(self.particles)
-            batch, how = data.batch(target), {"weights": target.weights}
-            self.log_likelihood, self.grad = self.posterior.log_likelihood_and_grad(self.particles, *batch, **how)
+            batch = data.batch(target)
+            self.log_likelihood, self.grad = self.evaluate(self.particles, *batch, target.weights, with_grad=True)
 
     def learn(self, information: np.ndarray) -> None:
         """Take in an estimate of the information, [d]; one that is not finite is left out."""
@@ -193,11 +206,11 @@ class Cloud:
         """
         precision, weights = self.posterior.prior_precision, np.exp(self.log_weights)
         mean, square = np.zeros((2, self.particles.shape[1]))
-        alive = np.flatnonzero(weights)
+        alive, row = np.flatnonzero(weights), self.memory.put(precision)
         for some in np.array_split(alive, max(1, len(alive) * len(mean) // BLOCK)):
-            slope = np.float32(target.power) * self.grad[some] - precision * self.particles[some]
-            mean += weights[some] @ slope
-            square += weights[some] @ (slope * slope)
+            slope = target.power * self.grad[some] - row * self.particles[some]
+            mean += self.memory.average(weights[some], slope)
+            square += self.memory.average(weights[some], slope * slope)
         return np.maximum(square - mean**2 - precision, 0) / target.count
 
     def scale(self, target: Target) -> np.ndarray | None:
@@ -206,28 +219,38 @@ class Cloud:
             return None
         return ((self.posterior.prior_precision + target.count * self.information) ** -0.5).astype(np.float32)
 
-    def refresh(self, persistence: float, **key: int) -> np.ndarray:
+    def refresh(self, persistence: float, **key: int) -> View:
         """Mix the momentum with fresh normal numbers; a share ``persistence`` of it is kept, none of it at first."""
         if self.momentum is None:
-            self.momentum, persistence = np.zeros_like(self.particles), 0.0
+            self.momentum, persistence = self.memory.zeros(self.particles.shape, np.float32), 0.0
         still = {"kick": 0.0, "drift": 0.0, "refresh": persistence}
         self.posterior.leapfrog(self.particles, self.momentum, self.momentum, **still, **key)
         return self.momentum
 
-    def trajectory(self, x: np.ndarray, y: np.ndarray, **plan: Any) -> tuple[tuple[np.ndarray, ...], ops.Trajectory]:
+    def trajectory(
+        self,
+        x: View,
+        y: View,
+        *,
+        weights: np.ndarray | None,
+        scale: np.ndarray | None,
+        **plan: Any,
+    ) -> tuple[tuple[View, ...], ops.Trajectory]:
         """Where a leapfrog trajectory takes every particle: particles, gradient and momentum [P, d] there.
 
         It starts with the momentum that the particles have; with a fresh one where they have none.
         """
         self.evaluations += len(x) * len(self.particles) * plan["num_steps"]
-        self.spare = self.spare or tuple(np.empty_like(self.particles) for _ in range(3))
+        memory = self.memory
+        self.spare = self.spare or tuple(memory.empty(self.particles.shape, np.float32) for _ in range(3))
         particles, grad, momentum = self.spare
-        np.copyto(particles, self.particles)
-        np.copyto(grad, self.grad)
+        particles[...], grad[...] = self.particles, self.grad
         if self.momentum is not None:
-            np.copyto(momentum, self.momentum)
-        refresh = 0.0 if self.momentum is None else None
-        return self.spare, self.posterior.trajectory(particles, momentum, grad, x, y, refresh=refresh, **plan)
+            momentum[...] = self.momentum
+        plan |= {"weights": memory.put(weights), "scale": memory.put(scale)}
+        plan["refresh"] = 0.0 if self.momentum is None else None
+        end = self.posterior.trajectory(particles, momentum, grad, x, y, **plan)
+        return self.spare, ops.Trajectory(*map(memory.host, end))
 
     def adopt(self, proposal: Proposal, stay: np.ndarray) -> None:
         """Become what a move proposes, but for the particles that stay; those turn back, if momentum is kept."""
@@ -265,7 +288,7 @@ class Cloud:
                 self.particles, *data.rows(start, target.stop), None if joining else target.weights
             )
             if joining and grad is not None:
-                grad *= np.float32(share)
+                grad *= share
                 grad += self.grad
             self.grad = grad
         if not joining:
@@ -291,7 +314,7 @@ class Cloud:
                 f"all {len(log_weights)} particles have a density that is zero or not finite; "
                 "the data may hold NaN, or the step size may be too large"
             )
-        _, log_sum, ess = ops.normalize_log_weights(log_weights, backend=self.posterior.backend)
+        _, log_sum, ess = ops.normalize_log_weights(log_weights, backend=self.posterior.host_backend)
         self.log_weights, self.ess = log_weights - log_sum, float(ess)
         return float(log_sum), lost
 
@@ -318,7 +341,7 @@ class Cloud:
         """Conditional effective sample size of increments, as a fraction of one: (sum W v)^2 / sum W v^2."""
         usable = np.where(np.isnan(increment), -np.inf, increment)
         first, second = (
-            ops.normalize_log_weights(self.log_weights + power * usable, backend=self.posterior.backend).log_sum
+            ops.normalize_log_weights(self.log_weights + power * usable, backend=self.posterior.host_backend).log_sum
             for power in (1, 2)
         )
         return float(np.exp(2 * first - second))
@@ -329,35 +352,42 @@ class Cloud:
         It is this one, moved in place, where as many are drawn as there are, unless ``keep``; else it has memory of
         its own, and no momentum.
         """
-        ancestors, on = self._ancestors(count, scheme, seed, iteration), {"backend": self.posterior.backend}
-        drawn, parts = self, self._parts()
+        ancestors, on = self._ancestors(count, scheme, seed, iteration), {"backend": self.posterior.host_backend}
+        drawn, columns, rows = self, self._parts(COLUMNS), self._parts(ROWS)
         if count == len(self.particles) and not keep:
-            ancestors, state = ops.permute_ancestors(ancestors, **on), [*parts.values()]
-            if self.momentum is not None:
-                state.append(self.momentum)
-            ops.gather_particles(state, ancestors, out=state, **on)
+            ancestors = ops.permute_ancestors(ancestors, **on)
+            for state in (columns, rows | self._parts(("momentum",))):
+                self._gather([*state.values()], ancestors, [*state.values()])
         else:
-            parts = {name: ops.gather_particles(part, ancestors, **on) for name, part in parts.items()}
-            drawn = replace(self, **parts, momentum=None, spare=())
+            parts = columns | rows
+            gathered = self._gather([*columns.values()], ancestors) + self._gather([*rows.values()], ancestors)
+            drawn = replace(self, **dict(zip(parts, gathered, strict=True)), momentum=None, spare=())
         drawn.log_weights, drawn.ess = np.full(count, -np.log(count)), float(count)
         drawn.resamplings, drawn.previews = self.resamplings + 1, {}
         return drawn, len(np.unique(ancestors))
 
+    def _gather(self, parts: Sequence[View], ancestors: np.ndarray, out: Sequence[View] | None = None) -> tuple:
+        on_host = isinstance(parts[0], np.ndarray)
+        backend = self.posterior.host_backend if on_host else self.posterior.backend
+        ancestors = ancestors if on_host else self.memory.put(ancestors)
+        return ops.gather_particles(parts, ancestors, out, backend=backend, check=on_host)
+
     def _ancestors(self, count: int, scheme: str, seed: int, iteration: int) -> np.ndarray:
-        on = {"backend": self.posterior.backend}
+        on = {"backend": self.posterior.host_backend}
         u = random.uniform((1, count), seed=seed, iteration=iteration, stream=random.Stream.RESAMPLING, **on)[0]
         return ops.resample(
             self.log_weights, u if ops.SCHEMES[scheme] else u[0], scheme=scheme, num_samples=count, **on
         )
 
-    def _parts(self) -> dict[str, np.ndarray]:
-        """What belongs to a particle wherever it goes, by name."""
-        names = ("particles", "grad", "log_likelihood", "log_prior", "roots")
+    def _parts(self, names: Sequence[str]) -> dict[str, View]:
+        """What there is of some names."""
         return {name: part for name in names if (part := getattr(self, name)) is not None}
 
     def copy(self) -> Cloud:
         """A cloud that moves of this one leave alone."""
-        return replace(self, **{name: part.copy() for name, part in self._parts().items()}, spare=(), previews={})
+        parts = {name: part.copy() for name, part in self._parts(COLUMNS).items()}
+        parts |= {name: self.memory.copy(part) for name, part in self._parts(ROWS).items()}
+        return replace(self, **parts, spare=(), previews={})
 
     @classmethod
     def union(cls, clouds: Sequence[Cloud]) -> Cloud:
@@ -367,8 +397,10 @@ class Cloud:
         """
         if len(clouds) == 1:
             return clouds[0]
-        parts = {name: np.concatenate([getattr(c, name) for c in clouds]) for name in clouds[-1]._parts()}
+        last = clouds[-1]
+        parts = {name: np.concatenate([getattr(c, name) for c in clouds]) for name in last._parts(COLUMNS)}
+        parts |= {name: last.memory.concatenate([getattr(c, name) for c in clouds]) for name in last._parts(ROWS)}
         total = len(parts["particles"])
         log_weights = np.concatenate([c.log_weights + np.log(len(c.particles) / total) for c in clouds])
-        ess = float(ops.normalize_log_weights(log_weights, backend=clouds[-1].posterior.backend).ess)
-        return replace(clouds[-1], **parts, log_weights=log_weights, ess=ess, momentum=None, previews={})
+        ess = float(ops.normalize_log_weights(log_weights, backend=last.posterior.host_backend).ess)
+        return replace(last, **parts, log_weights=log_weights, ess=ess, momentum=None, previews={})

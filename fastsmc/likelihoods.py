@@ -8,6 +8,8 @@ from typing import ClassVar
 
 import numpy as np
 
+from fastsmc.arrays import HOST, INTEGERS, REALS, Memory, View
+
 
 class Likelihood:
     """The density of targets y given the outputs of a network; samples are independent."""
@@ -16,15 +18,30 @@ class Likelihood:
     code: ClassVar[int]
     """The number by which the engines know it."""
     noise: float = 1.0
+    needs: ClassVar[str]
+    """What a target must be."""
 
-    def targets(self, y: np.ndarray, num_outputs: int) -> np.ndarray:
-        """Check targets and bring them to the engines' form: int64 [B] or float32 [B, outputs]."""
+    def targets(self, y: View, num_outputs: int, memory: Memory = HOST, check: bool = True) -> View:
+        """Check targets and bring them to the engines' form: int64 [B] or float32 [B, outputs].
+
+        ``check`` is whether to look at their values too, which would wait for a device.
+        """
         y = y[:, None] if y.ndim == 1 else y
         if y.ndim != 2 or y.shape[1] != num_outputs:
-            raise ValueError(f"y has shape {y.shape}; it must be [B] or [B, {num_outputs}], as the network's outputs")
-        if y.dtype.kind not in "fiub":
+            raise ValueError(
+                f"y has shape {tuple(y.shape)}; it must be [B] or [B, {num_outputs}], as the network's outputs"
+            )
+        if memory.dtype(y).kind not in REALS:
             raise TypeError(f"y has dtype {y.dtype}; the {self.name} likelihood needs numbers")
-        return np.ascontiguousarray(y, np.float32)
+        y = memory.cast(y, np.float32)
+        if check and not (good := self._acceptable(y)).all():
+            row, column = map(int, np.argwhere(~memory.host(good))[0])
+            raise ValueError(f"y[{row}, {column}] is {y[row, column]}; the {self.name} likelihood needs {self.needs}")
+        return y
+
+    def _acceptable(self, y: View) -> View:
+        """Which targets, float32 [B, outputs], have a density."""
+        raise NotImplementedError
 
     def probabilities(self, outputs: np.ndarray) -> np.ndarray:
         """What is averaged over particles for predictions, from outputs [..., K]."""
@@ -42,13 +59,13 @@ class Categorical(Likelihood):
     name: ClassVar[str] = "categorical"
     code: ClassVar[int] = 0
 
-    def targets(self, y: np.ndarray, num_outputs: int) -> np.ndarray:
+    def targets(self, y: View, num_outputs: int, memory: Memory = HOST, check: bool = True) -> View:
         """See `Likelihood`; the engines check the range of the labels."""
-        if y.dtype.kind not in "iu":
+        if memory.dtype(y).kind not in INTEGERS:
             raise TypeError(f"y has dtype {y.dtype}; the categorical likelihood needs integer labels")
         if y.ndim != 1:
-            raise ValueError(f"y has shape {y.shape}; the categorical likelihood needs one label a sample, [B]")
-        return np.ascontiguousarray(y, np.int64)
+            raise ValueError(f"y has shape {tuple(y.shape)}; the categorical likelihood needs one label a sample, [B]")
+        return memory.cast(y, np.int64)
 
     def probabilities(self, outputs: np.ndarray) -> np.ndarray:
         """Softmax over the last axis, in place."""
@@ -68,17 +85,10 @@ class Bernoulli(Likelihood):
 
     name: ClassVar[str] = "bernoulli"
     code: ClassVar[int] = 1
+    needs: ClassVar[str] = "numbers in [0, 1]"
 
-    def targets(self, y: np.ndarray, num_outputs: int) -> np.ndarray:
-        """See `Likelihood`."""
-        y = super().targets(y, num_outputs)
-        bad = ~((y >= 0) & (y <= 1))
-        if bad.any():
-            row, column = map(int, np.unravel_index(int(np.argmax(bad)), y.shape))
-            raise ValueError(
-                f"y[{row}, {column}] is {y[row, column]}; the bernoulli likelihood needs numbers in [0, 1]"
-            )
-        return y
+    def _acceptable(self, y: View) -> View:
+        return (y >= 0) & (y <= 1)
 
     def probabilities(self, outputs: np.ndarray) -> np.ndarray:
         """Probability of yes."""
@@ -96,18 +106,14 @@ class Gaussian(Likelihood):
     noise: float = 1.0
     name: ClassVar[str] = "gaussian"
     code: ClassVar[int] = 2
+    needs: ClassVar[str] = "finite numbers"
 
     def __post_init__(self) -> None:
         if not (math.isfinite(self.noise) and self.noise > 0):
             raise ValueError(f"noise is {self.noise!r}; it must be a positive standard deviation")
 
-    def targets(self, y: np.ndarray, num_outputs: int) -> np.ndarray:
-        """See `Likelihood`."""
-        y = super().targets(y, num_outputs)
-        if not np.isfinite(y).all():
-            row = int(np.argmin(np.isfinite(y).all(axis=1)))
-            raise ValueError(f"y[{row}] is {y[row]}; every target must be a finite number")
-        return y
+    def _acceptable(self, y: View) -> View:
+        return abs(y) < math.inf
 
     def probabilities(self, outputs: np.ndarray) -> np.ndarray:
         """The mean itself."""

@@ -85,9 +85,11 @@ class GaussianApproximation(LKernel):
                 f"{needed} for {size} weights, or lkernel 'forward'"
             )
         increment, usable = proposal.log_ratio.copy(), np.abs(proposal.log_ratio) < 1000
-        copies = np.unique(cloud.particles[usable], axis=0, return_counts=True)[1]
+        host = cloud.memory.host
+        copies = np.unique(host(cloud.particles)[usable], axis=0, return_counts=True)[1]
         if copies.sum() ** 2 >= needed * max(np.sum(copies**2), 1):
-            there, back = (part[usable].astype(np.float64) for part in (proposal.particles, -proposal.momentum))
+            ends = host(proposal.particles), -host(proposal.momentum)
+            there, back = (part[usable].astype(np.float64) for part in ends)
             increment[usable] += _log_conditional(there, back) + 0.5 * np.sum(back**2, axis=1)
         return increment
 

@@ -125,7 +125,7 @@ class Move:
         proposal = self.propose(cloud, data, target, step_size, draw)
         ratio = proposal.log_ratio
         stream = draw.key(random.Stream.ACCEPTANCE)
-        u = random.uniform((1, len(ratio)), **stream, backend=cloud.posterior.backend)[0]
+        u = random.uniform((1, len(ratio)), **stream, backend=cloud.posterior.host_backend)[0]
         backward = self.backward_kernel(target)
         increment = backward.log_increment(cloud, proposal)
         cloud.adopt(proposal, np.flatnonzero(~backward.accepted(ratio, np.log1p(-u))))
@@ -176,10 +176,12 @@ class RandomWalk(Move):
     def propose(self, cloud: Cloud, data: Data, target: Target, step_size: float, draw: Draw) -> Proposal:
         """See `Move`."""
         stream = draw.key(random.Stream.MOMENTUM)
-        noise = random.normal(cloud.particles.shape, **stream, backend=cloud.posterior.backend)
-        particles = np.add(cloud.particles, np.float32(step_size) * noise, out=noise)
+        where = {"backend": cloud.posterior.backend, "device": cloud.posterior.device}
+        particles = random.normal(tuple(cloud.particles.shape), **stream, **where)
+        particles *= step_size
+        particles += cloud.particles
         log_likelihood, grad = cloud.evaluate(particles, *data.batch(target), target.weights)
-        log_prior = cloud.posterior.log_prior(particles)
+        log_prior = cloud.memory.host(cloud.posterior.log_prior(particles))
         change = log_prior + target.power * log_likelihood - cloud.log_density(target)
         return Proposal(particles, grad, log_likelihood, log_prior, change)
 
@@ -225,7 +227,7 @@ class HMC(Move):
 
     def propose(self, cloud: Cloud, data: Data, target: Target, step_size: float, draw: Draw) -> Proposal:
         """See `Move`."""
-        key, backend = draw.key(random.Stream.MOMENTUM), cloud.posterior.backend
+        key, backend = draw.key(random.Stream.MOMENTUM), cloud.posterior.host_backend
         if self.persistence > 0:
             cloud.refresh(self.persistence, **key)
         if self.jitter > 0:

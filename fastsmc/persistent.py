@@ -87,9 +87,10 @@ class PersistentSMC(Sampler):
 
     def iterate(self, x: Any, y: Any) -> Iterator[Result]:
         """Run one temperature at a time; each state is a `Result` that later iterations leave alone."""
-        data = Data(x, y, self.posterior, self.seed)
+        posterior = self.posterior_for(x)
+        data = Data(x, y, posterior, self.seed)
         mixture = [Component(0.0, 0.0)] * math.ceil(2 * self.ess)
-        pool = Cloud.from_prior(self.posterior, len(mixture) * self.num_particles, self.seed, self.move.uses_gradient)
+        pool = Cloud.from_prior(posterior, len(mixture) * self.num_particles, self.seed, self.move.uses_gradient)
         target, history = Target(0, len(data), temperature=0.0), History()
         step, clock = StepSize(self.move), Stopwatch()
         pool.observe(data, PRIOR, target)
@@ -145,7 +146,7 @@ class PersistentSMC(Sampler):
 
         def keeps_ess(temperature: float) -> bool:
             increment = (temperature - current) * log_likelihood
-            ess = ops.normalize_log_weights(log_weights + increment, backend=self.posterior.backend).ess
+            ess = ops.normalize_log_weights(log_weights + increment, backend=pool.posterior.host_backend).ess
             return ess >= self.ess * self.num_particles
 
         return highest_temperature(current, keeps_ess)

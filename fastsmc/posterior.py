@@ -11,7 +11,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from fastsmc import ops, random
+from fastsmc import arrays, backends, ops, random
 from fastsmc.likelihoods import Likelihood, as_likelihood
 from fastsmc.networks import Network
 
@@ -87,28 +87,50 @@ class Posterior:
         self.likelihood = as_likelihood(likelihood)
         self.precision = precision
         self.backend = backend
+        self.device = "cpu"
         self._engine = {"precision": precision, "backend": backend}
         self.prior_scales = self.prior.scales(network)
         self.prior_precision = (self.prior_scales**-2).astype(np.float32)
+        self._prior_precisions = {self.device: self.prior_precision}
         self._log_prior_constant = -float(np.log(self.prior_scales).sum()) - 0.5 * network.num_params * LOG_TWO_PI
 
     @property
     def precision_in_use(self) -> str:
         """The precision of the products here: the one that was asked for, or a higher one."""
-        return ops.precision_in_use(self.network, self.precision, backend=self.backend)
+        return ops.precision_in_use(self.network, self.precision, backend=self.backend, device=self.device)
 
-    def on(self, backend: str) -> Posterior:
-        """The same posterior, computed by another engine."""
-        return Posterior(self.network, self.prior, self.likelihood, self.precision, backend)
+    def on(self, backend: str | None = None, device: str = "cpu") -> Posterior:
+        """The same posterior, computed by another engine, whose draws of the prior are on a device."""
+        if (backend or self.backend, device) == (self.backend, self.device):
+            return self
+        moved = Posterior(self.network, self.prior, self.likelihood, self.precision, backend or self.backend)
+        moved.device = device
+        return moved
+
+    @property
+    def memory(self) -> arrays.Memory:
+        """That of the engine on the posterior's device."""
+        return backends.choose(self.backend, self.device).memory
+
+    @property
+    def host_backend(self) -> str | None:
+        """The engine for what there is one of for each particle, which is on the host."""
+        return self.backend if self.memory is arrays.HOST else None
+
+    def _prior_precision_beside(self, particles: Any) -> Any:
+        device = arrays.device(particles)
+        if device not in self._prior_precisions:
+            self._prior_precisions[device] = arrays.Device(device).put(self.prior_precision)
+        return self._prior_precisions[device]
 
     def __repr__(self) -> str:
         return f"Posterior({self.network}, prior={self.prior}, likelihood={self.likelihood})"
 
-    def sample_prior(self, num_particles: int, seed: int = 0) -> np.ndarray:
-        """Particles drawn from the prior, float32 [P, d]; a pure function of the seed."""
-        shape = (num_particles, self.network.num_params)
-        noise = random.normal(shape, seed=seed, stream=random.Stream.PRIOR, backend=self.backend)
-        return noise * self.prior_scales.astype(np.float32)
+    def sample_prior(self, num_particles: int, seed: int = 0) -> Any:
+        """Particles drawn from the prior, float32 [P, d], on the posterior's device; a pure function of the seed."""
+        shape, where = (num_particles, self.network.num_params), {"backend": self.backend, "device": self.device}
+        noise = random.normal(shape, seed=seed, stream=random.Stream.PRIOR, **where)
+        return noise * self.memory.put(self.prior_scales.astype(np.float32))
 
     def log_prior_from_energy(self, energy: np.ndarray) -> np.ndarray:
         """Log prior density from ``sum(precision * theta**2) / 2``, which the leapfrog pass returns."""
@@ -116,9 +138,10 @@ class Posterior:
 
     def log_prior(self, particles: Any) -> Any:
         """Log prior density of every particle, with its constant: float64 [P]."""
-        host, back = ops.read_particles(particles, self.network)
-        energy = 0.5 * np.einsum("pd,pd,d->p", host, host, self.prior_precision, dtype=np.float64)
-        return back(self.log_prior_from_energy(energy))
+        engine = backends.choose(self.backend, arrays.device(particles))
+        theta, back = ops.read_particles(particles, self.network, engine)
+        row = engine.memory.read(self._prior_precision_beside(particles), "precision")[0]
+        return back(self.log_prior_from_energy(engine.memory.energies(theta, row)))
 
     def log_likelihood(self, particles: Any, x: Any, y: Any, *, weights: Any = None) -> Any:
         """Log-likelihood of every particle, summed over the batch.
@@ -170,7 +193,7 @@ class Posterior:
             grad,
             x,
             y,
-            prior_precision=self.prior_precision,
+            prior_precision=self._prior_precision_beside(particles),
             step_size=step_size,
             num_steps=num_steps,
             **plan,
@@ -179,18 +202,20 @@ class Posterior:
 
     def leapfrog(self, particles: Any, momentum: Any, grad: Any, **plan: Any) -> ops.LeapfrogEnergies:
         """Refresh the momentum, kick and drift, in place, under this prior: see `ops.leapfrog`."""
-        precision, backend = self.prior_precision, self.backend
-        return ops.leapfrog(particles, momentum, grad, precision=precision, backend=backend, **plan)
+        precision = self._prior_precision_beside(particles)
+        return ops.leapfrog(particles, momentum, grad, precision=precision, backend=self.backend, **plan)
 
     def log_density_and_grad(
         self, particles: Any, x: Any, y: Any, likelihood_scale: float = 1.0, *, weights: Any = None
     ) -> DensityAndGrad:
         """Log prior plus ``likelihood_scale`` times the log-likelihood, and the gradient of that sum."""
-        host, back = ops.read_particles(particles, self.network)
-        log_likelihood, grad = self.log_likelihood_and_grad(host, x, y, weights=weights)
-        log_density = self.log_prior(host) + likelihood_scale * log_likelihood
-        grad = likelihood_scale * grad - self.prior_precision * host
-        return DensityAndGrad(back(log_density), back(grad.astype(host.dtype, copy=False)))
+        engine, memory = backends.choose(self.backend, arrays.device(particles))
+        theta, back = ops.read_particles(particles, self.network, (engine, memory))
+        log_likelihood, grad = self.log_likelihood_and_grad(theta, x, y, weights=weights)
+        log_density = self.log_prior(theta) + likelihood_scale * log_likelihood
+        grad *= likelihood_scale
+        grad -= memory.read(self._prior_precision_beside(particles), "precision")[0] * theta
+        return DensityAndGrad(back(log_density), back(grad))
 
     def outputs(self, particles: Any, x: Any) -> Any:
         """Network outputs of every particle (logits or means), [P, B, outputs]."""

@@ -1,7 +1,8 @@
 """Counter-based random numbers: a pure function of seed, slot, iteration, stream and index.
 
 Philox 4x32-10 (Salmon and others, 2011) with key = seed and counter = (index, particle slot, iteration, stream), so
-that neither threads nor the order of evaluation matter, and every backend makes the same integers.
+that neither threads nor the order of evaluation matter, and every backend makes the same integers. They come as views
+of the backend's memory (see `fastsmc.arrays`), on ``device``.
 """
 
 from __future__ import annotations
@@ -11,6 +12,7 @@ from enum import IntEnum
 import numpy as np
 
 from fastsmc import backends
+from fastsmc.arrays import View
 
 
 class Stream(IntEnum):
@@ -33,9 +35,10 @@ def philox(
     stream: int = 0,
     first_slot: int = 0,
     backend: str | None = None,
-) -> np.ndarray:
+    device: str = "cpu",
+) -> View:
     """The integers themselves, uint32 [slots, numbers]: number i of a slot is word i % 4 of block i // 4."""
-    return _fill("philox", np.uint32, shape, seed, iteration, stream, first_slot, backend)
+    return _fill("philox", np.uint32, shape, seed, iteration, stream, first_slot, backend, device)
 
 
 def uniform(
@@ -46,9 +49,10 @@ def uniform(
     stream: int = 0,
     first_slot: int = 0,
     backend: str | None = None,
-) -> np.ndarray:
+    device: str = "cpu",
+) -> View:
     """Uniform numbers in [0, 1), float64 [slots, numbers]: 53 bits, from two words each."""
-    return _fill("uniform", np.float64, shape, seed, iteration, stream, first_slot, backend)
+    return _fill("uniform", np.float64, shape, seed, iteration, stream, first_slot, backend, device)
 
 
 def normal(
@@ -59,9 +63,10 @@ def normal(
     stream: int = 0,
     first_slot: int = 0,
     backend: str | None = None,
-) -> np.ndarray:
+    device: str = "cpu",
+) -> View:
     """Standard normal numbers, float32 [slots, numbers], by Box and Muller from two words each; none beyond 6.7."""
-    return _fill("normal", np.float32, shape, seed, iteration, stream, first_slot, backend)
+    return _fill("normal", np.float32, shape, seed, iteration, stream, first_slot, backend, device)
 
 
 def check_key(seed: int, iteration: int, stream: int, first_slot: int) -> None:
@@ -85,10 +90,12 @@ def _fill(
     stream: int,
     first_slot: int,
     backend: str | None,
-) -> np.ndarray:
+    device: str,
+) -> View:
     check_key(seed, iteration, stream, first_slot)
-    out = np.empty(shape, dtype)
+    engine, memory = backends.choose(backend, device)
+    out = memory.empty(shape, dtype)
     if out.ndim != 2:
         raise ValueError(f"shape is {shape}; it must be (slots, numbers)")
-    getattr(backends.choose(backend), name)(out, int(seed), int(iteration), int(stream), int(first_slot))
+    getattr(engine, name)(out, int(seed), int(iteration), int(stream), int(first_slot))
     return out

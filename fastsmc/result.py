@@ -6,7 +6,7 @@ import json
 import math
 import os
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -84,7 +84,7 @@ class Result:
     Attributes
     ----------
     particles
-        float32 [P, d], of the kind of the data that were given.
+        float32 [P, d], of the kind of the data that were given; torch tensors where these are on another device.
     log_weights
         float64 [P]; their exponentials sum to one.
     target
@@ -114,10 +114,11 @@ class Result:
     @classmethod
     def of(cls, cloud: Cloud, target: Target, num_data: int, history: History, like: Any) -> Result:
         """A state of the sampler, copied."""
-        back = arrays.read(like, "x")[1]
+        memory = cloud.memory
+        back = memory.read(like, "x")[1] if arrays.device(like) == cloud.posterior.device else lambda view: view
         result = cls(
-            back(cloud.particles.copy()),
-            back(cloud.log_weights.copy()),
+            back(memory.copy(cloud.particles)),
+            back(memory.copy(memory.put(cloud.log_weights))),
             cloud.posterior,
             target,
             num_data,
@@ -173,7 +174,7 @@ class Result:
     @property
     def weights(self) -> np.ndarray:
         """float64 [P], summing to one."""
-        return np.exp(np.asarray(self.log_weights))
+        return np.exp(arrays.on_host(self.log_weights, "log_weights"))
 
     @property
     def ess(self) -> float:
@@ -186,32 +187,36 @@ class Result:
 
     def predict(self, x: Any) -> Any:
         """The most probable class [n] (Bernoulli: 0 or 1), or the posterior mean of the outputs for regression."""
-        read, back = arrays.read(self._predict(x, self.posterior.likelihood.probabilities), "probabilities")
-        return back(self.posterior.likelihood.decide(read))
+        likelihood = self.posterior.likelihood
+        mean = arrays.on_host(self._predict(x, likelihood.probabilities), "probabilities")
+        return arrays.kind_of(x, "x")(likelihood.decide(mean))
 
     def _predict(self, x: Any, transform: Any) -> Any:
         """Weighted mean over the particles of a function of the outputs, over blocks of rows that fit the cache."""
-        host, back = arrays.read(x, "x")
-        particles, weights = np.asarray(self.particles), self.weights
+        host, weights = arrays.on_host(x, "x"), self.weights
         used = np.flatnonzero(weights > 0)
+        outputs_of = self._outputs(used)
         per_row = max(1, len(used) * self.posterior.network.num_outputs)
         rows = max(1, 2**22 // per_row)
         blocks = [
-            np.einsum(
-                "p,pbk->bk",
-                weights[used],
-                transform(self.posterior.outputs(particles[used], host[i : i + rows])),
-            )
+            np.einsum("p,pbk->bk", weights[used], transform(outputs_of(host[i : i + rows])))
             for i in range(0, max(len(host), 1), rows)
         ]
-        return back(np.concatenate(blocks))
+        return arrays.kind_of(x, "x")(np.concatenate(blocks))
+
+    def _outputs(self, used: np.ndarray) -> Callable[[np.ndarray], np.ndarray]:
+        """The outputs of some particles as a function of rows of x: [used, B, K], on the host."""
+        memory = self.posterior.memory
+        particles = memory.read(self.particles, "particles")[0]
+        particles = particles if len(used) == len(particles) else particles[used]
+        return lambda rows: memory.host(memory.read(self.posterior.outputs(particles, memory.put(rows)), "outputs")[0])
 
     def evaluate(self, x: Any, y: Any) -> dict[str, float]:
         """Accuracy, negative log-likelihood and expected calibration error; for regression rmse and nll."""
-        y = arrays.read(y, "y")[0]
+        y = arrays.on_host(y, "y")
         if self.posterior.likelihood.name == "gaussian":
             return self._evaluate_regression(x, y)
-        proba = np.asarray(self.predict_proba(x))
+        proba = arrays.on_host(self.predict_proba(x), "probabilities")
         if self.posterior.likelihood.name == "bernoulli":
             proba, y = np.stack([1 - proba.ravel(), proba.ravel()], axis=1), y.ravel().astype(np.int64)
         return {
@@ -229,8 +234,9 @@ class Result:
             return -0.5 * np.sum(z * z + 2 * np.log(noise) + np.log(2 * np.pi), axis=-1, dtype=np.float64)
 
         used = np.flatnonzero(self.weights > 0)
-        outputs = self.posterior.outputs(np.asarray(self.particles)[used], arrays.read(x, "x")[0])
-        log_mean = np.logaddexp.reduce(np.asarray(self.log_weights)[used, None] + log_density(outputs), axis=0)
+        outputs = self._outputs(used)(arrays.on_host(x, "x"))
+        log_weights = arrays.on_host(self.log_weights, "log_weights")
+        log_mean = np.logaddexp.reduce(log_weights[used, None] + log_density(outputs), axis=0)
         mean = np.einsum("p,pbk->bk", self.weights[used], outputs)
         return {"rmse": metrics.rmse(mean, y), "nll": float(-np.mean(log_mean))}
 
@@ -256,7 +262,7 @@ class Result:
             "num_data": self.num_data,
             "warnings": self.warnings,
         }
-        tensors = {"particles": self.particles, "log_weights": self.log_weights}
+        tensors = {name: arrays.on_host(getattr(self, name), name) for name in ("particles", "log_weights")}
         tensors |= {f"history.{name}": self.history[name] for name in self.history}
         content = save(
             {name: np.ascontiguousarray(value) for name, value in tensors.items()},

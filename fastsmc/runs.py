@@ -78,9 +78,10 @@ def _together(results: Sequence[Result], shares: np.ndarray) -> Result:
     """All particles, with their weights times their result's share; the rest is the last result's."""
     with np.errstate(divide="ignore"):
         logs = np.log(shares / shares.sum())
-    back = arrays.read(results[-1].particles, "particles")[1]
-    particles = back(np.concatenate([np.asarray(r.particles) for r in results]))
-    log_weights = back(np.concatenate([np.asarray(r.log_weights) + log for r, log in zip(results, logs, strict=True)]))
+    back = arrays.kind_of(results[-1].particles, "particles")
+    rows, columns = ([arrays.on_host(getattr(r, name), name) for r in results] for name in ("particles", "log_weights"))
+    particles = back(np.concatenate(rows))
+    log_weights = back(np.concatenate([column + log for column, log in zip(columns, logs, strict=True)]))
     said = list(dict.fromkeys(text for r in results for text in r.warnings))
     return replace(results[-1], particles=particles, log_weights=log_weights, warnings=said)
 

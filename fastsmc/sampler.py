@@ -9,7 +9,7 @@ from contextlib import closing
 from pathlib import Path
 from typing import Any
 
-from fastsmc import ops
+from fastsmc import arrays, backends, ops
 from fastsmc.annealing import Target
 from fastsmc.cloud import DegenerateError
 from fastsmc.lkernels import Reversible
@@ -41,16 +41,24 @@ class Sampler(ABC):
                 raise ValueError(f"{name} is {value!r}; it must be at least 1")
         if resampling not in ops.SCHEMES:
             raise ValueError(f"resampling is {resampling!r}; it must be one of {', '.join(ops.SCHEMES)}")
-        if device not in (None, "cpu"):
-            raise ValueError(f"device is {device!r}; this version samples on 'cpu'")
+        if device is not None:
+            try:
+                backends.choose(backend or posterior.backend, device)
+            except ValueError as error:
+                raise ValueError(f"device is {device!r}, but {error}") from None
         if not 0 <= seed < 2**64:
             raise ValueError(f"seed is {seed!r}; it must be a whole number from 0 to 2**64 - 1")
         self.posterior = posterior if backend is None else posterior.on(backend)
+        self.device = device
         self.num_particles = num_particles
         self.move = move
         self.num_iterations = num_iterations
         self.resampling = resampling
         self.seed = seed
+
+    def posterior_for(self, x: Any) -> Posterior:
+        """The posterior on the device that was asked for, or on that of the data."""
+        return self.posterior.on(device=self.device or arrays.device(x))
 
     def _check_reversible(self, why: str) -> None:
         """Refuse a move that does not leave its targets as they are."""

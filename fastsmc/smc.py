@@ -49,7 +49,7 @@ class SMC(Sampler):
     stratify
         Whether batches hold the classes in the proportions of all the data.
     backend, device
-        Force an engine, a device; by default the best for the data.
+        Force an engine, a device such as ``"cuda"``; by default the best for the data, where they are.
     seed
         The run is a function of it.
     waste_free
@@ -91,9 +91,10 @@ class SMC(Sampler):
 
     def iterate(self, x: Any, y: Any) -> Iterator[Result]:
         """Run one iteration at a time; each state is a `Result` that later iterations leave alone."""
-        data = Data(x, y, self.posterior, self.seed, self.stratify)
+        posterior = self.posterior_for(x)
+        data = Data(x, y, posterior, self.seed, self.stratify)
         move = self.move or default_move(len(data))
-        cloud = Cloud.from_prior(self.posterior, self.num_particles, self.seed, move.uses_gradient)
+        cloud = Cloud.from_prior(posterior, self.num_particles, self.seed, move.uses_gradient)
         target, history, log_evidence = self.annealing.initial_target(len(data)), History(), 0.0
         step, clock = StepSize(move), Stopwatch()
         cloud.observe(data, PRIOR, target)

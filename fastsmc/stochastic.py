@@ -12,6 +12,7 @@ import numpy as np
 
 from fastsmc import random
 from fastsmc.annealing import Target
+from fastsmc.arrays import View
 from fastsmc.cloud import Cloud, Data, Proposal
 from fastsmc.lkernels import ForwardProposal, LKernel, Unweighted
 from fastsmc.moves import Draw, KineticLangevin, Move, check_persistence
@@ -113,23 +114,28 @@ class SGHMC(Move):
         if not self.weighted and cloud.information is not None:
             variance = self._force_variance(target) * cloud.information * (1.0 if scale is None else scale**2)
             noise = np.sqrt(np.maximum(1 - self.persistence**2 - step_size**2 * variance, 0)).astype(np.float32)
-        fresh, kept = cloud.momentum is None, {"refresh": self.persistence, "noise": noise}
-        momentum = (cloud.refresh(0.0, **keys[0]) if fresh else cloud.momentum).copy()
-        particles, work, information = cloud.particles.copy(), np.zeros(count), np.zeros(cloud.particles.shape[1])
+        memory = cloud.memory
+        fresh, kept = cloud.momentum is None, {"refresh": self.persistence, "noise": memory.put(noise)}
+        units = memory.put(scale)
+        momentum = memory.copy(cloud.refresh(0.0, **keys[0]) if fresh else cloud.momentum)
+        particles, work, information = memory.copy(cloud.particles), np.zeros(count), np.zeros(cloud.particles.shape[1])
         for some, chosen in zip(groups, parts.choose(len(groups), steps), strict=True):
             theta, v = particles[some], momentum[some]
-            scaled = {"scale": scale, "likelihood_scale": target.power * parts.number, "first_slot": some.start}
+            scaled = {"scale": units, "likelihood_scale": target.power * parts.number, "first_slot": some.start}
             step = partial(posterior.leapfrog, theta, v, **scaled)
             step(v, kick=0.0, drift=step_size / 2)
             for k, key in enumerate(keys):
                 force = parts.force(theta, chosen[k])
                 drift = step_size if k + 1 < steps else step_size / 2
                 energies = step(force, kick=step_size, drift=drift, **({} if fresh and k == 0 else kept), **key)
-                with np.errstate(invalid="ignore"):  # of particles that are lost
-                    work[some] += energies.kinetic_before - energies.kinetic_after
+                if self.weighted:
+                    before, after = map(memory.host, energies[:2])
+                    with np.errstate(invalid="ignore"):  # of particles that are lost
+                        work[some] += before - after
             information += parts.squares(force) / count
-        log_prior = posterior.log_prior(particles)
-        learned = {"information": information, "heat": _heat(momentum, scale, posterior.prior_precision)}
+        log_prior = memory.host(posterior.log_prior(particles))
+        variance = memory.host((momentum * momentum).sum(0)) / count
+        learned = {"information": information, "heat": _heat(variance, scale, posterior.prior_precision)}
         if not self.weighted:
             ratio = np.where(np.isfinite(log_prior), 0.0, np.nan)
             return Proposal(particles, None, None, log_prior, ratio, momentum, **learned)
@@ -144,30 +150,31 @@ class Parts:
 
     def __init__(self, cloud: Cloud, data: Data, target: Target, size: int, draw: Draw) -> None:
         self.number = math.ceil(target.batch_size / size)
-        self._cloud, self._target, self._batch, self._weights = cloud, target, data.batch(target), target.weights
-        self._draw = partial(random.uniform, **draw.key(random.Stream.PARTS), backend=cloud.posterior.backend)
+        self._cloud, self._target = cloud, target
+        self._batch, self._weights = data.batch(target), cloud.memory.put(target.weights)
+        self._draw = partial(random.uniform, **draw.key(random.Stream.PARTS), backend=cloud.posterior.host_backend)
         order = np.argsort(self._draw((1, target.batch_size))[0])
         edges = np.arange(self.number + 1) * target.batch_size // self.number
+        order = cloud.memory.put(order)
         self._rows = [order[begin:end] for begin, end in pairwise(edges)]
 
     def choose(self, groups: int, steps: int) -> np.ndarray:
         """A part for every step of every group, int64 [groups, steps]."""
         return (self._draw((groups, steps), first_slot=1) * self.number).astype(np.int64)
 
-    def force(self, particles: np.ndarray, part: int) -> np.ndarray:
+    def force(self, particles: View, part: int) -> View:
         """Gradient of the log-likelihood of a part, [P, d]."""
         rows, (x, y) = self._rows[part], self._batch
         weights = None if self._weights is None else self._weights[rows]
         self._cloud.evaluations += len(rows) * len(particles)
         return self._cloud.posterior.log_likelihood_and_grad(particles, x[rows], y[rows], weights=weights).grad
 
-    def squares(self, force: np.ndarray) -> np.ndarray:
+    def squares(self, force: View) -> np.ndarray:
         """Mean square of the gradient of a data point, summed over particles, [d]."""
-        return np.einsum("pd,pd->d", force, force) * (self.number / self._target.batch_size)
+        return self._cloud.memory.host((force * force).sum(0)) * (self.number / self._target.batch_size)
 
 
-def _heat(momentum: np.ndarray, scale: np.ndarray | None, prior_precision: np.ndarray) -> float:
-    """Variance of the momentum, over the weights by the share of the data in what determines them."""
-    variance = np.einsum("pd,pd->d", momentum, momentum) / len(momentum)
+def _heat(variance: np.ndarray, scale: np.ndarray | None, prior_precision: np.ndarray) -> float:
+    """Mean of the variance of the momentum [d], over the weights by the data's share in what determines them."""
     share = np.ones_like(variance) if scale is None else 1 - prior_precision * scale**2
     return float(variance @ share / max(share.sum(), np.finfo(float).tiny))

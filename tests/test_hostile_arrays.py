@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 import fastsmc as fs
-from fastsmc import arrays, backends
+from fastsmc import backends
 
 NAN, INF = np.nan, np.inf
 W = np.array([1.0, 2.0, 3.0])
@@ -198,24 +198,32 @@ def test_a_bad_entry_is_found_wherever_it_stands(backend):
 def test_backends_are_refused_with_their_reason(monkeypatch):
     with pytest.raises(ValueError, match="backend is 'gpu'; it must be one of 'reference', 'cpu', 'triton', 'cuda'"):
         fs.systematic(W, 0.5, backend="gpu")
-    with pytest.raises(ValueError, match="backend is 'triton', but this version has no Triton kernels yet"):
-        fs.systematic(W, 0.5, backend="triton")
+    with pytest.raises(ValueError, match="backend is 'cuda', but this version has no CUDA kernels yet"):
+        fs.systematic(W, 0.5, backend="cuda")
     backends.choose.cache_clear()
     monkeypatch.setenv("FASTSMC_BACKEND", "gpu")
     with pytest.raises(ValueError, match="FASTSMC_BACKEND is 'gpu'"):
         fs.systematic(W, 0.5)
     backends.choose.cache_clear()
     monkeypatch.setenv("FASTSMC_BACKEND", "reference")
-    assert backends.choose().__name__ == "fastsmc.reference"
+    assert backends.choose().ops.__name__ == "fastsmc.reference"
     backends.choose.cache_clear()
 
 
 def test_a_device_that_no_engine_reads_is_named():
     torch = pytest.importorskip("torch")
-    with pytest.raises(NotImplementedError, match="weights is on meta, which the cpu engine cannot read"):
+    with pytest.raises(ValueError, match="no backend reads arrays on meta: no backend of this version serves meta"):
         fs.systematic(torch.ones(3, device="meta"), 0.5)
-    with pytest.raises(NotImplementedError, match="triton: this version has no Triton kernels yet; cuda: "):
-        arrays._refuse_device("weights", "cuda:0", "cuda")
+    with pytest.raises(ValueError, match="u is on meta; it must be on the cpu, as the other arrays are"):
+        fs.systematic(torch.ones(3), torch.ones((), device="meta"))
+    with pytest.raises(ValueError, match="backend is 'cpu', which reads arrays on cpu, not on meta"):
+        fs.systematic(torch.ones(3, device="meta"), 0.5, backend="cpu")
+
+
+@pytest.mark.skipif(backends.BACKENDS["triton"].available()[0], reason="there is one")
+def test_without_a_device_the_reasons_are_given():
+    with pytest.raises(ValueError, match="no backend reads arrays on cuda:0: triton: torch finds no CUDA device; cuda: "):
+        backends.choose(None, "cuda:0")
 
 
 def test_strides_and_read_only_inputs_are_read(backend):
@@ -283,7 +291,7 @@ def test_arrays_of_other_libraries_come_back_as_their_own(backend):
 
 def test_unsupported_extension_calls_do_not_reach_memory():
     """The extension refuses what fastsmc.ops would have refused, rather than reading beyond an array."""
-    cpu = backends.choose("cpu")
+    cpu = backends.choose("cpu").ops
     out = np.zeros(3, np.int64)
     for bad in [
         lambda: cpu.resample("systematic", False, W.astype(int), np.array(0.5), out),

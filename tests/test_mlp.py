@@ -123,7 +123,7 @@ def test_the_reference_gradient_equals_central_differences(shape, activation, ki
 
 @every_shape
 def test_every_element_is_written(backend, shape):
-    problems.every_element_is_written(Problem(shape, "relu", "gaussian"), backends.choose(backend), backend)
+    problems.every_element_is_written(Problem(shape, "relu", "gaussian"), backends.choose(backend).ops, backend)
 
 
 @pytest.mark.parametrize("samples", [1, 3, 4, 5, 7, 8, 9, 15, 16, 17, 31, 32, 33, 63, 65, 127, 128, 129, 300])
@@ -251,7 +251,7 @@ def test_any_memory_is_read(backend, kind):
 
 def test_the_engine_itself_reads_strides():
     """x is packed from any strides; ops copies first, so this is seen only here."""
-    problem, engine = Problem(), backends.choose("cpu")
+    problem, engine = Problem(), backends.choose("cpu").ops
     expected = problem.value_and_grad("cpu")
     for x in (wide(problem.x), np.asfortranarray(problem.x), problem.x[::-1, ::-1].copy()[::-1, ::-1]):
         value, grad = np.empty(len(problem.theta)), np.empty_like(problem.theta)

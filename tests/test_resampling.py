@@ -381,7 +381,7 @@ def test_gathering_in_place_leaves_survivors_untouched(backend):
 
 
 def test_schemes_are_the_engines(engine):
-    assert backends.choose(engine).schemes() == list(ops.SCHEMES)
+    assert backends.choose(engine).ops.schemes() == list(ops.SCHEMES)
 
 
 EVERYTHING = """
@@ -421,5 +421,5 @@ def test_the_number_of_threads_changes_no_bit():
 
 
 def test_every_instruction_set_gives_the_same_bits():
-    cpu = backends.choose("cpu")
+    cpu = backends.choose("cpu").ops
     assert len({digest(FASTSMC_SIMD=level) for level in cpu.simd_levels()}) == 1

@@ -428,7 +428,7 @@ def test_predictions_for_no_rows_are_refused():
 def test_a_target_that_is_not_finite_is_refused_with_its_row():
     x, y = np.zeros((4, 2), np.float32), np.array([0.0, 1.0, np.nan, 2.0], np.float32)
     posterior = fs.Posterior(fs.MLP([2, 1]), likelihood="gaussian")
-    with pytest.raises(ValueError, match=r"y\[2\] is \[nan\]"):
+    with pytest.raises(ValueError, match=r"y\[2, 0\] is nan; the gaussian likelihood needs finite numbers"):
         fs.SMC(posterior, 4, num_iterations=2).run(x, y)
 
 

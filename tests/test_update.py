@@ -84,7 +84,7 @@ def test_a_scale_of_ones_changes_no_bit(backend, dim, refresh):
 def test_the_reference_is_the_formula_in_float64(dim, scaled, noisy):
     theta, v, grad, precision = (a.astype(np.float64) for a in state(dim))
     xi = np.empty(theta.shape)
-    backends.choose("reference").normal(xi, *(NAMES[n] for n in ("seed", "iteration", "stream", "first_slot")))
+    backends.choose("reference").ops.normal(xi, *(NAMES[n] for n in ("seed", "iteration", "stream", "first_slot")))
     scale, noise = scale_of(dim) if scaled else None, noise_of(dim) if noisy else None
     truth = by_formula(theta, v, grad, precision, scale, noise, xi, 0.7, np.float64)
     how = {"precision": precision, "scale": scale, "noise": noise, "refresh": 0.7, "backend": "reference"}

@@ -1,24 +1,26 @@
 """What several ops check of their arguments, and the sentences about what an engine found."""
 
+import math
 from types import ModuleType
+from typing import Any
 
 import numpy as np
 
 from fastsmc import arrays
+from fastsmc.arrays import View
+from fastsmc.backends import FINE
 
 
-def check_float32(engine: ModuleType, particles: np.ndarray) -> None:
+def check_float32(dtype: np.dtype, engine: ModuleType) -> None:
     """Refuse float64 particles where the engine is not the reference."""
-    if particles.dtype != np.float32 and not engine.__name__.endswith("reference"):
-        raise TypeError(
-            f"particles has dtype {particles.dtype}; the engine computes in float32, backend='reference' in float64"
-        )
+    if dtype != np.float32 and not engine.__name__.endswith("reference"):
+        raise TypeError(f"particles has dtype {dtype}; the engine computes in float32, backend='reference' in float64")
 
 
-def leading_shape(values: np.ndarray, name: str) -> tuple[int, ...]:
+def leading_shape(values: View, name: str) -> tuple[int, ...]:
     """Return the leading dimensions of an array [..., P]."""
-    shape = values.shape
-    if not shape or values.size == 0:
+    shape = tuple(values.shape)
+    if not shape or math.prod(shape) == 0:
         raise ValueError(f"{name} has shape {shape}; it must have at least one dimension and one entry")
     return shape[:-1]
 
@@ -32,10 +34,10 @@ def read_count(value: int, name: str) -> int:
     return int(value)
 
 
-def check_range(name: str, values: np.ndarray, good: np.ndarray, what: str) -> None:
+def check_range(name: str, values: View, good: View, what: str) -> None:
     """Refuse the first entry that is not good, and say what all must be."""
     if not good.all():
-        index = tuple(map(int, np.argwhere(~good)[0]))
+        index = tuple(map(int, np.argwhere(~np.asarray(good.tolist()))[0]))
         raise ValueError(f"{_at(name, index)} is {values[index]}; {name} must be {what}")
 
 
@@ -59,14 +61,24 @@ _SENTENCES = {
 }
 
 
-def bad_value(status: tuple[int, int], particles: int = 0, **arguments: np.ndarray) -> ValueError:
-    """Put the status of an engine, its code and a position in the argument's memory, into a sentence."""
+def refuse(status: Any, check: bool = True, particles: int = 0, **views: View) -> None:
+    """Put the status of an engine, a code and a position in an argument's memory, into a sentence, if it has one.
+
+    ``check`` is whether to wait for a device that has it.
+    """
+    if status is None or not (check or isinstance(status, tuple)):
+        return
+    if not isinstance(status, tuple):
+        packed = int(status)
+        if packed >= FINE:
+            return
+        status = packed >> 48, packed & (2**48 - 1)
     code, position = status
     name, sentence = _SENTENCES[code]
-    array = arguments[name]
-    index = tuple(map(int, np.unravel_index(position, array.shape)))
-    facts = {"entry": _at(name, index), "row": _at(name, index[:-1]), "value": array[index]}
-    return ValueError(sentence.format(**facts, size=array.size, particles=particles))
+    view = views[name]
+    index = tuple(map(int, np.unravel_index(position, tuple(view.shape))))
+    facts = {"entry": _at(name, index), "row": _at(name, index[:-1]), "value": view[index]}
+    raise ValueError(sentence.format(**facts, size=math.prod(view.shape), particles=particles))
 
 
 def _at(name: str, index: tuple[int, ...]) -> str:

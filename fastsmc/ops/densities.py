@@ -1,15 +1,16 @@
 """Log-likelihoods, gradients and outputs of networks; `fastsmc.ops` says what all ops share."""
 
 import math
-from types import ModuleType
 from typing import Any, NamedTuple
 
 import numpy as np
 
 from fastsmc import arrays, backends
+from fastsmc.arrays import Memory, View
+from fastsmc.backends import Engine
 from fastsmc.likelihoods import Likelihood
 from fastsmc.networks import Network
-from fastsmc.ops.checks import bad_value, check_float32, check_range
+from fastsmc.ops.checks import check_float32, check_range, refuse
 
 Array = Any
 
@@ -27,6 +28,7 @@ def log_likelihood(
     weights: Array | None = None,
     precision: str = "highest",
     backend: str | None = None,
+    check: bool = True,
 ) -> Array:
     """Log-likelihood of every particle of a network, summed over a batch that all share.
 
@@ -44,14 +46,14 @@ def log_likelihood(
         Non-negative and finite; the factor of each sample's log-likelihood, one if not given. Converted as x is.
     precision : {"highest", "high", "medium"}
         What the products may lose (see `precision_in_use`).
-    backend
+    backend, check
         See the module.
 
     Returns
     -------
     log_likelihood : float64 array [P]
     """
-    return _likelihood(network, likelihood, particles, x, y, weights, False, precision, backend)[0]
+    return _likelihood(network, likelihood, particles, x, y, weights, False, precision, backend, check)[0]
 
 
 def log_likelihood_and_grad(
@@ -64,9 +66,10 @@ def log_likelihood_and_grad(
     weights: Array | None = None,
     precision: str = "highest",
     backend: str | None = None,
+    check: bool = True,
 ) -> tuple[Array, Array]:
     """Log-likelihood [P] and its gradient [P, d], in the type of the particles; arguments as for `log_likelihood`."""
-    return _likelihood(network, likelihood, particles, x, y, weights, True, precision, backend)
+    return _likelihood(network, likelihood, particles, x, y, weights, True, precision, backend, check)
 
 
 def _likelihood(
@@ -79,23 +82,25 @@ def _likelihood(
     with_grad: bool,
     precision: str,
     backend: str | None,
+    check: bool,
 ) -> tuple[Array, Array]:
-    engine = backends.choose(backend)
-    host, back = read_particles(particles, network, engine)
-    batch = read_batch(x, y, weights, network, likelihood, host.dtype)
-    total, grad = np.empty(len(host)), np.empty_like(host) if with_grad else None
+    engine, memory = backends.choose(backend, arrays.device(particles))
+    theta, back = read_particles(particles, network, (engine, memory))
+    dtype = memory.dtype(theta)
+    batch = read_batch(x, y, weights, network, likelihood, memory, dtype, check)
+    total = memory.empty((len(theta),), np.float64)
+    grad = memory.empty(theta.shape, dtype) if with_grad else None
     status = engine.log_likelihood(
         network.layer_table,
         likelihood.code,
         likelihood.noise,
         precision_code(precision),
-        host,
+        theta,
         *batch,
         total,
         grad,
     )
-    if status:
-        raise bad_value(status, network.num_outputs, y=batch.targets)
+    refuse(status, check, network.num_outputs, y=batch.targets)
     return back(total), None if grad is None else back(grad)
 
 
@@ -103,71 +108,75 @@ def network_outputs(
     network: Network, particles: Array, x: Array, *, precision: str = "highest", backend: str | None = None
 ) -> Array:
     """Outputs of every particle's network for every row of x: [P, B, outputs], in the type of the particles."""
-    engine = backends.choose(backend)
-    host, back = read_particles(particles, network, engine)
-    inputs = _read_inputs(x, network, host.dtype)
-    outputs = np.empty((len(host), len(inputs), network.num_outputs), host.dtype)
-    engine.network_outputs(network.layer_table, precision_code(precision), host, inputs, outputs)
+    engine, memory = backends.choose(backend, arrays.device(particles))
+    theta, back = read_particles(particles, network, (engine, memory))
+    inputs = _read_inputs(x, network, memory, memory.dtype(theta))
+    outputs = memory.empty((len(theta), len(inputs), network.num_outputs), memory.dtype(theta))
+    engine.network_outputs(network.layer_table, precision_code(precision), theta, inputs, outputs)
     return back(outputs)
 
 
-def precision_in_use(network: Network, precision: str, *, backend: str | None = None) -> str:
-    """The precision in which an engine computes a network here when it is asked for one: never a lower one."""
-    return PRECISIONS[backends.choose(backend).precision_in_use(network.layer_table, precision_code(precision))]
+def precision_in_use(network: Network, precision: str, *, backend: str | None = None, device: str = "cpu") -> str:
+    """The precision in which an engine computes a network when it is asked for one: never a lower one."""
+    engine = backends.choose(backend, device).ops
+    return PRECISIONS[engine.precision_in_use(network.layer_table, precision_code(precision))]
 
 
-def read_particles(
-    particles: Array, network: Network, engine: ModuleType | None = None
-) -> tuple[np.ndarray, arrays.Back]:
-    """View particles [P, d] of a network on the host."""
-    host, back = arrays.read_floats(particles, "particles")
-    if host.ndim != 2 or host.shape[1] != network.num_params or len(host) == 0:
-        raise ValueError(f"particles has shape {host.shape}; this network needs [P, {network.num_params}] with P >= 1")
-    if engine is not None:
-        check_float32(engine, host)
-    return host, back
+def read_particles(particles: Array, network: Network, engine: Engine) -> tuple[View, arrays.Back]:
+    """View particles [P, d] of a network."""
+    ops, memory = engine
+    theta, back = memory.read_floats(particles, "particles")
+    if theta.ndim != 2 or theta.shape[1] != network.num_params or len(theta) == 0:
+        raise ValueError(
+            f"particles has shape {tuple(theta.shape)}; this network needs [P, {network.num_params}] with P >= 1"
+        )
+    check_float32(memory.dtype(theta), ops)
+    return theta, back
 
 
-def _read_numbers(array: Array, name: str) -> np.ndarray:
-    numbers, _ = arrays.read(array, name)
-    if numbers.dtype.kind not in "fiub":
-        raise TypeError(f"{name} has dtype {numbers.dtype}; it must hold real numbers")
-    return numbers
-
-
-def _read_inputs(x: Array, network: Network, dtype: np.dtype) -> np.ndarray:
-    inputs = _read_numbers(x, "x")
+def _read_inputs(x: Array, network: Network, memory: Memory, dtype: np.dtype) -> View:
+    inputs = memory.read_numbers(x, "x")
     if inputs.ndim < 2 or len(inputs) == 0 or math.prod(inputs.shape[1:]) != network.num_inputs:
-        raise ValueError(f"x has shape {inputs.shape}; this network needs [B, {network.num_inputs}] with B >= 1")
-    return np.ascontiguousarray(inputs.reshape(len(inputs), -1), dtype)
+        raise ValueError(f"x has shape {tuple(inputs.shape)}; this network needs [B, {network.num_inputs}] with B >= 1")
+    return memory.cast(inputs.reshape(len(inputs), -1), dtype)
 
 
-def _read_weights(weights: Array, samples: int, dtype: np.dtype) -> np.ndarray:
-    numbers = _read_numbers(weights, "weights")
-    if numbers.shape != (samples,):
-        raise ValueError(f"weights has shape {numbers.shape}; there must be one for each sample, {(samples,)}")
-    factors = numbers.astype(dtype, copy=False)
-    check_range("weights", factors, (factors >= 0) & (factors < np.inf), "non-negative and finite")
+def _read_weights(weights: Array, samples: int, memory: Memory, dtype: np.dtype, check: bool) -> View:
+    numbers = memory.read_numbers(weights, "weights")
+    if tuple(numbers.shape) != (samples,):
+        raise ValueError(f"weights has shape {tuple(numbers.shape)}; there must be one for each sample, {(samples,)}")
+    factors = memory.cast(numbers, dtype)
+    if check:
+        check_range("weights", factors, (factors >= 0) & (factors < np.inf), "non-negative and finite")
     return factors
 
 
 class Batch(NamedTuple):
     """A batch as engines take it: x [B, inputs], targets of the likelihood, weights [B] or None."""
 
-    x: np.ndarray
-    targets: np.ndarray
-    weights: np.ndarray | None
+    x: View
+    targets: View
+    weights: View | None
 
 
 def read_batch(
-    x: Array, y: Array, weights: Array | None, network: Network, likelihood: Likelihood, dtype: np.dtype
+    x: Array,
+    y: Array,
+    weights: Array | None,
+    network: Network,
+    likelihood: Likelihood,
+    memory: Memory,
+    dtype: np.dtype,
+    check: bool = True,
 ) -> Batch:
-    """View a batch on the host."""
-    inputs = _read_inputs(x, network, dtype)
-    targets = likelihood.targets(arrays.read(y, "y")[0], network.num_outputs)
+    """View a batch."""
+    inputs = _read_inputs(x, network, memory, dtype)
+    targets = likelihood.targets(memory.read(y, "y")[0], network.num_outputs, memory, check)
     if len(targets) != len(inputs):
         raise ValueError(f"y has {len(targets)} rows, but x has {len(inputs)}; they must agree")
-    return Batch(inputs, targets, None if weights is None else _read_weights(weights, len(inputs), dtype))
+    return Batch(
+        inputs, targets, None if weights is None else _read_weights(weights, len(inputs), memory, dtype, check)
+    )
 
 
 def precision_code(precision: str) -> int:

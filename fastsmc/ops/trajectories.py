@@ -1,14 +1,16 @@
 """Leapfrog steps, one at a time and whole trajectories; `fastsmc.ops` says what all ops share."""
 
+from functools import partial
 from itertools import combinations
 from typing import Any, NamedTuple
 
 import numpy as np
 
 from fastsmc import arrays, backends, random
+from fastsmc.arrays import Memory, View
 from fastsmc.likelihoods import Likelihood
 from fastsmc.networks import Network
-from fastsmc.ops.checks import bad_value, check_float32, check_range, read_count
+from fastsmc.ops.checks import check_float32, check_range, read_count, refuse
 from fastsmc.ops.densities import precision_code, read_batch, read_particles
 
 Array = Any
@@ -40,6 +42,7 @@ def leapfrog(
     first_slot: int = 0,
     out: Array | None = None,
     backend: str | None = None,
+    check: bool = True,
 ) -> LeapfrogEnergies:
     """Momentum and position of every particle in one pass over the weights: a kick, then a drift.
 
@@ -72,28 +75,29 @@ def leapfrog(
         Name the normal numbers (see `fastsmc.random`).
     out : float32 array [P, d], optional
         Where the new positions go; ``particles`` itself if not given.
+    backend, check
+        See the module.
 
     Returns
     -------
     kinetic_before, kinetic_after, prior_energy : float64 [P]
         ``v.v / 2`` before and after the kick, and ``sum(precision * theta^2) / 2`` at the new position.
     """
-    position, back = arrays.read_floats(particles, "particles")
-    v = arrays.read_output(momentum, "momentum")
-    moved = arrays.read_output(particles if out is None else out, "out")
-    gradient = arrays.read_floats(grad, "grad")[0]
+    engine, memory = backends.choose(backend, arrays.device(particles))
+    position, back = memory.read_floats(particles, "particles")
+    v = memory.read_output(momentum, "momentum")
+    moved = memory.read_output(particles if out is None else out, "out")
+    gradient = memory.read_floats(grad, "grad")[0]
     for name, array in (("momentum", v), ("grad", gradient), ("out", moved)):
         _check_like_particles(name, array, position)
-    weight = _read_row("precision", precision, position)
-    factors = _read_scale(scale, position)
+    row = partial(_read_row, particles=position, memory=memory, check=check)
+    weight, factors, deviation = row("precision", precision), row("scale", scale), row("noise", noise)
     _check_refresh(refresh)
-    deviation = _read_noise(noise, position)
-    if np.may_share_memory(moved, v) or np.may_share_memory(moved, gradient):
+    if memory.overlap(moved, v) or memory.overlap(moved, gradient):
         raise ValueError("out overlaps momentum or grad; it must be particles itself or memory of its own")
     random.check_key(seed, iteration, stream, first_slot)
-    energies = np.empty((len(position), 3))
-    engine = backends.choose(backend)
-    check_float32(engine, position)
+    energies = memory.empty((len(position), 3), np.float64)
+    check_float32(memory.dtype(position), engine)
     engine.leapfrog(
         position,
         v,
@@ -113,7 +117,7 @@ def leapfrog(
         stream,
         first_slot,
     )
-    return LeapfrogEnergies(*(back(np.ascontiguousarray(column)) for column in energies.T))
+    return LeapfrogEnergies(*(back(memory.contiguous(column)) for column in energies.T))
 
 
 class Trajectory(NamedTuple):
@@ -147,6 +151,7 @@ def trajectory(
     first_slot: int = 0,
     precision: str = "highest",
     backend: str | None = None,
+    check: bool = True,
 ) -> Trajectory:
     """Leapfrog steps of every particle over a batch that all share, without coming back between them.
 
@@ -163,7 +168,7 @@ def trajectory(
         Of the normal prior with mean zero.
     step_size, num_steps
         Length and number of the steps.
-    scale, likelihood_scale, refresh, seed, iteration, stream, first_slot, backend
+    scale, likelihood_scale, refresh, seed, iteration, stream, first_slot, backend, check
         As for `leapfrog`; the momentum is refreshed once, at the start.
 
     Returns
@@ -174,22 +179,23 @@ def trajectory(
         ``v.v / 2`` at the start, after the refreshment, and at the end; ``sum(prior_precision * theta^2) / 2`` at the
         end.
     """
-    engine = backends.choose(backend)
-    position, back = read_particles(particles, network, engine)
-    state = {"particles": arrays.read_output(particles, "particles")}
+    engine, memory = backends.choose(backend, arrays.device(particles))
+    position, back = read_particles(particles, network, (engine, memory))
+    state = {"particles": memory.read_output(particles, "particles")}
     for name, array in (("momentum", momentum), ("grad", grad)):
-        state[name] = arrays.read_output(array, name)
+        state[name] = memory.read_output(array, name)
         _check_like_particles(name, state[name], position)
     for first, second in combinations(state, 2):
-        if np.may_share_memory(state[first], state[second]):
+        if memory.overlap(state[first], state[second]):
             raise ValueError(f"{second} overlaps {first}; each must have memory of its own")
     steps = read_count(num_steps, "num_steps")
-    batch = read_batch(x, y, weights, network, likelihood, position.dtype)
-    weight = _read_row("precision", prior_precision, position)
-    factors = _read_scale(scale, position)
+    batch = read_batch(x, y, weights, network, likelihood, memory, memory.dtype(position), check)
+    row = partial(_read_row, particles=position, memory=memory, check=check)
+    weight, factors = row("precision", prior_precision), row("scale", scale)
     _check_refresh(refresh)
     random.check_key(seed, iteration, stream, first_slot)
-    total, start, end = np.empty(len(position)), np.empty((len(position), 3)), np.empty((len(position), 3))
+    count = len(position)
+    total, start, end = (memory.empty(shape, np.float64) for shape in ((count,), (count, 3), (count, 3)))
     status = engine.trajectory(
         network.layer_table,
         likelihood.code,
@@ -212,40 +218,37 @@ def trajectory(
         stream,
         first_slot,
     )
-    if status:
-        raise bad_value(status, network.num_outputs, y=batch.targets)
+    refuse(status, check, network.num_outputs, y=batch.targets)
     columns = (total, start[:, 0], end[:, 1], end[:, 2])
-    return Trajectory(*(back(np.ascontiguousarray(column)) for column in columns))
+    return Trajectory(*(back(memory.contiguous(column)) for column in columns))
 
 
-def _read_row(name: str, row: Array, particles: np.ndarray) -> np.ndarray:
-    values = arrays.read_floats(row, name)[0]
+_NEEDS = {
+    "scale": ("positive and finite", lambda row: (row > 0) & (row < np.inf)),
+    "noise": ("non-negative and finite", lambda row: (row >= 0) & (row < np.inf)),
+}
+"""What the numbers of a row [d] must be, where it is worth a look."""
+
+
+def _read_row(name: str, row: Array | None, particles: View, memory: Memory, check: bool) -> View | None:
+    if row is None:
+        return None
+    values = memory.read_floats(row, name)[0]
     if particles.ndim != 2 or values.shape != particles.shape[1:]:
-        raise ValueError(f"{name} has shape {values.shape}, particles {particles.shape}; they must be [d] and [P, d]")
-    return values.astype(particles.dtype, copy=False)
+        shapes = tuple(values.shape), tuple(particles.shape)
+        raise ValueError(f"{name} has shape {shapes[0]}, particles {shapes[1]}; they must be [d] and [P, d]")
+    values = memory.cast(values, memory.dtype(particles))
+    if check and name in _NEEDS:
+        what, good = _NEEDS[name]
+        check_range(name, values, good(values), what)
+    return values
 
 
-def _read_scale(scale: Array | None, particles: np.ndarray) -> np.ndarray | None:
-    if scale is None:
-        return None
-    factors = _read_row("scale", scale, particles)
-    check_range("scale", factors, (factors > 0) & (factors < np.inf), "positive and finite")
-    return factors
-
-
-def _read_noise(noise: Array | None, particles: np.ndarray) -> np.ndarray | None:
-    if noise is None:
-        return None
-    deviation = _read_row("noise", noise, particles)
-    check_range("noise", deviation, (deviation >= 0) & (deviation < np.inf), "non-negative and finite")
-    return deviation
-
-
-def _check_like_particles(name: str, array: np.ndarray, particles: np.ndarray) -> None:
+def _check_like_particles(name: str, array: View, particles: View) -> None:
     if array.shape != particles.shape or array.dtype != particles.dtype:
         raise ValueError(
-            f"{name} has shape {array.shape} and dtype {array.dtype}; "
-            f"it must have {particles.shape} and {particles.dtype}, as particles"
+            f"{name} has shape {tuple(array.shape)} and dtype {array.dtype}; "
+            f"it must have {tuple(particles.shape)} and {particles.dtype}, as particles"
         )
 
 

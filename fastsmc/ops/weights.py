@@ -6,7 +6,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from fastsmc import arrays, backends
-from fastsmc.ops.checks import bad_value, leading_shape, read_count, shape_text
+from fastsmc.ops.checks import leading_shape, read_count, refuse, shape_text
 
 Array = Any
 
@@ -42,13 +42,12 @@ def normalize_log_weights(log_weights: Array, *, backend: str | None = None, che
     ess : array [...]
         The effective sample size, (sum of w)^2 / sum of w^2.
     """
-    values, back = arrays.read_floats(log_weights, "log_weights")
-    lead = leading_shape(values, "log_weights")
-    weights = np.empty(values.shape, values.dtype)
-    log_sum, ess = np.empty(lead, values.dtype), np.empty(lead, values.dtype)
-    status = backends.choose(backend).normalize_log_weights(values, weights, log_sum, ess)
-    if status:
-        raise bad_value(status, log_weights=values)
+    engine, memory = backends.choose(backend, arrays.device(log_weights))
+    values, back = memory.read_floats(log_weights, "log_weights")
+    lead, dtype = leading_shape(values, "log_weights"), memory.dtype(values)
+    weights, log_sum, ess = memory.empty(values.shape, dtype), memory.empty(lead, dtype), memory.empty(lead, dtype)
+    if (status := engine.normalize_log_weights(values, weights, log_sum, ess)) is not None:
+        refuse(status, check, log_weights=values)
     return NormalizedWeights(back(weights), back(log_sum), back(ess))
 
 
@@ -80,7 +79,7 @@ def systematic(
     ancestors : int64 array [..., M]
         Sorted. The arithmetic is exact: the same on every backend.
     """
-    return _resample("systematic", False, weights, u, num_samples, backend)
+    return _resample("systematic", False, weights, u, num_samples, backend, check)
 
 
 def stratified(weights: Array, u: Array, *, backend: str | None = None, check: bool = True) -> Array:
@@ -100,7 +99,7 @@ def stratified(weights: Array, u: Array, *, backend: str | None = None, check: b
     ancestors : int64 array [..., M]
         Sorted.
     """
-    return _resample("stratified", False, weights, u, None, backend)
+    return _resample("stratified", False, weights, u, None, backend, check)
 
 
 def multinomial(weights: Array, u: Array, *, backend: str | None = None, check: bool = True) -> Array:
@@ -120,7 +119,7 @@ def multinomial(weights: Array, u: Array, *, backend: str | None = None, check: 
     ancestors : int64 array [..., M]
         Sorted, so not in the order of ``u``.
     """
-    return _resample("multinomial", False, weights, u, None, backend)
+    return _resample("multinomial", False, weights, u, None, backend, check)
 
 
 def residual(
@@ -149,7 +148,7 @@ def residual(
     ancestors : int64 array [..., M]
         Sorted: copies and draws of one particle stand together.
     """
-    return _resample("residual", False, weights, u, num_samples, backend)
+    return _resample("residual", False, weights, u, num_samples, backend, check)
 
 
 def resample(
@@ -184,30 +183,33 @@ def resample(
     ancestors : int64 array [..., M]
         Sorted.
     """
-    return _resample(scheme, log, log_weights, u, num_samples, backend)
+    return _resample(scheme, log, log_weights, u, num_samples, backend, check)
 
 
-def _resample(scheme: str, log: bool, weights: Array, u: Array, num_samples: int | None, backend: str | None) -> Array:
+def _resample(
+    scheme: str, log: bool, weights: Array, u: Array, num_samples: int | None, backend: str | None, check: bool
+) -> Array:
     name = "log_weights" if log else "weights"
-    values, back = arrays.read_floats(weights, name)
+    engine, memory = backends.choose(backend, arrays.device(weights))
+    values, back = memory.read_floats(weights, name)
     lead = leading_shape(values, name)
-    uniforms = arrays.read_floats(float(u) if type(u) is int else u, "u")[0]
+    uniforms = memory.read_floats(float(u) if type(u) is int else u, "u")[0]
+    rows = tuple(uniforms.shape)
     if scheme not in SCHEMES:
         raise ValueError(f"scheme is {scheme!r}; it must be one of {', '.join(map(repr, SCHEMES))}")
     if SCHEMES[scheme]:
-        samples = uniforms.shape[-1] if uniforms.ndim else 0
-        if uniforms.shape[:-1] != lead or samples == 0:
-            raise ValueError(f"u has shape {uniforms.shape}; {scheme} needs {shape_text(*lead, 'M')} with M >= 1")
+        samples = rows[-1] if rows else 0
+        if rows[:-1] != lead or samples == 0:
+            raise ValueError(f"u has shape {rows}; {scheme} needs {shape_text(*lead, 'M')} with M >= 1")
         if num_samples is not None and num_samples != samples:
             raise ValueError(f"num_samples is {num_samples}, but the rows of u have {samples} numbers")
     else:
         samples = values.shape[-1] if num_samples is None else read_count(num_samples, "num_samples")
-        if uniforms.shape != lead:
-            raise ValueError(f"u has shape {uniforms.shape}; {scheme} needs {lead}, one number for each row")
-    ancestors = np.empty((*lead, samples), np.int64)
-    status = backends.choose(backend).resample(scheme, log, values, uniforms, ancestors)
-    if status:
-        raise bad_value(status, u=uniforms, **{name: values})
+        if rows != lead:
+            raise ValueError(f"u has shape {rows}; {scheme} needs {lead}, one number for each row")
+    ancestors = memory.empty((*lead, samples), np.int64)
+    if (status := engine.resample(scheme, log, values, uniforms, ancestors)) is not None:
+        refuse(status, check, u=uniforms, **{name: values})
     return back(ancestors)
 
 
@@ -227,11 +229,10 @@ def offspring(a: Array, num_particles: int, *, backend: str | None = None, check
     -------
     counts : int64 array [..., P]
     """
-    ancestors, back = arrays.read_integers(a, "a")
-    counts = np.empty((*leading_shape(ancestors, "a"), read_count(num_particles, "num_particles")), np.int64)
-    status = backends.choose(backend).offspring(ancestors, counts)
-    if status:
-        raise bad_value(status, num_particles, a=ancestors)
+    engine, memory = backends.choose(backend, arrays.device(a))
+    ancestors, back = memory.read_integers(a, "a")
+    counts = memory.empty((*leading_shape(ancestors, "a"), read_count(num_particles, "num_particles")), np.int64)
+    refuse(engine.offspring(ancestors, counts), check, num_particles, a=ancestors)
     return back(counts)
 
 
@@ -253,12 +254,11 @@ def permute_ancestors(a: Array, *, backend: str | None = None, check: bool = Tru
         The same multiset, with ``a[i] == i`` for every i that occurs in it. The other slots, in ascending
         order, take the remaining copies in ascending order.
     """
-    ancestors, back = arrays.read_integers(a, "a")
+    engine, memory = backends.choose(backend, arrays.device(a))
+    ancestors, back = memory.read_integers(a, "a")
     leading_shape(ancestors, "a")
-    permuted = np.empty(ancestors.shape, np.int64)
-    status = backends.choose(backend).permute_ancestors(ancestors, permuted)
-    if status:
-        raise bad_value(status, ancestors.shape[-1], a=ancestors)
+    permuted = memory.empty(ancestors.shape, np.int64)
+    refuse(engine.permute_ancestors(ancestors, permuted), check, ancestors.shape[-1], a=ancestors)
     return back(permuted)
 
 
@@ -292,23 +292,22 @@ def gather_particles(
         outs = [None] * len(particles) if out is None else out
         if not isinstance(outs, tuple | list) or len(outs) != len(particles):
             raise ValueError(f"out must be a tuple or list of {len(particles)} arrays, as particles is")
-        gathered = [gather_particles(p, a, o, backend=backend) for p, o in zip(particles, outs, strict=True)]
-        return tuple(gathered)
-    state, back = arrays.read(particles, "particles")
-    ancestors = arrays.read_integers(a, "a")[0]
-    if state.dtype.hasobject:
+        how = {"backend": backend, "check": check}
+        return tuple(gather_particles(p, a, o, **how) for p, o in zip(particles, outs, strict=True))
+    engine, memory = backends.choose(backend, arrays.device(particles))
+    state, back = memory.read(particles, "particles")
+    ancestors, dtype = memory.read_integers(a, "a")[0], memory.dtype(state)
+    if dtype.hasobject:
         raise TypeError("particles hold Python objects; they must be of a type of fixed size")
     if state.ndim == 0 or state.shape[0] == 0:
-        raise ValueError(f"particles have shape {state.shape}; they must be [P, ...] with P >= 1")
-    if ancestors.ndim != 1 or ancestors.size == 0:
-        raise ValueError(f"a has shape {ancestors.shape}; it must be [M] with M >= 1")
-    shape = ancestors.shape + state.shape[1:]
-    target = np.empty(shape, state.dtype) if out is None else arrays.read_output(out, "out")
-    if target.shape != shape or target.dtype != state.dtype:
+        raise ValueError(f"particles have shape {tuple(state.shape)}; they must be [P, ...] with P >= 1")
+    if ancestors.ndim != 1 or ancestors.shape[0] == 0:
+        raise ValueError(f"a has shape {tuple(ancestors.shape)}; it must be [M] with M >= 1")
+    shape = (*ancestors.shape, *state.shape[1:])
+    target = memory.empty(shape, dtype) if out is None else memory.read_output(out, "out")
+    if target.shape != shape or memory.dtype(target) != dtype:
         raise ValueError(
-            f"out has shape {target.shape} and dtype {target.dtype}; it must have {shape} and {state.dtype}"
+            f"out has shape {tuple(target.shape)} and dtype {memory.dtype(target)}; it must have {shape} and {dtype}"
         )
-    status = backends.choose(backend).gather_particles(state, ancestors, target)
-    if status:
-        raise bad_value(status, state.shape[0], a=ancestors, out=target)
+    refuse(engine.gather_particles(state, ancestors, target), check, state.shape[0], a=ancestors, out=target)
     return back(target) if out is None else out
