@@ -87,21 +87,21 @@ class Memory:
         """As ``read``, for rows of float32 or float64 only."""
         view, back = self._view(array, name)
         if self.dtype(view) not in FLOATS:
-            raise TypeError(f"{name} has dtype {_shown(array, view)}; it must be float32 or float64")
+            raise TypeError(f"{name} has dtype {_shown(array, self.dtype(view))}; it must be float32 or float64")
         return self.contiguous(_rows(view, name)), back
 
     def read_integers(self, array: Any, name: str) -> tuple[View, Back]:
         """As ``read``, for rows of integers of any width, as int64."""
         view, back = self._view(array, name)
         if self.dtype(view).kind not in INTEGERS:
-            raise TypeError(f"{name} has dtype {_shown(array, view)}; it must be an integer type")
+            raise TypeError(f"{name} has dtype {_shown(array, self.dtype(view))}; it must be an integer type")
         return self.cast(_rows(view, name), np.int64), back
 
     def read_numbers(self, array: Any, name: str) -> View:
         """As ``read``, for numbers that are to be cast."""
         view, _ = self._view(array, name)
         if self.dtype(view).kind not in REALS:
-            raise TypeError(f"{name} has dtype {_shown(array, view)}; it must hold real numbers")
+            raise TypeError(f"{name} has dtype {_shown(array, self.dtype(view))}; it must hold real numbers")
         return view
 
     def read_output(self, array: Any, name: str) -> View:
@@ -172,7 +172,7 @@ class Host(Memory):
         """See `Memory`."""
         view, back = self._view(array, name)
         if (dtype := view.dtype) is not FLOAT64 and dtype not in FLOATS:
-            raise TypeError(f"{name} has dtype {_shown(array, view)}; it must be float32 or float64")
+            raise TypeError(f"{name} has dtype {_shown(array, self.dtype(view))}; it must be float32 or float64")
         flags = view.flags
         if view.size < LIMIT and flags.c_contiguous and flags.aligned:  # as a rule: small calls are counted in calls
             return view, back
@@ -335,8 +335,8 @@ def _same(array: View) -> Any:
     return array if array.ndim else array[()]  # as NumPy's own reductions
 
 
-def _shown(array: Any, view: View) -> Any:
-    return getattr(array, "dtype", view.dtype)
+def _shown(array: Any, dtype: np.dtype) -> Any:
+    return getattr(array, "dtype", dtype)
 
 
 def _in_place(array: Any, view: np.ndarray) -> bool:

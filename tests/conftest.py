@@ -2,17 +2,96 @@
 
 import sys
 from collections import Counter
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 import pytest
 
 from fastsmc import backends
+from fastsmc.arrays import BFLOAT16
 
 sys.path.append(str(Path(__file__).parents[1]))  # for bench, last: fastsmc is the installed one
 
 _ran: Counter[str] = Counter()
 _absent: dict[str, str] = {}
+_own = dict(backends.BACKENDS)
+
+
+class Mirror:
+    """An engine that takes tensors, for NumPy arrays, which it copies to its device and back: tests bring those."""
+
+    def __init__(self, engine, device):
+        self.__name__, self._engine, self._device = engine.__name__, engine, device
+
+    def __getattr__(self, name):
+        import torch
+
+        function = getattr(self._engine, name)
+
+        def whole(array):  # what arrays that share memory are parts of
+            owner = array if array.base is None else array.base
+            plain = isinstance(owner, np.ndarray) and owner.flags.c_contiguous and owner.dtype == array.dtype
+            return owner if plain else array
+
+        def call(*arguments):
+            tables = 1 if name in ("log_likelihood", "network_outputs", "precision_in_use", "trajectory") else 0
+            owners = {id(whole(a)): whole(a) for a in arguments[tables:] if isinstance(a, np.ndarray)}
+            bits = {key: a.view(np.int16) if a.dtype == BFLOAT16 else a for key, a in owners.items()}
+            mirrors = {key: torch.from_numpy(a.copy()).to(self._device) for key, a in bits.items()}
+
+            def mirrored(a):
+                owner = whole(a)
+                begin = (a.ctypes.data - owner.ctypes.data) // a.itemsize
+                return mirrors[id(owner)].view(-1)[begin : begin + a.size].view(a.shape)
+
+            there = [mirrored(a) if isinstance(a, np.ndarray) else a for a in arguments[tables:]]
+            status = function(*arguments[:tables], *there)
+            for key, a in bits.items():
+                if a.flags.writeable:
+                    a[...] = mirrors[key].cpu().numpy()
+            return status
+
+        return call
+
+
+def _mirrored(backend):
+    """The backend as it is used in the matrix."""
+    if not (backend.tensors and backend.available()[0]):
+        return backend
+    name = f"mirror.{backend.name}"
+    sys.modules[name] = Mirror(sys.modules[backend.module], backend.device)
+    return replace(backend, device="cpu", module=name, tensors=False)
+
+
+@pytest.fixture(scope="session", autouse=True)
+def _mirrors():
+    """Engines that take tensors take the tests' arrays."""
+    patch = pytest.MonkeyPatch()
+    for name, backend in _own.items():
+        patch.setitem(backends.BACKENDS, name, _mirrored(backend))
+    yield
+    patch.undo()
+
+
+@pytest.fixture
+def unmirrored(monkeypatch):
+    """Engines that take tensors take no others."""
+    backends.choose.cache_clear()
+    for name, backend in _own.items():
+        monkeypatch.setitem(backends.BACKENDS, name, backend)
+    yield
+    backends.choose.cache_clear()
+
+
+def pytest_collection_modifyitems(items):
+    """Mark what a backend of a device has to show: ``-m triton`` for the interpreter, ``-m gpu`` where there is one."""
+    for item in items:
+        chosen = set(map(str, item.callspec.params.values())) if hasattr(item, "callspec") else set()
+        for name in chosen & {"triton", "cuda"}:
+            item.add_marker(name)
+            if backends.BACKENDS[name].device == "cuda":
+                item.add_marker("gpu")
 
 
 def _present(name):
@@ -33,6 +112,12 @@ def backend(request):
 @pytest.fixture(params=backends.names()[1:])
 def engine(request):
     """Each backend but the reference, to be compared with it."""
+    return _present(request.param)
+
+
+@pytest.fixture(params=[name for name in backends.names()[1:] if name != "triton"])
+def bitwise(request):
+    """Each engine whose sums have the reference's order, and so its bits."""
     return _present(request.param)
 
 

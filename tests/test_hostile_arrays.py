@@ -222,7 +222,7 @@ def test_a_device_that_no_engine_reads_is_named():
 
 @pytest.mark.skipif(backends.BACKENDS["triton"].available()[0], reason="there is one")
 def test_without_a_device_the_reasons_are_given():
-    with pytest.raises(ValueError, match="no backend reads arrays on cuda:0: triton: torch finds no CUDA device; cuda: "):
+    with pytest.raises(ValueError, match="no backend reads arrays on cuda:0: triton: torch finds no CUDA device; cuda"):
         backends.choose(None, "cuda:0")
 
 

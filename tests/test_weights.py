@@ -51,7 +51,7 @@ def test_exp64_is_zero_below_its_range_and_never_subnormal():
 
 @pytest.mark.parametrize("dtype", FLOATS)
 @pytest.mark.parametrize("size", SIZES)
-def test_engines_equal_the_reference_to_the_bit(engine, size, dtype, monkeypatch):
+def test_engines_equal_the_reference_to_the_bit(bitwise, size, dtype, monkeypatch):
     poison(monkeypatch)
     rng = np.random.default_rng(size)
     log_weights = (5 * rng.standard_normal((3, size))).astype(dtype)
@@ -59,7 +59,7 @@ def test_engines_equal_the_reference_to_the_bit(engine, size, dtype, monkeypatch
     log_weights[2, rng.random(size) < 0.3] = -np.inf
     log_weights[2, -1] = 0
     for row in (log_weights, *log_weights):  # a batch, and one row after the other
-        result = fs.normalize_log_weights(row, backend=engine)
+        result = fs.normalize_log_weights(row, backend=bitwise)
         truth = fs.normalize_log_weights(row, backend="reference")
         assert all(part.dtype == dtype for part in result)
         assert np.array_equal(result.weights, truth.weights)
@@ -68,10 +68,10 @@ def test_engines_equal_the_reference_to_the_bit(engine, size, dtype, monkeypatch
         assert np.all(np.abs(result.log_sum - truth.log_sum) <= np.spacing(np.abs(truth.log_sum)))
 
 
-def test_exponentials_of_engines_equal_the_reference_to_the_bit(engine):
+def test_exponentials_of_engines_equal_the_reference_to_the_bit(bitwise):
     x = -np.random.default_rng(1).uniform(0, 750, 20_000)
     rows = np.stack([np.zeros_like(x), x], axis=1)
-    weights = fs.normalize_log_weights(rows, backend=engine).weights
+    weights = fs.normalize_log_weights(rows, backend=bitwise).weights
     e = reference.exp64(x)
     assert np.array_equal(weights[:, 1], e * (1 / (1 + e)))
 
@@ -102,10 +102,10 @@ def hostile_log_weights(kind, n, rng):
         "around the cut",
     ],
 )
-def test_hostile_log_weights_equal_the_reference_to_the_bit(engine, kind, n, dtype):
+def test_hostile_log_weights_equal_the_reference_to_the_bit(bitwise, kind, n, dtype):
     values = hostile_log_weights(kind, n, np.random.default_rng(n)).clip(np.finfo(np.float32).min).astype(dtype)
     values[np.isneginf(hostile_log_weights(kind, n, np.random.default_rng(n)))] = -np.inf
-    ours, truth = (fs.normalize_log_weights(values, backend=b) for b in (engine, "reference"))
+    ours, truth = (fs.normalize_log_weights(values, backend=b) for b in (bitwise, "reference"))
     assert np.array_equal(ours.weights, truth.weights)
     assert np.array_equal(ours.ess, truth.ess)
     assert abs(float(ours.weights.sum(dtype=np.float64)) - 1) < 1e-6
