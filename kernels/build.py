@@ -1,0 +1,26 @@
+"""What is compiled ahead of time, to see that a kernel keeps within its means where there is no GPU."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import Any
+
+
+@dataclass(frozen=True)
+class Build:
+    """A kernel in one configuration, and the resources that it may take on a GPU.
+
+    ``signature`` and ``constexprs`` are as `triton.compiler.ASTSource` takes them; no build may spill, or use local
+    memory.
+    """
+
+    name: str
+    kernel: Any
+    signature: dict[str, str]
+    constexprs: dict[str, Any]
+    num_warps: int = 4
+    num_stages: int = 3
+    registers: int = 255
+    shared: int = 232_448
+    tensor_cores: bool = False
+    options: dict[str, Any] = field(default_factory=dict)

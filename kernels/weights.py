@@ -1,0 +1,144 @@
+"""Log weights to weights, log-sum and effective sample size, in float64 whatever their type.
+
+Up to `Cut.alone` particles one program holds the row in registers: a read and a write. A longer row takes two launches
+and two reads: every part leaves its largest entry and the sums of its exponentials and of their squares, relative to
+that entry; then every part brings the sums of all to one reference and writes its own weights.
+"""
+
+from __future__ import annotations
+
+from inspect import signature
+
+import torch
+import triton
+import triton.language as tl
+
+from fastsmc.kernels.build import Build
+from fastsmc.kernels.exponential import EXACT, exp64
+from fastsmc.kernels.rows import Cut, load_all, new_status, report, report_one, warps_of
+
+_LOWEST = tl.constexpr(-1.7976931348623157e308)  # a reference for entries that are all -inf
+
+
+def normalize_log_weights(
+    log_weights: torch.Tensor, weights: torch.Tensor, log_sum: torch.Tensor, ess: torch.Tensor, cut: Cut = Cut()
+) -> torch.Tensor:
+    """Weights, log-sum and effective sample size of log weights [..., P]; returns the status."""
+    n = log_weights.shape[-1]
+    rows = log_weights.numel() // n
+    status = new_status(log_weights)
+    if n <= cut.alone:
+        block = triton.next_power_of_2(n)
+        _normalize_row[(rows,)](
+            log_weights, weights, log_sum, ess, status, n, BLOCK=block, num_warps=warps_of(block), **EXACT
+        )
+        return status
+    grid, tiles = cut.grid(rows, n), cut.tiles(n)
+    largest, total, squares = log_weights.new_empty((3, rows, cut.parts), dtype=torch.float64)
+    shape = {"BLOCK": cut.tile, "PARTS": cut.parts, "num_warps": warps_of(cut.tile)}
+    _sum_parts[grid](log_weights, largest, total, squares, status, n, tiles, **shape, **EXACT)
+    _scale_parts[grid](
+        log_weights, largest, total, squares, weights, log_sum, ess, status, n, tiles, **shape, **EXACT
+    )
+    return status
+
+
+@triton.jit
+def _load(log_weights, start, index, n, status):
+    """Entries as float64, those that are no log weights as -inf."""
+    x = tl.load(log_weights + start + index, index < n, other=float("-inf")).to(tl.float64)
+    bad = ~(x < float("inf"))
+    report(status, bad, 3, start + index)
+    return tl.where(bad, float("-inf"), x)
+
+
+@triton.jit
+def _store_weights(weights, at, w, mask):
+    """What would be subnormal becomes zero."""
+    smallest: tl.constexpr = 2.0**-126 if weights.dtype.element_ty == tl.float32 else 2.0**-1022
+    tl.store(weights + at, tl.where(w < smallest, 0.0, w), mask)
+
+
+@triton.jit
+def _finish(log_sum, ess, status, row, n, largest, total, squares):
+    """The results of a row."""
+    report_one(status, largest == float("-inf"), 4, row * n)
+    tl.store(log_sum + row, largest + tl.log(total))
+    tl.store(ess + row, total * total / squares)
+
+
+@triton.jit
+def _normalize_row(log_weights, weights, log_sum, ess, status, n, BLOCK: tl.constexpr):
+    row, index = tl.program_id(0).to(tl.int64), tl.arange(0, BLOCK)
+    x = _load(log_weights, row * n, index, n, status)
+    largest = tl.max(x, axis=0)
+    e = exp64(x - tl.maximum(largest, _LOWEST))
+    total = tl.sum(e, axis=0)
+    _store_weights(weights, row * n + index, e * (1 / total), index < n)
+    _finish(log_sum, ess, status, row, n, largest, total, tl.sum(e * e, axis=0))
+
+
+@triton.jit
+def _sum_parts(
+    log_weights, largest, total, squares, status, n, tiles, BLOCK: tl.constexpr, PARTS: tl.constexpr
+):
+    row, part = tl.program_id(0).to(tl.int64), tl.program_id(1).to(tl.int64)
+    top, sum_e, sum_e2 = tl.full((1,), float("-inf"), tl.float64), tl.zeros((1,), tl.float64), tl.zeros((1,), tl.float64)
+    for tile in range(tiles):
+        index = (part * tiles + tile) * BLOCK + tl.arange(0, BLOCK)
+        x = _load(log_weights, row * n, index, n, status)
+        before, top = top, tl.maximum(top, tl.max(x, axis=0, keep_dims=True))
+        reference = tl.maximum(top, _LOWEST)
+        e, factor = exp64(x - reference), exp64(before - reference)
+        sum_e = factor * sum_e + tl.sum(e, axis=0, keep_dims=True)
+        sum_e2 = factor * factor * sum_e2 + tl.sum(e * e, axis=0, keep_dims=True)
+    at = row * PARTS + part + tl.arange(0, 1)
+    tl.store(largest + at, top)
+    tl.store(total + at, sum_e)
+    tl.store(squares + at, sum_e2)
+
+
+@triton.jit
+def _scale_parts(
+    log_weights, largest, total, squares, weights, log_sum, ess, status, n, tiles, BLOCK: tl.constexpr, PARTS: tl.constexpr
+):
+    row, part = tl.program_id(0).to(tl.int64), tl.program_id(1).to(tl.int64)
+    references = load_all(largest, row, PARTS, float("-inf"))
+    top = tl.max(references, axis=0)
+    reference = tl.maximum(top, _LOWEST)
+    factor = exp64(references - reference)
+    sum_e = tl.sum(factor * load_all(total, row, PARTS, 0.0), axis=0)
+    for tile in range(tiles):
+        index = (part * tiles + tile) * BLOCK + tl.arange(0, BLOCK)
+        x = tl.load(log_weights + row * n + index, index < n, other=float("-inf")).to(tl.float64)
+        _store_weights(weights, row * n + index, exp64(x - reference) * (1 / sum_e), index < n)
+    if part == 0:
+        sum_e2 = tl.sum(factor * factor * load_all(squares, row, PARTS, 0.0), axis=0)
+        _finish(log_sum, ess, status, row, n, top, sum_e, sum_e2)
+
+
+_TYPES = {
+    **dict.fromkeys(("largest", "total", "squares"), "*fp64"),
+    **dict.fromkeys(("n", "tiles"), "i32"),
+    **dict.fromkeys(("BLOCK", "PARTS"), "constexpr"),
+    "status": "*i64",
+}
+
+BUILDS = tuple(
+    Build(
+        f"{kernel.__name__} of {float_type}",
+        kernel,
+        {name: _TYPES.get(name, f"*{float_type}") for name in signature(kernel.fn).parameters},
+        constexprs,
+        num_warps=warps_of(constexprs["BLOCK"]),
+        registers=registers,
+        shared=shared,
+        options=EXACT,
+    )
+    for float_type in ("fp32", "fp64")
+    for kernel, constexprs, registers, shared in (
+        (_normalize_row, {"BLOCK": 4096}, 255, 5000),
+        (_sum_parts, {"BLOCK": 2048, "PARTS": 1024}, 255, 5000),
+        (_scale_parts, {"BLOCK": 2048, "PARTS": 1024}, 255, 5000),
+    )
+)
