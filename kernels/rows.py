@@ -1,8 +1,9 @@
 """How the work on rows of particles is divided, and how an op says what it found wrong.
 
 A row of up to `Cut.alone` particles is the work of one program and one launch. A longer row is cut into at most
-`Cut.parts` parts of whole tiles. What a part needs to know of all others (the largest weight, sums) it reduces itself,
-in one vector, from what an earlier launch left behind: no launch is spent on it, and no sum depends on who came first.
+`Cut.parts` parts of whole tiles, one program each, on the grid (rows, parts). What a part needs to know of all others
+(the largest weight, sums) it reduces itself, in one vector, from what an earlier launch left behind: no launch is spent
+on that, and no sum depends on who came first.
 """
 
 from __future__ import annotations
@@ -14,7 +15,8 @@ import triton
 import triton.language as tl
 
 FINE = 2**62  # the status of an op that found nothing wrong
-_FINE = tl.constexpr(FINE)
+
+_NONE = tl.constexpr(2**31 - 1)  # beyond any index
 
 
 @dataclass(frozen=True)
@@ -34,37 +36,46 @@ class Cut:
         return rows, triton.cdiv(n, self.tile * self.tiles(n))
 
 
+DEFAULT_CUT = Cut()
+
+
 def warps_of(entries: int) -> int:
-    """Warps for a block of so many entries: eight for each thread, in 1 to 16 warps."""
+    """Warps for a block: eight entries for each thread, as far as 1 to 16 warps allow."""
     return min(16, max(1, entries // 256))
 
 
 def new_status(like: torch.Tensor) -> torch.Tensor:
-    """A status on the device of a tensor that says all is well."""
+    """A status on the device of a tensor, which says that all is well."""
     return torch.full((1,), FINE, dtype=torch.int64, device=like.device)
 
 
 @triton.jit
-def report(status, bad, CODE: tl.constexpr, position):
-    """Tell the status of the first position that is bad: the least of (code, position) stays."""
-    fault = tl.min(tl.where(bad, (CODE << 48) | position.to(tl.int64), _FINE), axis=0)
-    tl.atomic_min(status, fault, mask=fault < _FINE, sem="relaxed")
+def report(status, bad, CODE: tl.constexpr, start, index):
+    """Tell the status the first of the positions start + index that is bad: the least (code, position) stays there."""
+    first = tl.min(tl.where(bad, index, _NONE), axis=0)
+    tl.atomic_min(status, (CODE << 48) | (start + first), mask=first < _NONE, sem="relaxed")
 
 
 @triton.jit
-def report_one(status, bad, CODE: tl.constexpr, position):
-    """The same of a single position."""
-    tl.atomic_min(status, (CODE << 48) | position.to(tl.int64), mask=bad, sem="relaxed")
+def report_row(status, bad, CODE: tl.constexpr, position):
+    """The same of a row, by the position of its first entry."""
+    tl.atomic_min(status, (CODE << 48) | position, mask=bad, sem="relaxed")
 
 
 @triton.jit
-def load_all(parts, row, PARTS: tl.constexpr, other):
+def tile_index(tile, tiles, BLOCK: tl.constexpr):
+    """Where in the row this program's tile lies."""
+    return (tl.program_id(1).to(tl.int64) * tiles + tile) * BLOCK + tl.arange(0, BLOCK)
+
+
+@triton.jit
+def load_parts(left, row, parts, PARTS: tl.constexpr, other):
     """What all parts of a row left behind."""
     part = tl.arange(0, PARTS)
-    return tl.load(parts + row * PARTS + part, part < tl.num_programs(1), other=other)
+    return tl.load(left + row * PARTS + part, part < parts, other=other)
 
 
 @triton.jit
-def sum_before(values, part, PARTS: tl.constexpr):
+def sum_before(values, PARTS: tl.constexpr):
     """The sum of what the parts before this one left behind."""
-    return tl.sum(tl.where(tl.arange(0, PARTS) < part, values, 0), axis=0)
+    return tl.sum(tl.where(tl.arange(0, PARTS) < tl.program_id(1), values, 0), axis=0)

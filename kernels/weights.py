@@ -15,13 +15,13 @@ import triton.language as tl
 
 from fastsmc.kernels.build import Build
 from fastsmc.kernels.exponential import EXACT, exp64
-from fastsmc.kernels.rows import Cut, load_all, new_status, report, report_one, warps_of
+from fastsmc.kernels.rows import DEFAULT_CUT, Cut, load_parts, new_status, report, report_row, tile_index, warps_of
 
 _LOWEST = tl.constexpr(-1.7976931348623157e308)  # a reference for entries that are all -inf
 
 
 def normalize_log_weights(
-    log_weights: torch.Tensor, weights: torch.Tensor, log_sum: torch.Tensor, ess: torch.Tensor, cut: Cut = Cut()
+    log_weights: torch.Tensor, weights: torch.Tensor, log_sum: torch.Tensor, ess: torch.Tensor, cut: Cut = DEFAULT_CUT
 ) -> torch.Tensor:
     """Weights, log-sum and effective sample size of log weights [..., P]; returns the status."""
     n = log_weights.shape[-1]
@@ -37,9 +37,7 @@ def normalize_log_weights(
     largest, total, squares = log_weights.new_empty((3, rows, cut.parts), dtype=torch.float64)
     shape = {"BLOCK": cut.tile, "PARTS": cut.parts, "num_warps": warps_of(cut.tile)}
     _sum_parts[grid](log_weights, largest, total, squares, status, n, tiles, **shape, **EXACT)
-    _scale_parts[grid](
-        log_weights, largest, total, squares, weights, log_sum, ess, status, n, tiles, **shape, **EXACT
-    )
+    _scale_parts[grid](log_weights, largest, total, squares, weights, log_sum, ess, status, n, tiles, **shape, **EXACT)
     return status
 
 
@@ -48,7 +46,7 @@ def _load(log_weights, start, index, n, status):
     """Entries as float64, those that are no log weights as -inf."""
     x = tl.load(log_weights + start + index, index < n, other=float("-inf")).to(tl.float64)
     bad = ~(x < float("inf"))
-    report(status, bad, 3, start + index)
+    report(status, bad, 3, start, index)
     return tl.where(bad, float("-inf"), x)
 
 
@@ -62,7 +60,7 @@ def _store_weights(weights, at, w, mask):
 @triton.jit
 def _finish(log_sum, ess, status, row, n, largest, total, squares):
     """The results of a row."""
-    report_one(status, largest == float("-inf"), 4, row * n)
+    report_row(status, largest == float("-inf"), 4, row * n)
     tl.store(log_sum + row, largest + tl.log(total))
     tl.store(ess + row, total * total / squares)
 
@@ -79,20 +77,22 @@ def _normalize_row(log_weights, weights, log_sum, ess, status, n, BLOCK: tl.cons
 
 
 @triton.jit
-def _sum_parts(
-    log_weights, largest, total, squares, status, n, tiles, BLOCK: tl.constexpr, PARTS: tl.constexpr
-):
-    row, part = tl.program_id(0).to(tl.int64), tl.program_id(1).to(tl.int64)
-    top, sum_e, sum_e2 = tl.full((1,), float("-inf"), tl.float64), tl.zeros((1,), tl.float64), tl.zeros((1,), tl.float64)
+def _sum_parts(log_weights, largest, total, squares, status, n, tiles, BLOCK: tl.constexpr, PARTS: tl.constexpr):
+    row = tl.program_id(0).to(tl.int64)
+    top, sum_e, sum_e2 = (
+        tl.full((1,), float("-inf"), tl.float64),
+        tl.zeros((1,), tl.float64),
+        tl.zeros((1,), tl.float64),
+    )
     for tile in range(tiles):
-        index = (part * tiles + tile) * BLOCK + tl.arange(0, BLOCK)
+        index = tile_index(tile, tiles, BLOCK)
         x = _load(log_weights, row * n, index, n, status)
         before, top = top, tl.maximum(top, tl.max(x, axis=0, keep_dims=True))
         reference = tl.maximum(top, _LOWEST)
         e, factor = exp64(x - reference), exp64(before - reference)
         sum_e = factor * sum_e + tl.sum(e, axis=0, keep_dims=True)
         sum_e2 = factor * factor * sum_e2 + tl.sum(e * e, axis=0, keep_dims=True)
-    at = row * PARTS + part + tl.arange(0, 1)
+    at = row * PARTS + tl.program_id(1) + tl.arange(0, 1)
     tl.store(largest + at, top)
     tl.store(total + at, sum_e)
     tl.store(squares + at, sum_e2)
@@ -100,20 +100,31 @@ def _sum_parts(
 
 @triton.jit
 def _scale_parts(
-    log_weights, largest, total, squares, weights, log_sum, ess, status, n, tiles, BLOCK: tl.constexpr, PARTS: tl.constexpr
+    log_weights,
+    largest,
+    total,
+    squares,
+    weights,
+    log_sum,
+    ess,
+    status,
+    n,
+    tiles,
+    BLOCK: tl.constexpr,
+    PARTS: tl.constexpr,
 ):
-    row, part = tl.program_id(0).to(tl.int64), tl.program_id(1).to(tl.int64)
-    references = load_all(largest, row, PARTS, float("-inf"))
+    row, parts = tl.program_id(0).to(tl.int64), tl.num_programs(1)
+    references = load_parts(largest, row, parts, PARTS, float("-inf"))
     top = tl.max(references, axis=0)
     reference = tl.maximum(top, _LOWEST)
     factor = exp64(references - reference)
-    sum_e = tl.sum(factor * load_all(total, row, PARTS, 0.0), axis=0)
+    sum_e = tl.sum(factor * load_parts(total, row, parts, PARTS, 0.0), axis=0)
     for tile in range(tiles):
-        index = (part * tiles + tile) * BLOCK + tl.arange(0, BLOCK)
+        index = tile_index(tile, tiles, BLOCK)
         x = tl.load(log_weights + row * n + index, index < n, other=float("-inf")).to(tl.float64)
         _store_weights(weights, row * n + index, exp64(x - reference) * (1 / sum_e), index < n)
-    if part == 0:
-        sum_e2 = tl.sum(factor * factor * load_all(squares, row, PARTS, 0.0), axis=0)
+    if tl.program_id(1) == 0:
+        sum_e2 = tl.sum(factor * factor * load_parts(squares, row, parts, PARTS, 0.0), axis=0)
         _finish(log_sum, ess, status, row, n, top, sum_e, sum_e2)
 
 
