@@ -7,8 +7,8 @@ How often the scale must be refined
 Let W be the exact sum of n <= 2^L weights and S(s) that of their masses at scale s: W 2^s - n < S(s) <= W 2^s.
 
 * At the safe scale s the largest weight alone has a mass of at least 2^(60 - L), and S(s) < 2^61.
-* With b = bit_length(S(s) + n), the refined scale is t = s + 62 - b, and W 2^(t - 1) < 2^61: the limit is not reached at
-  t - 1, no sum at t reaches 2^62, and nothing wraps.
+* With b = bit_length(S(s) + n), the refined scale is t = s + 62 - b. W 2^(t - 1) < 2^61: at t - 1 the limit is not
+  reached, and at t nothing wraps.
 * S(t + 1) > W 2^(t + 1) - n >= (2^(b - 1) - n) 2^(63 - b) - n = 2^62 - n 2^(63 - b) - n. For L <= 28, b >= 61 - L makes
   this at least 2^62 - 2^(2 + 2 L) - 2^L > 3 2^60: the limit is reached at t + 1. So f is t or t - 1, whichever the sums
   at t say.
@@ -86,8 +86,11 @@ def divide(c, total, samples):
 
     Float64 gives the quotient to within one; the remainder, known to be small, is exact in wrapping products.
     """
-    ratio = samples / total.to(tl.float64)
-    quotient = (c.to(tl.float64) * ratio).to(tl.int64)
+    t = total.to(tl.float64)
+    inverse = (1 / total.to(tl.float32)).to(tl.float64)
+    for _ in tl.static_range(2):  # Newton's method: a float64 division would be a call, which spills registers
+        inverse += inverse * (1 - t * inverse)
+    quotient = (c.to(tl.float64) * (samples * inverse)).to(tl.int64)
     remainder = c * samples - quotient * total
     under, over = remainder < 0, remainder >= total
     quotient += over.to(tl.int64) - under.to(tl.int64)

@@ -67,7 +67,7 @@ def resample(
     sums = weights.new_empty((rows, n if drawn else 1), dtype=torch.int64)
     counts = weights.new_empty((rows, n), dtype=torch.int32)
     if max(n, m) <= cut.alone:
-        shape = {"BLOCK": triton.next_power_of_2(n), "SLOTS": triton.next_power_of_2(m)}
+        shape = {"BLOCK": triton.next_power_of_2(n), "SLOTS": min(cut.tile, triton.next_power_of_2(m))}
         _resample_row[(rows,)](
             *(weights, u, ancestors, sums, counts, status, n, m),
             **shape, SCHEME=code, LOG=log, num_warps=warps_of(max(shape.values())), **EXACT,
@@ -186,7 +186,7 @@ def _resample_row(
     values, u, ancestors, sums, counts, status, n, m,
     BLOCK: tl.constexpr, SLOTS: tl.constexpr, SCHEME: tl.constexpr, LOG: tl.constexpr,
 ):  # fmt: skip
-    row, index, slot = tl.program_id(0).to(tl.int64), tl.arange(0, BLOCK), tl.arange(0, SLOTS)
+    row, index = tl.program_id(0).to(tl.int64), tl.arange(0, BLOCK)
     x = _load(values, row * n, index, n, LOG)
     largest = _largest_of(x, row * n, index, status, LOG)
     _report_empty(status, largest, row * n, LOG)
@@ -200,22 +200,26 @@ def _resample_row(
         below = _comb_below(tl.cumsum(masses, axis=0), total, u, row, m, SCHEME).to(tl.int32)
     else:
         drawn = tl.cast(m, tl.int64)
-        copies = tl.zeros_like(masses)
         if SCHEME == _RESIDUAL:
             copies, remainders = divide(masses, total, m)
+            tl.store(counts + row * n + index, copies.to(tl.int32), index < n)
             drawn -= tl.sum(copies, axis=0)
             masses = remainders >> bit_length(drawn)
             total = tl.sum(masses, axis=0)
+        else:
+            tl.store(counts + row * n + index, tl.zeros_like(index), index < n)
         tl.store(sums + row * n + index, tl.cumsum(masses, axis=0), index < n)
-        tl.store(counts + row * n + index, copies.to(tl.int32), index < n)
         tl.debug_barrier()
-        _draw_tile(u, sums, counts, status, row, slot, drawn, total, n, m)
+        for start in range(0, m, SLOTS):
+            slot = start + tl.arange(0, SLOTS)
+            _draw_tile(u, sums, counts, status, row, slot, drawn, total, n, m)
         tl.debug_barrier()
         below = tl.cumsum(tl.load(counts + row * n + index, index < n, other=0), axis=0)
         tl.debug_barrier()
     tl.store(counts + row * n + index, below, index < n)
     tl.debug_barrier()
-    _place_tile(u, counts, ancestors, status, row, slot, n, m, SCHEME)
+    for start in range(0, m, SLOTS):
+        _place_tile(u, counts, ancestors, status, row, start + tl.arange(0, SLOTS), n, m, SCHEME)
 
 
 @triton.jit
@@ -350,7 +354,7 @@ def _builds(kernel: Any, registers: int, shared: int, **choices: tuple[int, ...]
 
 _PART = {"BLOCK": (2048,), "PARTS": (1024,)}
 BUILDS = (
-    *_builds(_resample_row, 255, 5000, BLOCK=(4096,), SLOTS=(4096,), SCHEME=(0, 1, 2, 3), LOG=(0, 1)),
+    *_builds(_resample_row, 255, 5000, BLOCK=(4096,), SLOTS=(2048,), SCHEME=(0, 1, 2, 3), LOG=(0, 1)),
     *_builds(_find_largest, 255, 5000, LOG=(0, 1), **_PART),
     *_builds(_sum_masses, 255, 5000, FIRST=(0, 1), LOG=(0, 1), **_PART),
     *_builds(_cumulate, 255, 5000, SCHEME=(0, 1, 2, 3), LOG=(0, 1), **_PART),

@@ -59,12 +59,12 @@ def scan_parts(values, copies, sums, out, n, m, tiles, WHAT: tl.constexpr, BLOCK
 @triton.jit
 def search(table, n, keys):
     """The first entry of an ascending table [n] that is larger than each key; n if there is none."""
-    found = tl.zeros_like(keys)
-    step = tl.cast(1, tl.int64) << (bit_length(tl.cast(n, tl.int64)) - 1)
+    found = tl.zeros(keys.shape, tl.int32)
+    step = (tl.cast(1, tl.int64) << (bit_length(tl.cast(n, tl.int64)) - 1)).to(tl.int32)
     while step > 0:
-        probe = found + step.to(keys.dtype)
-        entry = tl.load(table + (probe - 1), probe <= n, other=0)
-        found = tl.where((probe <= n) & (entry <= keys), probe, found)
+        inside = step <= n - found
+        entry = tl.load(table + (step - 1) + found, inside, other=0)
+        found = tl.where(inside & (entry <= keys), found + step, found)
         step >>= 1
     return found
 

@@ -1,0 +1,94 @@
+"""Particles copied to the slots of their children, whatever they are made of: rows are moved as words.
+
+A program moves a tile of rows by words: many rows where they are short, a piece of one where it is long. What it reads
+and writes is what moves, each once; in place, rows that stay are neither read nor written.
+"""
+
+from __future__ import annotations
+
+import math
+from inspect import signature
+
+import torch
+import triton
+import triton.language as tl
+
+from fastsmc.kernels.build import Build
+from fastsmc.kernels.rows import new_status, report, warps_of
+
+_TILE = 2048  # words
+_WORDS = {1: torch.int8, 2: torch.int16, 4: torch.int32, 8: torch.int64}
+_NOT_SQUARE, _OVERLAP = 8, 9
+
+
+def gather_particles(particles: torch.Tensor, ancestors: torch.Tensor, out: torch.Tensor) -> torch.Tensor:
+    """Rows of particles [P, ...] into out [M, ...], which may be the particles themselves; returns the status."""
+    n, m, status = len(particles), len(ancestors), new_status(particles)
+    in_place, fault = particles.data_ptr() == out.data_ptr() and particles.numel() > 0, 0
+    if in_place and n != m:
+        fault = _NOT_SQUARE
+    elif not in_place and _overlap(particles, out):
+        fault = _OVERLAP
+    if fault:
+        status.fill_(fault << 48)
+    row_bytes = 0 if fault else particles[:1].numel() * particles.element_size()  # nothing moves where there is a fault
+    word = math.gcd(8, row_bytes, particles.data_ptr(), out.data_ptr()) if row_bytes else 1
+    words = row_bytes // word
+    wide = min(_TILE, triton.next_power_of_2(max(words, 1)))
+    tall = _TILE // wide
+    _gather[(triton.cdiv(m, tall), max(1, triton.cdiv(words, wide)))](
+        *(_as_words(particles, word), ancestors, _as_words(out, word), status, n, m, words),
+        IN_PLACE=in_place and not fault, ROWS=tall, WORDS=wide, num_warps=warps_of(_TILE),
+    )  # fmt: skip
+    return status
+
+
+def _overlap(a: torch.Tensor, b: torch.Tensor) -> bool:
+    (a_begin, a_end), (b_begin, b_end) = ((t.data_ptr(), t.data_ptr() + t.nbytes) for t in (a, b))
+    return a_begin < b_end and b_begin < a_end
+
+
+def _as_words(rows: torch.Tensor, word: int) -> torch.Tensor:
+    return rows.flatten().view(torch.int8).view(_WORDS[word])
+
+
+@triton.jit
+def _gather(
+    particles, ancestors, out, status, n, m, words, IN_PLACE: tl.constexpr, ROWS: tl.constexpr, WORDS: tl.constexpr
+):
+    slot = tl.program_id(0).to(tl.int64) * ROWS + tl.arange(0, ROWS)
+    word = tl.program_id(1).to(tl.int64) * WORDS + tl.arange(0, WORDS)
+    parent = tl.load(ancestors + slot, slot < m, other=0)
+    bad = (parent < 0) | (parent >= n)
+    moved = (slot < m) & ~bad
+    first = tl.program_id(1) == 0
+    report(status, bad & first, 6, 0, slot)
+    if IN_PLACE:
+        overwritten = tl.load(ancestors + parent, moved, other=0) != parent
+        report(status, moved & overwritten & first, 7, 0, slot)
+        moved &= ~overwritten & (parent != slot)
+    mask = moved[:, None] & (word < words)[None, :]
+    values = tl.load(particles + parent[:, None] * words + word[None, :], mask)
+    tl.store(out + slot[:, None] * words + word[None, :], values, mask)
+
+
+_TYPES = {
+    **dict.fromkeys(("ancestors", "status"), "*i64"),
+    **dict.fromkeys(("n", "m", "words"), "i32"),
+    **dict.fromkeys(("IN_PLACE", "ROWS", "WORDS"), "constexpr"),
+}
+
+BUILDS = tuple(
+    Build(
+        f"_gather of {type_} {'in place ' if in_place else ''}{rows} x {words}",
+        _gather,
+        {name: _TYPES.get(name, f"*{type_}") for name in signature(_gather.fn).parameters},
+        {"IN_PLACE": in_place, "ROWS": rows, "WORDS": words},
+        num_warps=warps_of(_TILE),
+        registers=255,
+        shared=5000,
+    )
+    for type_ in ("i8", "i32", "i64")
+    for in_place in (False, True)
+    for rows, words in ((2048, 1), (2, 1024), (1, 2048))
+)
