@@ -85,8 +85,8 @@ BUILDS = tuple(
         {name: _TYPES.get(name, f"*{type_}") for name in signature(_gather.fn).parameters},
         {"IN_PLACE": in_place, "ROWS": rows, "WORDS": words},
         num_warps=warps_of(_TILE),
-        registers=255,
-        shared=5000,
+        registers=72,
+        shared=64,
     )
     for type_ in ("i8", "i32", "i64")
     for in_place in (False, True)

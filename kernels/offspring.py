@@ -106,8 +106,8 @@ BUILDS = tuple(
         shared=shared,
     )
     for kernel, block, registers, shared in (
-        (_count, 2048, 255, 5000),
-        (_fill_vacancies, 2048, 255, 5000),
-        (_permute_row, 4096, 255, 5000),
+        (_count, 2048, 64, 64),
+        (_fill_vacancies, 2048, 96, 0),
+        (_permute_row, 4096, 96, 1024),
     )
 )

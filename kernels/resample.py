@@ -284,9 +284,9 @@ def _cumulate(
         masses = quantise(_weights(_load(values, row * n, index, n, LOG), top, LOG), scale)
         if SCHEME == _RESIDUAL:
             quotient, remainder = divide(masses, total, m)
-            copied += tl.sum(quotient, axis=0)
-            tl.store(counts + at, quotient.to(tl.int32), index < n)
             tl.store(sums + at, remainder, index < n)
+            tl.store(counts + at, quotient.to(tl.int32), index < n)
+            copied += tl.sum(quotient, axis=0)
         else:
             c = before + tl.cumsum(masses, axis=0)
             before += tl.sum(masses, axis=0)
@@ -354,10 +354,10 @@ def _builds(kernel: Any, registers: int, shared: int, **choices: tuple[int, ...]
 
 _PART = {"BLOCK": (2048,), "PARTS": (1024,)}
 BUILDS = (
-    *_builds(_resample_row, 255, 5000, BLOCK=(4096,), SLOTS=(2048,), SCHEME=(0, 1, 2, 3), LOG=(0, 1)),
-    *_builds(_find_largest, 255, 5000, LOG=(0, 1), **_PART),
-    *_builds(_sum_masses, 255, 5000, FIRST=(0, 1), LOG=(0, 1), **_PART),
-    *_builds(_cumulate, 255, 5000, SCHEME=(0, 1, 2, 3), LOG=(0, 1), **_PART),
-    *_builds(_draw, 255, 5000, SCHEME=(2, 3), **_PART),
-    *_builds(_place, 255, 5000, SCHEME=(0, 1, 2, 3), **_PART),
+    *_builds(_resample_row, 128, 1024, BLOCK=(4096,), SLOTS=(2048,), SCHEME=(0, 1, 2, 3), LOG=(0, 1)),
+    *_builds(_find_largest, 56, 64, LOG=(0, 1), **_PART),
+    *_builds(_sum_masses, 80, 128, FIRST=(0, 1), LOG=(0, 1), **_PART),
+    *_builds(_cumulate, 128, 512, SCHEME=(0, 1, 2, 3), LOG=(0, 1), **_PART),
+    *_builds(_draw, 72, 64, SCHEME=(2, 3), **_PART),
+    *_builds(_place, 80, 64, SCHEME=(0, 1, 2, 3), **_PART),
 )

@@ -85,7 +85,7 @@ BUILDS = tuple(
         registers=registers,
         shared=shared,
     )
-    for kernel, registers, shared in ((sum_parts, 255, 5000), (scan_parts, 255, 5000))
+    for kernel, registers, shared in ((sum_parts, 40, 64), (scan_parts, 112, 512))
     for what, code, values, out in (
         ("counts", COUNTS, "*i32", "*i32"),
         ("remainders", REMAINDERS, "*i64", "*i64"),

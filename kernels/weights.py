@@ -148,8 +148,8 @@ BUILDS = tuple(
     )
     for float_type in ("fp32", "fp64")
     for kernel, constexprs, registers, shared in (
-        (_normalize_row, {"BLOCK": 4096}, 255, 5000),
-        (_sum_parts, {"BLOCK": 2048, "PARTS": 1024}, 255, 5000),
-        (_scale_parts, {"BLOCK": 2048, "PARTS": 1024}, 255, 5000),
+        (_normalize_row, {"BLOCK": 4096}, 64, 128),
+        (_sum_parts, {"BLOCK": 2048, "PARTS": 1024}, 72, 128),
+        (_scale_parts, {"BLOCK": 2048, "PARTS": 1024}, 104, 128),
     )
 )
