@@ -193,6 +193,15 @@ def test_ancestors_of_hostile_weights(kind, cut):
             assert np.array_equal(draw(scheme, False, weights, np.asarray(numbers), n, cut)[1], truth)
 
 
+@cuts
+def test_the_smallest_mass(cut):
+    """Which weight just has a mass tells the scale: 2^-61 beside 1 and beside 3/4, 2^-62 just below 3/4."""
+    below = np.nextafter(0.75, 0)
+    for large, unit in [(1.0, 2.0**-61), (0.75, 2.0**-61), (below, 2.0**-62)]:
+        for tiny, first in [(2 * unit, 0), (unit, 0), (np.nextafter(unit, 0), 1), (0.0, 1)]:
+            assert draw("systematic", False, np.array([tiny, large]), np.zeros(()), 1, cut)[1] == first
+
+
 def test_a_second_refinement_changes_nothing(monkeypatch):
     rng = np.random.default_rng(3)
     weights, u = np.exp(6 * rng.standard_normal(100)), np.asarray(rng.random())
