@@ -1,0 +1,205 @@
+"""Leapfrog steps: one pass over the weights, or a whole trajectory of them.
+
+The kernel reads position, momentum, gradient and precision and writes momentum and position, 24 bytes a weight; the
+normal numbers of a refreshment are made in registers from the counters that name them. A program takes a run of one
+particle's weights; its three energies are summed in float32 within the run, and over runs in float64.
+
+A trajectory begins and ends with this kernel, since energies are wanted there; between them the gradient kernel itself
+moves the weights (`fastsmc.kernels.weight_gradient`), where one launch sums a whole gradient. Everything that varies
+from one trajectory to the next is read from the device, so that a captured graph can be replayed.
+"""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+import numpy as np
+import torch
+import triton
+import triton.language as tl
+
+from fastsmc.kernels.build import Build
+from fastsmc.kernels.mlp import Data, Evaluation, Tiles
+from fastsmc.kernels.philox import key_tensor, normals
+from fastsmc.kernels.sums import add_slices
+from fastsmc.kernels.update import drifted, kicked, plan_tensor, refreshed
+from fastsmc.kernels.weight_gradient import Update
+
+_BLOCK = 1024
+_WARPS = 4
+
+
+@triton.jit
+def _leapfrog_kernel(
+    particles,
+    momentum,
+    grad,
+    prior_precision,
+    scale,
+    noise,
+    out,
+    partials,
+    plan,
+    key,
+    dim,
+    blocks,
+    num_particles,
+    BLOCK: tl.constexpr,
+):
+    """One run of weights of one particle; the momentum is refreshed if there is a ``key``."""
+    block = tl.program_id(0) % blocks
+    particle = (tl.program_id(0) // blocks).to(tl.int64)
+    i = block * BLOCK + tl.arange(0, BLOCK)
+    mask = i < dim
+    row = particle * dim
+    theta = tl.load(particles + row + i, mask=mask, other=0)
+    v = tl.load(momentum + row + i, mask=mask, other=0)
+    g = tl.load(grad + row + i, mask=mask, other=0)
+    lam = tl.load(prior_precision + i, mask=mask, other=0)
+    s = 1.0 if scale is None else tl.load(scale + i, mask=mask, other=0)
+    if key is not None:
+        deviation = tl.load(plan + 4) if noise is None else tl.load(noise + i, mask=mask, other=0)
+        xi = normals(key, particle, block * (BLOCK // 4), BLOCK // 4)
+        v = tl.where(mask, refreshed(v, xi, deviation, tl.load(plan + 3)), 0.0)
+    before = tl.sum(v * v, axis=0)
+    v = kicked(v, theta, g, lam, s, plan)
+    after = tl.sum(v * v, axis=0)
+    moved = drifted(theta, v, s, plan)
+    prior = tl.sum(lam * moved * moved, axis=0)
+    tl.store(momentum + row + i, v, mask=mask)
+    tl.store(out + row + i, moved, mask=mask)
+    energies = partials + (block.to(tl.int64) * num_particles + particle) * 3
+    tl.store(energies, 0.5 * before.to(tl.float64))
+    tl.store(energies + 1, 0.5 * after.to(tl.float64))
+    tl.store(energies + 2, 0.5 * prior.to(tl.float64))
+
+
+class State(NamedTuple):
+    """Particles and momentum [P, d], the gradient of the log-likelihood, prior precision [d], scale [d] or None."""
+
+    particles: torch.Tensor
+    momentum: torch.Tensor
+    grad: torch.Tensor
+    prior_precision: torch.Tensor
+    scale: torch.Tensor | None
+
+
+def step(
+    state: State,
+    noise: torch.Tensor | None,
+    out: torch.Tensor,
+    energies: torch.Tensor,
+    plan: torch.Tensor,
+    key: torch.Tensor | None,
+) -> None:
+    """One step by a plan and a key on the device; the momentum is refreshed if there is a key."""
+    P, dim = state.particles.shape
+    blocks = triton.cdiv(dim, _BLOCK)
+    partials = energies.new_empty((blocks, P, 3))
+    _leapfrog_kernel[(P * blocks,)](
+        *state, noise, out, partials, plan, key, dim, blocks, P, BLOCK=_BLOCK, num_warps=_WARPS
+    )
+    add_slices(partials, energies)
+
+
+def leapfrog(
+    particles: torch.Tensor,
+    momentum: torch.Tensor,
+    grad: torch.Tensor,
+    precision: torch.Tensor,
+    scale: torch.Tensor | None,
+    noise: torch.Tensor | None,
+    out: torch.Tensor,
+    energies: torch.Tensor,
+    kick: float,
+    drift: float,
+    likelihood_scale: float,
+    refresh: bool,
+    persistence: float,
+    seed: int,
+    iteration: int,
+    stream: int,
+    first_slot: int,
+) -> None:
+    """Refresh, kick, drift; energies [P, 3] as fastsmc.ops.leapfrog returns them."""
+    device = particles.device
+    plan = plan_tensor(kick, drift, likelihood_scale, persistence, device)
+    key = key_tensor(seed, iteration, stream, first_slot, device) if refresh else None
+    step(State(particles, momentum, grad, precision, scale), noise, out, energies, plan, key)
+
+
+class Plans(NamedTuple):
+    """The steps of a trajectory on the device: the first, those between, and the last; and the key of the refreshment."""
+
+    first: torch.Tensor
+    inner: torch.Tensor
+    last: torch.Tensor
+    key: torch.Tensor | None
+
+
+def steps(
+    evaluation: Evaluation,
+    state: State,
+    num_steps: int,
+    plans: Plans,
+    status: torch.Tensor | None,
+    total: torch.Tensor,
+    start: torch.Tensor,
+    end: torch.Tensor,
+) -> None:
+    """A trajectory by plans on the device, in place: half a kick and a drift, then a gradient and a kick each time."""
+    particles, momentum, grad, prior_precision, scale = state
+    step(state, None, particles, start, plans.first, plans.key)
+    update = Update(particles, momentum, prior_precision, scale, plans.inner)
+    for _ in range(num_steps - 1):
+        if evaluation.in_one:
+            evaluation.log_likelihood(particles, status, None, update=update)
+        else:
+            evaluation.log_likelihood(particles, status, None, grad)
+            step(state, None, particles, end, plans.inner, None)
+    evaluation.log_likelihood(particles, status, total, grad)
+    step(state, None, particles, end, plans.last, None)
+
+
+def trajectory(
+    layers: np.ndarray,
+    likelihood: int,
+    noise: float,
+    precision: int,
+    particles: torch.Tensor,
+    momentum: torch.Tensor,
+    grad: torch.Tensor,
+    x: torch.Tensor,
+    y: torch.Tensor,
+    weights: torch.Tensor | None,
+    prior_precision: torch.Tensor,
+    scale: torch.Tensor | None,
+    total: torch.Tensor,
+    start: torch.Tensor,
+    end: torch.Tensor,
+    step_size: float,
+    num_steps: int,
+    likelihood_scale: float,
+    refresh: bool,
+    persistence: float,
+    seed: int,
+    iteration: int,
+    stream: int,
+    first_slot: int,
+    *,
+    tiles: Tiles | None = None,
+) -> torch.Tensor | None:
+    """Half a kick and a drift, then the gradient and a kick after every drift, to the same bits as one by one."""
+    evaluation = Evaluation.of(layers, precision, Data(x, y, weights, likelihood, noise), tiles)
+    device, status = particles.device, evaluation.status()
+    half = step_size / 2
+    plans = Plans(
+        *(
+            plan_tensor(kick, drift, likelihood_scale, persistence, device)
+            for kick, drift in ((half, step_size), (step_size, step_size), (half, 0.0))
+        ),
+        key_tensor(seed, iteration, stream, first_slot, device) if refresh else None,
+    )
+    state = State(particles, momentum, grad, prior_precision, scale)
+    steps(evaluation, state, num_steps, plans, status, total, start, end)
+    return status

@@ -1,0 +1,178 @@
+"""Weight gradients of one dense layer: a product over the batch, for every particle.
+
+    dW[p, n, k] = sum over b of delta[p, b, n] h[p, b, k]
+
+The bias is the weight of one more input that is always 1, so that its gradient is column ``inputs`` of the product. A
+program sums one tile [n, k] of one particle over one slice of the batch, in order; neighbours in the grid share deltas.
+Each tile of deltas is read once for every tile of k, each tile of h once for every tile of n, both through the caches.
+
+Where one slice is the whole batch, the tile may be used for a leapfrog step as it leaves the accumulators: momentum and
+position are read and written once, and the gradient is never written.
+"""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+import torch
+import triton
+import triton.language as tl
+
+from fastsmc.kernels.activations import value_of
+from fastsmc.kernels.build import Build
+from fastsmc.kernels.dot import MEDIUM, product
+from fastsmc.kernels.update import drifted, kicked
+
+INTERPRETED = triton.knobs.runtime.interpret
+
+
+@triton.jit
+def _weight_gradient_kernel(
+    h,
+    deltas,
+    sums,
+    particles,
+    momentum,
+    prior_precision,
+    scale,
+    plan,
+    samples,
+    num_particles,
+    slice_samples,
+    h_rows,
+    H_STRIDE: tl.constexpr,
+    DELTA_STRIDE: tl.constexpr,
+    INPUTS: tl.constexpr,
+    OUTPUTS: tl.constexpr,
+    BEGIN: tl.constexpr,
+    DIM: tl.constexpr,
+    ACTIVATION: tl.constexpr,
+    N: tl.constexpr,
+    K: tl.constexpr,
+    DEPTH: tl.constexpr,
+    PRECISION: tl.constexpr,
+    UPCAST: tl.constexpr,
+):
+    """One tile of one layer of one particle over one slice.
+
+    ``h_rows`` is the samples between two particles' inputs, 0 if they share them. Without ``sums`` the gradient is not
+    written, without ``momentum`` there is no update.
+    """
+    K_TILES: tl.constexpr = (INPUTS + K) // K  # one column more, for the bias
+    N_TILES: tl.constexpr = (OUTPUTS + N - 1) // N
+    tile = tl.program_id(0) % (K_TILES * N_TILES)
+    particle = ((tl.program_id(0) // (K_TILES * N_TILES)) % num_particles).to(tl.int64)
+    part = (tl.program_id(0) // (K_TILES * N_TILES) // num_particles).to(tl.int64)
+    n = (tile // K_TILES) * N + tl.arange(0, N)
+    k = (tile % K_TILES) * K + tl.arange(0, K)
+    begin = part * slice_samples
+    count = tl.minimum(samples - begin, slice_samples).to(tl.int32)
+    h += (particle * h_rows + begin) * H_STRIDE
+    deltas += (particle * samples + begin) * DELTA_STRIDE
+
+    total = tl.zeros((N, K), tl.float32)
+    for first in range(0, count, DEPTH):
+        b = first + tl.arange(0, DEPTH)
+        inside = (b < count)[:, None]
+        d = tl.load(deltas + b[:, None] * DELTA_STRIDE + n[None, :], mask=inside & (n < OUTPUTS)[None, :], other=0)
+        v = tl.load(h + b[:, None] * H_STRIDE + k[None, :], mask=inside & (k < INPUTS)[None, :], other=0)
+        v = value_of(v, ACTIVATION)
+        v = tl.where((k == INPUTS)[None, :], tl.full((), 1, v.dtype), v)
+        total = product(tl.trans(d), v, total, PRECISION, UPCAST)
+
+    mask = (n < OUTPUTS)[:, None] & (k <= INPUTS)[None, :]
+    at = tl.where((k < INPUTS)[None, :], n[:, None] * INPUTS + k[None, :], OUTPUTS * INPUTS + n[:, None]) + BEGIN
+    if sums is not None:
+        tl.store(sums + (part * num_particles + particle) * DIM + at, total, mask=mask)
+    if momentum is not None:
+        row = particle * DIM
+        theta = tl.load(particles + row + at, mask=mask, other=0)
+        v = tl.load(momentum + row + at, mask=mask, other=0)
+        lam = tl.load(prior_precision + at, mask=mask, other=0)
+        s = 1.0 if scale is None else tl.load(scale + at, mask=mask, other=0)
+        v = kicked(v, theta, total, lam, s, plan)
+        tl.store(momentum + row + at, v, mask=mask)
+        tl.store(particles + row + at, drifted(theta, v, s, plan), mask=mask)
+
+
+class Update(NamedTuple):
+    """A kick and a drift of particles [P, d] in place; ``scale`` may be None, ``plan`` is of `fastsmc.kernels.update`."""
+
+    particles: torch.Tensor
+    momentum: torch.Tensor
+    prior_precision: torch.Tensor
+    scale: torch.Tensor | None
+    plan: torch.Tensor
+
+    def of(self, group: slice) -> Update:
+        """The same of some particles."""
+        return self._replace(particles=self.particles[group], momentum=self.momentum[group])
+
+
+class Weights(NamedTuple):
+    """A layer's weights in a particle of length ``dim``: [outputs, inputs] at ``begin``, then the bias."""
+
+    inputs: int
+    outputs: int
+    begin: int
+    dim: int
+
+
+def weight_gradient(
+    h: torch.Tensor,
+    activation: int,
+    deltas: torch.Tensor,
+    weights: Weights,
+    slice_samples: int,
+    precision: int,
+    sums: torch.Tensor | None = None,
+    update: Update | None = None,
+) -> None:
+    """Sum the gradient of a layer over slices of a batch.
+
+    Parameters
+    ----------
+    h : [B, inputs] or [P, B, inputs]
+        What is kept of the layer before, whose ``activation`` is yet to be applied; the last dimension may be part of a
+        longer row.
+    deltas : [P, B, outputs]
+        The gradient with respect to the pre-activations, likewise.
+    sums : float32 [slices, P, dim], optional
+        Where the gradient goes.
+    update
+        What is done with it, where there is one slice.
+    """
+    P, B = deltas.shape[:2]
+    n, k, depth, warps, stages = _tiles(weights, precision)
+    programs = triton.cdiv(weights.outputs, n) * triton.cdiv(weights.inputs + 1, k)
+    _weight_gradient_kernel[(programs * P * triton.cdiv(B, slice_samples),)](
+        h,
+        deltas,
+        sums,
+        *(update or (None,) * 5),
+        B,
+        P,
+        slice_samples,
+        0 if h.ndim == 2 else h.stride(0) // h.stride(1),
+        H_STRIDE=h.stride(-2),
+        DELTA_STRIDE=deltas.stride(1),
+        INPUTS=weights.inputs,
+        OUTPUTS=weights.outputs,
+        BEGIN=weights.begin,
+        DIM=weights.dim,
+        ACTIVATION=activation,
+        N=n,
+        K=k,
+        DEPTH=depth,
+        PRECISION=precision,
+        UPCAST=INTERPRETED,
+        num_warps=warps,
+        num_stages=stages,
+    )
+
+
+def _tiles(weights: Weights, precision: int) -> tuple[int, int, int, int, int]:
+    """Units, inputs and samples of a tile, warps and stages: such that accumulators and update stay in registers."""
+    n = max(16, min(128, triton.next_power_of_2(weights.outputs)))
+    k = max(16, min(64, triton.next_power_of_2(weights.inputs + 1)))
+    return n, k, 64 if precision == MEDIUM.value else 32, 8 if n * k >= 4096 else 4, 3
