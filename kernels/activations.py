@@ -40,8 +40,7 @@ def value_of(kept, ACTIVATION: tl.constexpr):
     """The activation itself; nothing is computed where it is what was kept."""
     if ACTIVATION == GELU:
         z = kept.to(tl.float32)
-        density, cdf = normal_density_and_cdf(z)
-        kept = z * cdf
+        kept = z * normal_density_and_cdf(z)[1]
     elif ACTIVATION == SILU:
         z = kept.to(tl.float32)
         kept = z * sigmoid(z)

@@ -8,7 +8,7 @@ code     name     operands                                                     p
 2        medium   bfloat16                                                     1
 =======  =======  ===========================================================  =======================
 
-An interpreter that cannot compute with bfloat16 gets the same numbers as float32 operands, by ``UPCAST``.
+Triton's interpreter cannot compute with bfloat16: it gets the same numbers as float32 operands, by ``UPCAST``.
 """
 
 import triton
@@ -17,6 +17,8 @@ import triton.language as tl
 HIGHEST = tl.constexpr(0)
 HIGH = tl.constexpr(1)
 MEDIUM = tl.constexpr(2)
+
+INTERPRETED: bool = triton.knobs.runtime.interpret
 
 
 @triton.jit
@@ -35,7 +37,7 @@ def rounded(a, UPCAST: tl.constexpr):
 
 @triton.jit
 def product(a, b, acc, PRECISION: tl.constexpr, UPCAST: tl.constexpr):
-    """acc + a b, for float32 tiles or what `rounded` made of them."""
+    """The sum acc + a b, for float32 tiles or what `rounded` made of them."""
     if PRECISION == HIGHEST:
         acc = tl.dot(a, b, acc, input_precision="tf32x3")
     elif PRECISION == HIGH:

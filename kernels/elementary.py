@@ -24,7 +24,7 @@ def _expm1_reduced(r):
 
 @triton.jit
 def _reduce_exponent(x):
-    """n and r with x = n ln 2 + r and |r| <= ln(2) / 2; ln 2 in two parts, for n times the first to be exact."""
+    """Whole n and r with x = n ln 2 + r and |r| <= ln(2) / 2; ln 2 in two parts, for n times the first to be exact."""
     n = (x * 1.44269504 + _MAGIC) - _MAGIC
     r = tl.fma(n, -0.693359375, x)
     return n.to(tl.int32), tl.fma(n, 2.12194440e-4, r)

@@ -129,7 +129,7 @@ def leapfrog(
 
 
 class Plans(NamedTuple):
-    """The steps of a trajectory on the device: the first, those between, and the last; and the key of the refreshment."""
+    """The steps of a trajectory on the device, first, inner and last; and the key of its refreshment, if any."""
 
     first: torch.Tensor
     inner: torch.Tensor
@@ -203,3 +203,20 @@ def trajectory(
     state = State(particles, momentum, grad, prior_precision, scale)
     steps(evaluation, state, num_steps, plans, status, total, start, end)
     return status
+
+
+def _build(name: str, absent: tuple[str, ...], registers: int) -> Build:
+    pointers = ("particles", "momentum", "grad", "prior_precision", "scale", "noise", "out", "plan")
+    signature = dict.fromkeys(pointers, "*fp32") | {"partials": "*fp64", "key": "*i64"}
+    signature |= dict.fromkeys(("dim", "blocks", "num_particles"), "i32")
+    constants = dict.fromkeys(absent) | {"BLOCK": _BLOCK}
+    signature |= dict.fromkeys(constants, "constexpr")
+    return Build(name, _leapfrog_kernel, signature, constants, _WARPS, registers=registers, shared=32_768)
+
+
+BUILDS = (
+    _build("leapfrog step", ("scale", "noise", "key"), 128),
+    _build("leapfrog step, scaled", ("noise", "key"), 128),
+    _build("leapfrog step, refreshed", ("scale", "noise"), 128),
+    _build("leapfrog step, scaled and refreshed", (), 128),
+)

@@ -32,13 +32,13 @@ import triton.language as tl
 
 from fastsmc.kernels.activations import IDENTITY, kept_of, times_slope, value_of
 from fastsmc.kernels.build import Build
-from fastsmc.kernels.dot import MEDIUM, product, rounded
+from fastsmc.kernels.dot import INTERPRETED, MEDIUM, product, rounded
 from fastsmc.kernels.losses import CATEGORICAL, FINE, GAUSSIAN, bad_labels, loss
 from fastsmc.kernels.sums import add_slices
 from fastsmc.kernels.weight_gradient import Update, Weights, weight_gradient
 from fastsmc.networks import Layer
 
-INTERPRETED = triton.knobs.runtime.interpret
+_OPTIONS = {"maxnreg": 255}  # or the assembler spills a few values to make room for one more block
 
 
 @triton.jit
@@ -165,7 +165,8 @@ def _mlp_kernel(
     """One tile of samples of one particle.
 
     ``x_rows`` and ``output_rows`` are the samples between two particles' inputs, 0 if they share them, and outputs.
-    Without ``y`` only the outputs are made, without ``deltas`` no gradient, without ``input_grad`` none of the inputs.
+    Without ``y`` only the outputs are made, without ``deltas`` no gradient, without ``input_grad`` none with respect to
+    the inputs, which then are each particle's own.
     """
     LAST: tl.constexpr = len(LAYERS) - 1
     particle = (tl.program_id(0) // tiles).to(tl.int64)
@@ -219,9 +220,8 @@ def _mlp_kernel(
             UPCAST,
         )
         tl.store(partials + tile.to(tl.int64) * num_particles + particle, tl.sum(value.to(tl.float64), axis=0))
-        if LIKELIHOOD == CATEGORICAL:
-            if particle == 0:
-                tl.atomic_min(status, bad_labels(y, sample, first_sample, inside, LAYERS[LAST][1]))
+        if LIKELIHOOD == CATEGORICAL and particle == 0:
+            tl.atomic_min(status, bad_labels(y, sample, first_sample, inside, LAYERS[LAST][1]))
 
         if deltas is not None:
             for k in tl.static_range(LAST, 0, -1):
@@ -248,7 +248,7 @@ def _mlp_kernel(
                     deltas + LAYERS[0][5],
                     theta,
                     None,
-                    input_grad + (particle * samples + begin) * LAYERS[0][0],
+                    input_grad + (particle * x_rows + begin) * LAYERS[0][0],
                     row,
                     inside,
                     KEPT_STRIDE,
@@ -291,8 +291,8 @@ class Tiles:
 
 
 def choose_tiles(precision: int, samples: int) -> Tiles:
-    """The tiles for a precision and a batch; bfloat16 operands take half the room of float32."""
-    most, depth, warps = (128, 64, 8) if precision == MEDIUM.value else (64, 32, 4)
+    """The tiles for a precision and a batch: as large as registers allow, for every row of x meets every weight."""
+    most, depth, warps = {0: (64, 16, 4), 1: (128, 16, 8), 2: (128, 64, 8)}[precision]
     return Tiles(samples=min(most, _tile(samples)), depth=depth, warps=warps)
 
 
@@ -460,8 +460,12 @@ class Evaluation:
         total: torch.Tensor | None,
         grad: torch.Tensor | None = None,
         update: Update | None = None,
+        input_grad: torch.Tensor | None = None,
     ) -> None:
-        """Log-likelihoods into ``total``; gradients into ``grad``, or used for an update of a batch that is `in_one`."""
+        """Log-likelihoods into ``total``; gradients into ``grad``, or used for an update of a batch that is `in_one`.
+
+        Where particles have inputs of their own, ``input_grad`` [P, B, inputs] gets the gradient with respect to them.
+        """
         tiles = triton.cdiv(self.data.samples, self.tiles.samples)
         partials = particles.new_empty((tiles, len(particles)), dtype=torch.float64)
         for part in self._parts(len(particles)):
@@ -470,7 +474,7 @@ class Evaluation:
             deltas = None
             if grad is not None or update is not None:
                 deltas = particles.new_empty((*part.shape, self.stack.deltas), dtype=self.dtype)
-            self._forward(part, particles, kept, deltas, outputs, partials, status)
+            self._forward(part, particles, kept, deltas, outputs, partials, status, input_grad)
             if deltas is not None:
                 self._gradient(part, particles, kept, deltas, grad, update)
         if total is not None:
@@ -488,6 +492,7 @@ class Evaluation:
         outputs: torch.Tensor,
         partials: torch.Tensor | None = None,
         status: torch.Tensor | None = None,
+        input_grad: torch.Tensor | None = None,
     ) -> None:
         """Through the network, and back if there are deltas to be filled."""
         data, first, samples = self.data, part.first, slice(part.begin, part.end)
@@ -501,7 +506,7 @@ class Evaluation:
             kept,
             deltas,
             outputs,
-            None,
+            None if input_grad is None else input_grad[first:, samples],
             None if partials is None else partials[part.begin // self.tiles.samples :, first:],
             status,
             part.shape[1],
@@ -519,6 +524,7 @@ class Evaluation:
             UPCAST=INTERPRETED,
             num_warps=self.tiles.warps,
             num_stages=self.tiles.stages,
+            **_OPTIONS,
         )
 
     def _gradient(
@@ -614,7 +620,8 @@ def _build(widths: tuple[int, ...], precision: int, with_grad: bool, registers: 
         tiles.stages,
         registers,
         shared,
-        tensor_cores=True,
+        True,
+        _OPTIONS,
     )
 
 

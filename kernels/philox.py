@@ -121,7 +121,11 @@ BUILDS = (
             registers=64,
             shared=8192,
         )
-        for name, pointer, kind in (("philox", "*u32", PHILOX), ("uniform", "*fp64", UNIFORM), ("normal", "*fp32", NORMAL))
+        for name, pointer, kind in (
+            ("philox", "*u32", PHILOX),
+            ("uniform", "*fp64", UNIFORM),
+            ("normal", "*fp32", NORMAL),
+        )
     ),
     Build(
         "the key of random numbers",

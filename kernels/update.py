@@ -59,8 +59,7 @@ BUILDS = (
     Build(
         "the plan of a step",
         _plan_kernel,
-        {"plan": "*fp32"}
-        | dict.fromkeys(("kick", "drift", "likelihood_scale", "persistence", "deviation"), "fp32"),
+        {"plan": "*fp32"} | dict.fromkeys(("kick", "drift", "likelihood_scale", "persistence", "deviation"), "fp32"),
         {},
         registers=32,
         shared=0,

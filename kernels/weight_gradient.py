@@ -20,10 +20,8 @@ import triton.language as tl
 
 from fastsmc.kernels.activations import value_of
 from fastsmc.kernels.build import Build
-from fastsmc.kernels.dot import MEDIUM, product
+from fastsmc.kernels.dot import INTERPRETED, MEDIUM, product
 from fastsmc.kernels.update import drifted, kicked
-
-INTERPRETED = triton.knobs.runtime.interpret
 
 
 @triton.jit
@@ -96,7 +94,7 @@ def _weight_gradient_kernel(
 
 
 class Update(NamedTuple):
-    """A kick and a drift of particles [P, d] in place; ``scale`` may be None, ``plan`` is of `fastsmc.kernels.update`."""
+    """A kick and a drift of particles [P, d] in place, by a plan of `fastsmc.kernels.update`; ``scale`` may be None."""
 
     particles: torch.Tensor
     momentum: torch.Tensor
@@ -176,3 +174,43 @@ def _tiles(weights: Weights, precision: int) -> tuple[int, int, int, int, int]:
     n = max(16, min(128, triton.next_power_of_2(weights.outputs)))
     k = max(16, min(64, triton.next_power_of_2(weights.inputs + 1)))
     return n, k, 64 if precision == MEDIUM.value else 32, 8 if n * k >= 4096 else 4, 3
+
+
+def _build(weights: Weights, precision: int, fused: bool, registers: int, shared: int) -> Build:
+    """Of a layer behind a tanh, its gradient written, or used for a step."""
+    kind = "*bf16" if precision == MEDIUM.value else "*fp32"
+    used = ("particles", "momentum", "prior_precision", "plan") if fused else ("sums",)
+    signature = {"h": kind, "deltas": kind} | dict.fromkeys(used, "*fp32")
+    signature |= dict.fromkeys(("samples", "num_particles", "slice_samples", "h_rows"), "i32")
+    n, k, depth, warps, stages = _tiles(weights, precision)
+    pointers = ("sums", "particles", "momentum", "prior_precision", "scale", "plan")
+    constants = dict.fromkeys(name for name in pointers if name not in used)
+    constants |= {"H_STRIDE": 112, "DELTA_STRIDE": 128, "INPUTS": weights.inputs, "OUTPUTS": weights.outputs}
+    constants |= {"BEGIN": weights.begin, "DIM": weights.dim, "ACTIVATION": 2, "N": n, "K": k, "DEPTH": depth}
+    constants |= {"PRECISION": precision, "UPCAST": False}
+    return Build(
+        f"weight {'step' if fused else 'gradient'} of {weights.inputs}-{weights.outputs}, precision {precision}",
+        _weight_gradient_kernel,
+        signature | dict.fromkeys(constants, "constexpr"),
+        constants,
+        warps,
+        stages,
+        registers,
+        shared,
+        tensor_cores=True,
+    )
+
+
+BUILDS = tuple(
+    _build(weights, precision, fused, registers, shared)
+    for precision, registers, shared in ((0, 255, 163_840), (1, 255, 163_840), (2, 255, 163_840))
+    for weights in (
+        Weights(784, 100, 0, 79_510),
+        Weights(100, 100, 78_500, 89_610),
+        Weights(100, 10, 78_500, 79_510),
+        Weights(13, 50, 0, 751),
+        Weights(50, 1, 700, 751),
+        Weights(64, 32, 0, 2_410),
+    )
+    for fused in (False, True)
+)

@@ -1,0 +1,307 @@
+"""The Triton engine's densities, in Triton's interpreter or on a GPU."""
+
+import os
+
+import numpy as np
+import problems
+import pytest
+import test_precision
+import torch
+from problems import as_exact_as
+
+import fastsmc as fs
+from fastsmc.likelihoods import LIKELIHOODS
+from fastsmc.networks import ACTIVATIONS
+from fastsmc.ops import PRECISIONS
+
+INTERPRETED = os.environ.get("TRITON_INTERPRET") == "1"
+if not (INTERPRETED or torch.cuda.is_available()):
+    pytest.skip("Triton kernels need a GPU, or TRITON_INTERPRET=1", allow_module_level=True)
+
+import triton  # noqa: E402
+import triton.language as tl  # noqa: E402
+
+from fastsmc.kernels import elementary  # noqa: E402
+from fastsmc.kernels.losses import FINE  # noqa: E402
+from fastsmc.kernels.mlp import (  # noqa: E402
+    Data,
+    Evaluation,
+    Tiles,
+    choose_tiles,
+    log_likelihood,
+    network_outputs,
+    precision_in_use,
+)
+
+DEVICE = "cpu" if INTERPRETED else "cuda"
+ODD = "odd widths"
+USUAL = None  # tiles as the engine chooses them
+SMALL = Tiles(samples=16, units=16, depth=16)
+SLICED = Tiles(samples=16, units=16, depth=16, slice=16)
+CHUNKED = Tiles(samples=16, units=16, depth=16, slice=16, chunk=32)
+CROWDED = Tiles(samples=16, units=16, depth=16, slice=32, chunk=64, scratch=13_000)  # bytes
+
+# widths, particles, samples, tiles: one for every regime
+SHAPES = {
+    ODD: ((13, 7, 5, 3), 3, 29, USUAL),
+    "no hidden layer": ((6, 4), 3, 50, USUAL),
+    "one particle": ((5, 4, 2), 1, 33, USUAL),
+    "batch of one": ((5, 4, 3), 3, 1, USUAL),
+    "one of everything": ((1, 1, 1), 1, 1, USUAL),
+    "batch over the sample tile": ((6, 5, 2), 2, 150, USUAL),
+    "widths over every tile": ((37, 40, 21, 19), 2, 19, SMALL),
+    "more outputs than a tile": ((5, 35), 2, 17, SMALL),
+    "whole tiles": ((32, 16, 16), 2, 32, SMALL),
+    "several slices of one chunk": ((6, 5, 3), 2, 40, SLICED),
+    "several chunks of several slices": ((6, 5, 3), 2, 80, CHUNKED),
+    "particles in groups, chunks without a slice": ((33, 17, 3), 3, 18, CROWDED),
+}
+
+every_shape = pytest.mark.parametrize("shape", SHAPES)
+every_activation = pytest.mark.parametrize("activation", ACTIVATIONS)
+every_likelihood = pytest.mark.parametrize("kind", LIKELIHOODS)
+every_precision = pytest.mark.parametrize("precision", PRECISIONS)
+
+
+def on_device(array):
+    return None if array is None else torch.from_numpy(array).to(DEVICE)
+
+
+class Problem(problems.Problem):
+    def __init__(self, shape=ODD, activation="tanh", kind="categorical"):
+        widths, particles, samples, self.tiles = SHAPES[shape]
+        super().__init__(fs.MLP(widths, activation), particles, samples, kind, seed=sum(widths) + samples)
+
+    def data(self):
+        y = self.likelihood.targets(self.y, self.net.num_outputs)
+        return *map(on_device, (self.x, y, self.weights)), self.likelihood.code, self.likelihood.noise
+
+    def by_triton(self, precision="highest", with_grad=True):
+        """Value, gradient and outputs, written over NaN, and the status."""
+        x, y, weights, code, noise = self.data()
+        theta, table, level = on_device(self.theta), self.net.layer_table, PRECISIONS.index(precision)
+        value = torch.full((len(theta),), torch.nan, dtype=torch.float64, device=DEVICE)
+        grad = torch.full_like(theta, torch.nan) if with_grad else None
+        outputs = torch.full((len(theta), len(x), self.net.num_outputs), torch.nan, device=DEVICE)
+        status = log_likelihood(table, code, noise, level, theta, x, y, weights, value, grad, tiles=self.tiles)
+        network_outputs(table, level, theta, x, outputs, tiles=self.tiles)
+        found = [None if part is None else part.cpu().numpy() for part in (value, grad, outputs)]
+        return (*found, None if status is None else status.item())
+
+
+def is_exact(problem, precision):
+    *found, status = problem.by_triton(precision)
+    assert status == (FINE.value if problem.likelihood.name == "categorical" else None)
+    truth = problem.truth()
+    if precision == "highest":
+        for ours, exact, plain in zip(found, truth, problem.by_torch(), strict=True):
+            assert ours.shape == exact.shape
+            as_exact_as(plain, ours, exact)
+    else:
+        plain = problems.Problem.by_torch
+        problem.by_torch = lambda level: plain(problem, mixed=level == "medium")
+        test_precision.are_bounded(precision, found, truth, problem)
+
+
+@every_shape
+@every_precision
+def test_every_shape_is_as_exact_as_torch(shape, precision):
+    is_exact(Problem(shape, "gelu").weighted(), precision)
+
+
+@every_likelihood
+@every_precision
+@pytest.mark.parametrize("weighted", [False, True])
+def test_every_likelihood_is_as_exact_as_torch(kind, precision, weighted):
+    for shape in (ODD, "more outputs than a tile"):
+        problem = Problem(shape, kind=kind)
+        is_exact(problem.weighted() if weighted else problem, precision)
+
+
+@every_activation
+@every_precision
+def test_every_activation_is_as_exact_as_torch(activation, precision):
+    is_exact(Problem(ODD, activation), precision)
+
+
+@every_shape
+def test_the_value_without_the_gradient_is_the_same(shape):
+    problem = Problem(shape, "silu").weighted()
+    assert np.array_equal(problem.by_triton(with_grad=False)[0], problem.by_triton()[0])
+
+
+@every_shape
+def test_each_particle_alone_gives_the_same_bits(shape):
+    problem = Problem(shape, "relu")
+    theta, together = problem.theta, problem.by_triton()
+    assert all(map(np.array_equal, problem.by_triton(), together))
+    for p in range(len(theta)):
+        problem.theta = theta[p : p + 1]
+        *alone, _ = problem.by_triton()
+        assert all(np.array_equal(part[0], whole[p]) for part, whole in zip(alone, together[:3], strict=True))
+
+
+@every_likelihood
+def test_weights_of_one_change_no_bit(kind):
+    problem = Problem(kind=kind)
+    plain = problem.by_triton()
+    problem.weights = np.ones(len(problem.x), np.float32)
+    found = problem.by_triton()
+    assert all(map(np.array_equal, plain[1:], found[1:]))
+    assert np.array_equal(plain[0], found[0])
+
+
+@pytest.mark.parametrize("samples", [1, 16, 17])
+def test_whole_numbers_are_exact(samples):
+    """Sums of small whole numbers have no rounding: no bit of the gradient may differ, in any precision."""
+    problem = Problem(activation="relu", kind="gaussian")
+    rng = np.random.default_rng(samples)
+    problem.likelihood = fs.Gaussian()
+    problem.tiles, problem.theta = SMALL, rng.integers(-1, 2, problem.theta.shape).astype(np.float32)
+    problem.x, problem.y = (rng.integers(-1, 2, (samples, n)).astype(np.float32) for n in (13, 3))
+    truth = problem.truth()
+    for precision in PRECISIONS:
+        _, grad, outputs, _ = problem.by_triton(precision)
+        assert np.array_equal(outputs, truth[2])
+        if np.abs(truth[1]).max() < 2**8 or precision == "highest":
+            assert np.array_equal(grad, truth[1])
+
+
+@pytest.mark.parametrize("kind", ["categorical", "gaussian"])
+def test_a_particle_that_is_not_a_number_harms_no_other(kind):
+    problem = Problem("particles in groups, chunks without a slice", "relu", kind)
+    clean = problem.by_triton()
+    for poison in (np.nan, np.inf):
+        problem.theta[1] = poison
+        value, grad, outputs, _ = problem.by_triton()
+        assert not np.isfinite(value[1])
+        for dirty, pure in zip((value, grad, outputs), clean[:3], strict=True):
+            assert np.array_equal(dirty[::2], pure[::2])
+
+
+@pytest.mark.parametrize("shape", [ODD, "several chunks of several slices"])
+@pytest.mark.parametrize("label", [-1, "classes", 2**62, -(2**63)])
+def test_the_first_bad_label_is_reported(shape, label):
+    problem = Problem(shape)
+    label = problem.net.num_outputs if label == "classes" else label
+    problem.y[len(problem.y) // 2 :: 7] = label
+    assert problem.by_triton(with_grad=False)[3] == 10 << 48 | len(problem.y) // 2
+
+
+@every_precision
+def test_inputs_of_each_particles_own(precision):
+    """As dense layers behind convolutions have them: the same bits, and the gradient with respect to them."""
+    for shape in (ODD, "several chunks of several slices"):
+        problem = Problem(shape, "tanh").weighted()
+        expected, theta, (x, *rest) = problem.by_triton(precision), on_device(problem.theta), problem.data()
+        own = x.expand(len(theta), *x.shape).contiguous()
+        value = torch.full((len(theta),), torch.nan, dtype=torch.float64, device=DEVICE)
+        grad, input_grad = torch.full_like(theta, torch.nan), torch.full_like(own, torch.nan)
+        evaluation = Evaluation.of(
+            problem.net.layer_table, PRECISIONS.index(precision), Data(own, *rest), problem.tiles
+        )
+        evaluation.log_likelihood(theta, evaluation.status(), value, grad, input_grad=input_grad)
+        assert all(map(np.array_equal, (value.cpu(), grad.cpu()), expected))
+        truth, plain = (input_gradient(problem, *how) for how in ((torch.float64, False), (torch.float32, precision)))
+        errors = test_precision.errors(input_grad.cpu().numpy(), truth)
+        assert np.all(errors <= test_precision.allowed(precision, plain, truth))
+
+
+def input_gradient(problem, dtype, precision):
+    module, rows = problem.net.to_torch().to(dtype), []
+    for row in torch.from_numpy(problem.theta).to(dtype):
+        x = torch.from_numpy(problem.x).to(dtype).requires_grad_()
+        with torch.autocast("cpu", torch.bfloat16, enabled=precision == "medium"):
+            z = torch.func.functional_call(module, problem.net.unpack(row), (x,))
+        loss = torch.nn.functional.cross_entropy(z.to(dtype), torch.from_numpy(problem.y), reduction="none")
+        rows.append(torch.autograd.grad(-(torch.from_numpy(problem.weights).to(dtype) * loss).sum(), x)[0].numpy())
+    return np.stack(rows)
+
+
+def test_precisions_are_in_use_and_not_another():
+    problem = Problem("whole tiles")
+    found = [problem.by_triton(precision) for precision in PRECISIONS]
+    for first, second in ((0, 1), (0, 2), (1, 2)):
+        assert not any(map(np.array_equal, found[first][:3], found[second][:3]))
+    assert [precision_in_use(problem.net.layer_table, code) for code in range(3)] == [0, 1, 2]
+
+
+def test_convolutions_are_refused_in_one_sentence():
+    net = fs.LeNet5()
+    with pytest.raises(NotImplementedError, match="convolution"):
+        network_outputs(net.layer_table, 0, torch.empty(1, net.num_params), torch.empty(1, 784), torch.empty(1, 1, 10))
+
+
+def test_tiles_follow_from_shapes():
+    for precision in range(3):
+        assert choose_tiles(precision, 1).samples == 16
+        assert choose_tiles(precision, 20).samples == 32
+        assert choose_tiles(precision, 10**6) == choose_tiles(precision, 128)
+
+
+def to_tf32(a):
+    """Round float32 to eleven bits, ties away from zero, as tensor cores' operands are made."""
+    return ((a.view(np.uint32) + np.uint32(0x1000)) & np.uint32(0xFFFFE000)).view(np.float32)
+
+
+@pytest.mark.parametrize("terms", [1, 16, 784, 4096])
+def test_three_products_of_tf32_are_as_exact_as_float32(terms):
+    """What the interpreter cannot show: the arithmetic of `highest`, in NumPy."""
+    rng = np.random.default_rng(terms)
+    a, b = rng.standard_normal((32, terms), np.float32), rng.standard_normal((terms, 32), np.float32)
+    (a_high, a_low), (b_high, b_low) = ((to_tf32(m), to_tf32(m - to_tf32(m))) for m in (a, b))
+    found = np.zeros((32, 32), np.float32)
+    for k in range(0, terms, 8):  # the depth of one instruction, whose products are exact
+        for left, right in ((a_low, b_high), (a_high, b_low), (a_high, b_high)):
+            found += (left[:, k : k + 8].astype(float) @ right[k : k + 8].astype(float)).astype(np.float32)
+    truth = a.astype(float) @ b.astype(float)
+    plain = (torch.from_numpy(a) @ torch.from_numpy(b)).numpy()
+    as_exact_as(plain, found, truth)
+    once = (a_high.astype(float) @ b_high.astype(float)).astype(np.float32)
+    assert np.linalg.norm(once - truth) > 100 * np.linalg.norm(found - truth)
+
+
+@triton.jit
+def _elementary_kernel(x, y, n, FUNCTION: tl.constexpr, BLOCK: tl.constexpr):
+    i = tl.program_id(0) * BLOCK + tl.arange(0, BLOCK)
+    z = tl.load(x + i, mask=i < n, other=1)
+    if FUNCTION == "exp":
+        z = elementary.exp(z)
+    elif FUNCTION == "log":
+        z = elementary.log(z)
+    elif FUNCTION == "tanh":
+        z = elementary.tanh(z)
+    elif FUNCTION == "sigmoid":
+        z = elementary.sigmoid(z)
+    elif FUNCTION == "softplus":
+        z = elementary.softplus(z)
+    tl.store(y + i, z, mask=i < n)
+
+
+ELEMENTARY = {
+    # truth, from, to, units in the last place
+    "exp": (np.exp, -87.3, 88.7, 2),
+    "log": (np.log, 1e-30, 30, 1),
+    "tanh": (np.tanh, -10, 10, 3),
+    "sigmoid": (lambda x: 1 / (1 + np.exp(-x)), -80, 20, 3),
+    "softplus": (lambda x: np.logaddexp(0, x), -80, 20, 2),
+}
+
+
+@pytest.mark.parametrize("name", ELEMENTARY)
+def test_elementary_functions_err_by_a_few_units_in_the_last_place(name):
+    truth, low, high, stated = ELEMENTARY[name]
+    near = np.geomspace(1e-6, 1, 1001)
+    x = np.concatenate([np.linspace(low, high, 20_001), near, -near if low < 0 else near]).astype(np.float32)
+    x, y = on_device(x), torch.full((len(x),), torch.nan, device=DEVICE)
+    _elementary_kernel[(triton.cdiv(len(x), 4096),)](x, y, len(x), name, 4096)
+    exact = truth(x.cpu().numpy().astype(float))
+    error = np.abs(y.cpu().numpy() - exact) / np.spacing(np.abs(exact).astype(np.float32))
+    assert error[exact != 0].max() <= stated
+    special = on_device(np.array([np.nan, np.inf, -np.inf], np.float32))
+    found = torch.zeros(3, device=DEVICE)
+    _elementary_kernel[(1,)](special, found, 3, name, 16)
+    assert found[0].isnan()
+    if name != "log":
+        ends = {"exp": (np.inf, 0), "tanh": (1, -1), "sigmoid": (1, 0), "softplus": (np.inf, 0)}[name]
+        assert tuple(found[1:].tolist()) == ends
