@@ -220,8 +220,9 @@ def _mlp_kernel(
             UPCAST,
         )
         tl.store(partials + tile.to(tl.int64) * num_particles + particle, tl.sum(value.to(tl.float64), axis=0))
-        if LIKELIHOOD == CATEGORICAL and particle == 0:
-            tl.atomic_min(status, bad_labels(y, sample, first_sample, inside, LAYERS[LAST][1]))
+        if LIKELIHOOD == CATEGORICAL:
+            worst = bad_labels(y, sample, first_sample, inside, LAYERS[LAST][1])
+            tl.atomic_min(status, worst, mask=worst < FINE)
 
         if deltas is not None:
             for k in tl.static_range(LAST, 0, -1):
@@ -291,9 +292,13 @@ class Tiles:
 
 
 def choose_tiles(precision: int, samples: int) -> Tiles:
-    """The tiles for a precision and a batch: as large as registers allow, for every row of x meets every weight."""
-    most, depth, warps = {0: (64, 16, 4), 1: (128, 16, 8), 2: (128, 64, 8)}[precision]
-    return Tiles(samples=min(most, _tile(samples)), depth=depth, warps=warps)
+    """The tiles for a precision and a batch.
+
+    As large as registers allow, for every row of x meets every weight; and slices as short as exact sums in float32
+    need, since each costs a pass over the weights.
+    """
+    most, depth, warps, summed = ((64, 16, 4, 1024), (128, 16, 8, 2048), (128, 64, 8, 4096))[precision]
+    return Tiles(samples=min(most, _tile(samples)), depth=depth, warps=warps, slice=summed)
 
 
 def _tile(size: int, most: int = 1 << 30) -> int:

@@ -244,7 +244,7 @@ def to_tf32(a):
     return ((a.view(np.uint32) + np.uint32(0x1000)) & np.uint32(0xFFFFE000)).view(np.float32)
 
 
-@pytest.mark.parametrize("terms", [1, 16, 784, 4096])
+@pytest.mark.parametrize("terms", [1, 16, 784, 1024])
 def test_three_products_of_tf32_are_as_exact_as_float32(terms):
     """What the interpreter cannot show: the arithmetic of `highest`, in NumPy."""
     rng = np.random.default_rng(terms)
