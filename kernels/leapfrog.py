@@ -2,7 +2,7 @@
 
 The kernel reads position, momentum, gradient and precision and writes momentum and position, 24 bytes a weight; the
 normal numbers of a refreshment are made in registers from the counters that name them. A program takes a run of one
-particle's weights; its three energies are summed in float32 within the run, and over runs in float64.
+particle's weights; its three energies are summed in float64.
 
 A trajectory begins and ends with this kernel, since energies are wanted there; between them the gradient kernel itself
 moves the weights (`fastsmc.kernels.weight_gradient`), where one launch sums a whole gradient. Everything that varies
@@ -27,6 +27,11 @@ from fastsmc.kernels.weight_gradient import Update
 
 _BLOCK = 1024
 _WARPS = 4
+
+
+@triton.jit
+def _energy(v, precision):
+    return 0.5 * tl.sum(precision * (v.to(tl.float64) * v), axis=0)
 
 
 @triton.jit
@@ -61,17 +66,15 @@ def _leapfrog_kernel(
         deviation = tl.load(plan + 4) if noise is None else tl.load(noise + i, mask=mask, other=0)
         xi = normals(key, particle, block * (BLOCK // 4), BLOCK // 4)
         v = tl.where(mask, refreshed(v, xi, deviation, tl.load(plan + 3)), 0.0)
-    before = tl.sum(v * v, axis=0)
+    before = _energy(v, 1.0)
     v = kicked(v, theta, g, lam, s, plan)
-    after = tl.sum(v * v, axis=0)
     moved = drifted(theta, v, s, plan)
-    prior = tl.sum(lam * moved * moved, axis=0)
     tl.store(momentum + row + i, v, mask=mask)
     tl.store(out + row + i, moved, mask=mask)
     energies = partials + (block.to(tl.int64) * num_particles + particle) * 3
-    tl.store(energies, 0.5 * before.to(tl.float64))
-    tl.store(energies + 1, 0.5 * after.to(tl.float64))
-    tl.store(energies + 2, 0.5 * prior.to(tl.float64))
+    tl.store(energies, before)
+    tl.store(energies + 1, _energy(v, 1.0))
+    tl.store(energies + 2, _energy(moved, lam))
 
 
 class State(NamedTuple):

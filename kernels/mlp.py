@@ -630,11 +630,17 @@ def _build(widths: tuple[int, ...], precision: int, with_grad: bool, registers: 
     )
 
 
-_NETWORKS = ((784, 100, 10), (784, 100, 100, 10), (13, 50, 1), (64, 32, 10))
+# Registers and shared memory for each precision, the more of sm_80 and sm_90.
+_MEANS = {
+    (784, 100, 10): ((224, 40_960), (208, 65_536), (184, 98_304)),
+    (784, 100, 100, 10): ((255, 40_960), (240, 65_536), (255, 98_304)),
+    (13, 50, 1): ((168, 16_384), (136, 32_768), (136, 20_480)),
+    (64, 32, 10): ((216, 16_384), (168, 24_576), (128, 24_576)),
+}
 
 BUILDS = tuple(
-    _build(widths, precision, with_grad, registers, shared)
-    for precision, registers, shared in ((0, 255, 163840), (1, 255, 163840), (2, 255, 163840))
-    for widths in _NETWORKS
+    _build(widths, precision, with_grad, *means[precision])
+    for widths, means in _MEANS.items()
+    for precision in range(3)
     for with_grad in (True, False)
 )

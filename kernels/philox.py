@@ -118,8 +118,8 @@ BUILDS = (
             _random_kernel,
             {"out": pointer, "key": "*i64", "numbers": "i32", "programs": "i32"},
             {"KIND": kind.value, "BLOCKS": _BLOCKS},
-            registers=64,
-            shared=8192,
+            registers=40,
+            shared=4096,
         )
         for name, pointer, kind in (
             ("philox", "*u32", PHILOX),
@@ -132,7 +132,7 @@ BUILDS = (
         _key_kernel,
         {"key": "*i64", "seed": "i64", "iteration": "i64", "stream": "i64", "first_slot": "i64"},
         {},
-        registers=32,
+        registers=16,
         shared=0,
     ),
 )

@@ -41,7 +41,7 @@ BUILDS = tuple(
         {"partials": f"*{kind}", "out": f"*{kind}", "slices": "i32", "n": "i32"},
         {"ROWS": _ROWS, "BLOCK": _BLOCK, "ACCUMULATE": accumulate},
         registers=64,
-        shared=4096,
+        shared=0,
     )
     for kind, accumulate in (("fp32", False), ("fp32", True), ("fp64", False))
 )

@@ -61,7 +61,7 @@ BUILDS = (
         _plan_kernel,
         {"plan": "*fp32"} | dict.fromkeys(("kick", "drift", "likelihood_scale", "persistence", "deviation"), "fp32"),
         {},
-        registers=32,
+        registers=16,
         shared=0,
     ),
 )

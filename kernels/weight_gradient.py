@@ -201,16 +201,19 @@ def _build(weights: Weights, precision: int, fused: bool, registers: int, shared
     )
 
 
+# A layer, registers where its gradient is written and where it is used, and shared memory, in any precision.
+_MEANS = (
+    (Weights(784, 100, 0, 79_510), 160, 240, 65_536),
+    (Weights(100, 100, 78_500, 89_610), 160, 240, 65_536),
+    (Weights(100, 10, 78_500, 79_510), 96, 96, 36_864),
+    (Weights(13, 50, 0, 751), 96, 96, 24_576),
+    (Weights(50, 1, 700, 751), 96, 96, 36_864),
+    (Weights(64, 32, 0, 2_410), 160, 168, 40_960),
+)
+
 BUILDS = tuple(
     _build(weights, precision, fused, registers, shared)
-    for precision, registers, shared in ((0, 255, 163_840), (1, 255, 163_840), (2, 255, 163_840))
-    for weights in (
-        Weights(784, 100, 0, 79_510),
-        Weights(100, 100, 78_500, 89_610),
-        Weights(100, 10, 78_500, 79_510),
-        Weights(13, 50, 0, 751),
-        Weights(50, 1, 700, 751),
-        Weights(64, 32, 0, 2_410),
-    )
-    for fused in (False, True)
+    for weights, written, used, shared in _MEANS
+    for precision in range(3)
+    for fused, registers in ((False, written), (True, used))
 )

@@ -25,7 +25,7 @@ SIZES = [1, 3, 5, 1023, 1025]
 
 
 def on_device(array):
-    return None if array is None else torch.from_numpy(array).to(DEVICE)
+    return None if array is None else torch.tensor(array, device=DEVICE)
 
 
 def random_numbers(kind, shape, *key):
@@ -78,7 +78,8 @@ def test_a_step_is_as_exact_as_plain_float32(dim, refresh, scaled, noisy):
     assert np.array_equal(theta.cpu(), arrays[0])
     for ours, exact, float32 in zip((out, v, *energies.T), truth, plain, strict=True):
         error, allowed = (np.linalg.norm(a - exact) for a in (ours.cpu().numpy(), float32))
-        assert error <= 2 * allowed + EPS * np.linalg.norm(exact)
+        # of five numbers plain float32's error is luck; four operations round, and energies double what they lost
+        assert error <= 2 * allowed + 4 * EPS * np.linalg.norm(exact)
 
 
 def test_in_place_and_a_scale_of_ones_change_no_bit():
