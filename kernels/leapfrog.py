@@ -214,12 +214,12 @@ def _build(name: str, absent: tuple[str, ...], registers: int) -> Build:
     signature |= dict.fromkeys(("dim", "blocks", "num_particles"), "i32")
     constants = dict.fromkeys(absent) | {"BLOCK": _BLOCK}
     signature |= dict.fromkeys(constants, "constexpr")
-    return Build(name, _leapfrog_kernel, signature, constants, _WARPS, registers=registers, shared=32_768)
+    return Build(name, _leapfrog_kernel, signature, constants, _WARPS, registers=registers, shared=4_096)
 
 
 BUILDS = (
-    _build("leapfrog step", ("scale", "noise", "key"), 128),
-    _build("leapfrog step, scaled", ("noise", "key"), 128),
-    _build("leapfrog step, refreshed", ("scale", "noise"), 128),
-    _build("leapfrog step, scaled and refreshed", (), 128),
+    _build("leapfrog step", ("scale", "noise", "key"), 72),
+    _build("leapfrog step, scaled", ("noise", "key"), 72),
+    _build("leapfrog step, refreshed", ("scale", "noise"), 80),
+    _build("leapfrog step, scaled and refreshed", (), 96),
 )
