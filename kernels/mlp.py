@@ -265,7 +265,7 @@ def _mlp_kernel(
 
 @dataclass(frozen=True)
 class Tiles:
-    """How the work is cut; every number but ``scratch`` decides the order of sums.
+    """How the work is cut, and by that the order of sums; ``scratch`` decides it only if no chunk of a particle fits.
 
     Parameters
     ----------
