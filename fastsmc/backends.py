@@ -70,7 +70,7 @@ BACKENDS = {
     for backend in (
         Backend("reference", "cpu", "fastsmc.reference"),
         Backend("cpu", "cpu", "fastsmc._cpu"),
-        Backend("triton", "cpu" if INTERPRETED else "cuda", "fastsmc.kernels", tensors=True),
+        Backend("triton", "cpu" if INTERPRETED else "cuda", "fastsmc.kernels.engine", tensors=True),
         Backend("cuda", "cuda", None, "this version has no CUDA kernels yet"),
     )
 }

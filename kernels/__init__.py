@@ -1,1 +1,1 @@
-"""Triton kernels, one file per op; installed as ``fastsmc.kernels``. The first ones come with the GPU engine."""
+"""Triton kernels, one file per op; installed as ``fastsmc.kernels``. ``engine.py`` is the list of ops."""

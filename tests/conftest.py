@@ -87,7 +87,10 @@ def unmirrored(monkeypatch):
 def pytest_collection_modifyitems(items):
     """Mark what a backend of a device has to show: ``-m triton`` for the interpreter, ``-m gpu`` where there is one."""
     for item in items:
-        chosen = set(map(str, item.callspec.params.values())) if hasattr(item, "callspec") else set()
+        chosen = {
+            *item.path.stem.split("_"),
+            *(map(str, item.callspec.params.values()) if hasattr(item, "callspec") else ()),
+        }
         for name in chosen & {"triton", "cuda"}:
             item.add_marker(name)
             if backends.BACKENDS[name].device == "cuda":

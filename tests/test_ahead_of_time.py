@@ -1,0 +1,109 @@
+"""Every kernel compiled for GPUs that need not be there: it must keep within its means."""
+
+import pkgutil
+import re
+import subprocess
+import tempfile
+from importlib import import_module
+from pathlib import Path
+
+import pytest
+
+triton = pytest.importorskip("triton")
+
+import triton.language as tl  # noqa: E402
+from triton.backends.compiler import GPUTarget  # noqa: E402
+from triton.backends.nvidia import compiler as nvidia  # noqa: E402
+from triton.compiler import ASTSource  # noqa: E402
+
+from fastsmc import backends  # noqa: E402
+
+if backends.INTERPRETED:
+    pytest.skip("the interpreter compiles nothing", allow_module_level=True)
+
+from fastsmc import kernels  # noqa: E402
+from fastsmc.kernels.build import Build  # noqa: E402
+
+MODULES = [import_module(f"{kernels.__name__}.{module.name}") for module in pkgutil.iter_modules(kernels.__path__)]
+BUILDS = [build for module in MODULES for build in getattr(module, "BUILDS", ())]
+TOOLS = Path(nvidia.__file__).parent / "bin"
+CAPABILITIES = (80, 90)
+SHARED = {80: 166_912, 90: 232_448}
+"""Bytes that a block may have, by the CUDA programming guide's table of compute capabilities."""
+ALIGNED = [["tt.divisibility", 16]]
+"""What the launcher finds out of pointers that torch allocates."""
+
+
+def compiled(build, capability):
+    """The kernel as the launcher compiles it."""
+    pointers = {(k,): ALIGNED for k, kind in enumerate(build.signature.values()) if kind.startswith("*")}
+    source = ASTSource(build.kernel, build.signature, build.constexprs, pointers)
+    options = {"num_warps": build.num_warps, "num_stages": build.num_stages, **build.options}
+    return triton.compile(source, target=GPUTarget("cuda", capability, 32), options=options)
+
+
+def inspect(cubin):
+    """Registers a thread, bytes of stack and of local memory, and the instructions."""
+    with tempfile.TemporaryDirectory() as folder:
+        path = Path(folder) / "kernel.cubin"
+        path.write_bytes(cubin)
+        tool = [TOOLS / "cuobjdump", "--dump-resource-usage", path]
+        usage = subprocess.run(tool, capture_output=True, text=True, check=True).stdout
+        sass = subprocess.run([TOOLS / "nvdisasm", path], capture_output=True, text=True, check=True).stdout
+    figures = {name: int(number) for name, number in re.findall(r"(REG|STACK|LOCAL):(\d+)", usage)}
+    return figures, set(re.findall(r"^\s+(?:/\*[0-9a-f]+\*/\s+)?(?:@!?U?P\w+\s+)?([A-Z][A-Z0-9_]*)", sass, re.M))
+
+
+def check(build, capability):
+    kernel = compiled(build, capability)
+    figures, instructions = inspect(kernel.asm["cubin"])
+    assert figures["LOCAL"] == figures["STACK"] == 0, f"local memory: {figures}"
+    assert not {"LDL", "STL"} & instructions, "spills"
+    assert figures["REG"] <= build.registers, f"registers: {figures}"
+    assert kernel.metadata.shared <= min(build.shared, SHARED[capability]), "shared memory"
+    assert bool({"HMMA", "HGMMA"} & instructions) == build.tensor_cores, "tensor cores"
+
+
+@pytest.mark.parametrize("capability", CAPABILITIES)
+@pytest.mark.parametrize("build", BUILDS, ids=lambda build: build.name)
+def test_a_kernel_keeps_within_its_means(build, capability):
+    check(build, capability)
+
+
+def test_names_are_unique():
+    names = [build.name for build in BUILDS]
+    assert len(set(names)) == len(names)
+
+
+@triton.jit
+def _square(x, WIDTH: tl.constexpr, PRECISION: tl.constexpr):
+    entries = x + tl.arange(0, WIDTH)[:, None] * WIDTH + tl.arange(0, WIDTH)[None, :]
+    values = tl.load(entries)
+    tl.store(entries, tl.dot(values, values, input_precision=PRECISION))
+
+
+def square(width, precision, **budget):
+    signature = {"x": "*fp32", "WIDTH": "constexpr", "PRECISION": "constexpr"}
+    return Build("square", _square, signature, {"WIDTH": width, "PRECISION": precision}, **budget)
+
+
+@pytest.mark.parametrize("capability", CAPABILITIES)
+@pytest.mark.parametrize(
+    ("build", "complaint"),
+    [
+        (square(128, "ieee", num_warps=1), "local memory"),
+        (square(64, "tf32", tensor_cores=True, registers=16), "registers"),
+        (square(64, "tf32", tensor_cores=True, shared=1024), "shared memory"),
+        (square(64, "ieee", tensor_cores=True), "tensor cores"),
+        (square(64, "tf32"), "tensor cores"),
+    ],
+    ids=["spills", "registers", "shared", "no tensor cores", "tensor cores"],
+)
+def test_a_kernel_beyond_its_means_is_found_out(build, complaint, capability):
+    with pytest.raises(AssertionError, match=complaint):
+        check(build, capability)
+
+
+@pytest.mark.parametrize("capability", CAPABILITIES)
+def test_a_kernel_within_its_means_passes(capability):
+    check(square(64, "tf32", tensor_cores=True), capability)

@@ -1,0 +1,158 @@
+"""The sampler and the plain functions on arrays of a device: a GPU, or the host under Triton's interpreter."""
+
+import numpy as np
+import pytest
+
+import fastsmc as fs
+from fastsmc import arrays, backends
+from fastsmc.cloud import Cloud, Data
+
+torch = pytest.importorskip("torch")
+
+pytestmark = [pytest.mark.triton] + [pytest.mark.gpu] * (not backends.INTERPRETED)
+
+
+@pytest.fixture
+def device(unmirrored):
+    """Where Triton's kernels run here."""
+    ok, reason = backends.BACKENDS["triton"].available()
+    if not ok:
+        pytest.skip(f"triton: {reason}")
+    return backends.BACKENDS["triton"].device
+
+
+@pytest.fixture
+def tensor(device):
+    return lambda array: torch.as_tensor(np.asarray(array), device=device)
+
+
+@pytest.fixture
+def problem():
+    rng = np.random.default_rng(0)
+    x = rng.normal(size=(40, 3)).astype(np.float32)
+    y = (x[:, 0] > 0).astype(np.int64)
+    return fs.Posterior(fs.MLP([3, 4, 2], "tanh"), fs.Normal(1.0)), x, y
+
+
+MOVES = {
+    "hmc": fs.HMC(2, step_size=0.05),
+    "mala": fs.MALA(step_size=0.05),
+    "langevin": fs.Langevin(step_size=0.02),
+    "walk": fs.RandomWalk(step_size=0.02),
+    "kinetic": fs.KineticLangevin(2, step_size=0.05, precondition=True),
+    "sghmc": fs.SGHMC(batch_size=10, num_steps=2, step_size=0.05),
+    "weighted sghmc": fs.SGHMC(batch_size=10, num_steps=2, step_size=0.02, weighted=True),
+}
+SCHEMES = {
+    "full": fs.FullBatch(),
+    "mini": fs.MiniBatch(16),
+    "data": fs.DataAnnealing(start=10),
+    "smooth": fs.SmoothDataAnnealing(start=10, likelihood_scale="full"),
+    "adaptive": fs.AdaptiveDataAnnealing(start=10),
+    "tempering": fs.LikelihoodTempering(),
+}
+
+
+def sample(problem, annealing, move, backend, **options):
+    posterior, x, y = problem
+    smc = fs.SMC(posterior, 6, annealing, move, 4, ess_threshold=1.0, seed=1, backend=backend, **options)
+    return smc.run(x, y, progress=False)
+
+
+def assert_same_run(ours, theirs):
+    """Up to float32: a decision that a rounding error turns would show at once."""
+    np.testing.assert_allclose(ours.particles, theirs.particles, atol=2e-4, rtol=1e-3)
+    np.testing.assert_allclose(ours.log_weights, theirs.log_weights, atol=1e-3)
+    for column in ("ess", "distinct_ancestors", "distinct_roots", "batch_size", "temperature", "log_evidence"):
+        np.testing.assert_allclose(ours.history[column], theirs.history[column], rtol=1e-3, atol=1e-3, err_msg=column)
+
+
+@pytest.mark.parametrize("move", MOVES.values(), ids=MOVES)
+def test_every_move_goes_the_same_way_as_on_the_cpu(device, problem, move):
+    runs = [sample(problem, fs.DataAnnealing(start=20), move, backend) for backend in ("triton", "cpu")]
+    assert_same_run(*runs)
+
+
+@pytest.mark.parametrize("annealing", SCHEMES.values(), ids=SCHEMES)
+def test_every_scheme_goes_the_same_way_as_on_the_cpu(device, problem, annealing):
+    runs = [sample(problem, annealing, MOVES["hmc"], backend) for backend in ("triton", "cpu")]
+    assert_same_run(*runs)
+
+
+@pytest.mark.parametrize("options", [{"waste_free": 3}, {"resampling": "residual"}, {"resampling": "multinomial"}])
+def test_variants_go_the_same_way_as_on_the_cpu(device, problem, options):
+    runs = [sample(problem, SCHEMES["tempering"], MOVES["hmc"], backend, **options) for backend in ("triton", "cpu")]
+    assert_same_run(*runs)
+
+
+def test_persistent_sampling_goes_the_same_way_as_on_the_cpu(device, problem):
+    posterior, x, y = problem
+    runs = [
+        fs.PersistentSMC(posterior, 6, MOVES["hmc"], 3, backend=backend, seed=1).run(x, y, progress=False)
+        for backend in ("triton", "cpu")
+    ]
+    assert_same_run(*runs)
+
+
+def test_rows_of_a_run_are_on_the_device_and_columns_on_the_host(device, problem):
+    posterior, x, y = problem
+    posterior = posterior.on("triton", device)
+    data, cloud = Data(x, y, posterior, 0), Cloud.from_prior(posterior, 4, 0, with_grad=True)
+    for rows in (data.x, data.y, cloud.particles, cloud.grad):
+        assert isinstance(rows, torch.Tensor)
+        assert rows.device.type == device
+    for column in (cloud.log_prior, cloud.log_weights, cloud.roots):
+        assert isinstance(column, np.ndarray)
+
+
+def test_what_a_run_leaves_predicts_and_is_saved(device, problem, tmp_path, tensor):
+    posterior, x, y = problem
+    result = fs.SMC(posterior, 6, fs.FullBatch(), MOVES["hmc"], 2, backend="triton").run(tensor(x), tensor(y))
+    assert isinstance(result.particles, torch.Tensor)
+    assert result.particles.device.type == device
+    proba = result.predict_proba(tensor(x))
+    assert isinstance(proba, torch.Tensor)
+    assert proba.device.type == device
+    result.save(tmp_path / "run.safetensors")
+    loaded = fs.load(tmp_path / "run.safetensors")
+    np.testing.assert_allclose(arrays.on_host(proba, "proba"), loaded.predict_proba(x), rtol=1e-4, atol=1e-6)
+    assert result.evaluate(tensor(x), tensor(y)) == pytest.approx(loaded.evaluate(x, y), rel=1e-3)
+
+
+def test_plain_functions_give_tensors_where_theirs_are(device, tensor):
+    log_weights = np.random.default_rng(1).standard_normal(9)
+    result = fs.normalize_log_weights(tensor(log_weights), backend="triton")
+    assert all(isinstance(part, torch.Tensor) and part.device.type == device for part in result)
+    ancestors = fs.systematic(result.weights, 0.3, backend="triton")
+    assert ancestors.dtype == torch.int64
+    particles = tensor(np.arange(18.0).reshape(9, 2))
+    permuted = fs.permute_ancestors(ancestors, backend="triton")
+    expected = particles[permuted].clone()
+    assert fs.gather_particles(particles, permuted, out=particles, backend="triton") is particles
+    assert torch.equal(particles, expected)
+    assert torch.equal(
+        fs.offspring(ancestors, 9, backend="triton"), torch.bincount(ancestors.cpu(), minlength=9).to(device)
+    )
+
+
+def test_bad_values_are_found_unless_nobody_waits_for_them(device, tensor):
+    bad = tensor([0.5, float("nan"), 1.0])
+    with pytest.raises(ValueError, match=r"weights\[1\] is nan"):
+        fs.systematic(bad, 0.5, backend="triton")
+    fs.systematic(bad, 0.5, backend="triton", check=False)
+    posterior = fs.Posterior(fs.MLP([3, 4, 2]))
+    particles, x = tensor(np.zeros((2, 26), np.float32)), tensor(np.zeros((5, 3), np.float32))
+    labels = tensor([0, 1, 2, 1, 0])
+    with pytest.raises(ValueError, match=r"y\[2\] is 2; labels must lie in \[0, 2\)"):
+        posterior.on("triton").log_likelihood(particles, x, labels)
+
+
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="there is no CUDA device")
+def test_arrays_on_different_devices_are_refused(device, tensor):
+    with pytest.raises(ValueError, match="u is on cpu; it must be on cuda:0, as the other arrays are"):
+        fs.systematic(tensor(np.ones(3)), np.array(0.5))
+
+
+def test_a_device_that_is_not_there_is_refused(problem):
+    with pytest.raises(ValueError, match="device is 'xpu', but no backend reads arrays on xpu"):
+        fs.SMC(problem[0], device="xpu")
