@@ -50,3 +50,11 @@ def product(a, b, acc, PRECISION: tl.constexpr, UPCAST: tl.constexpr):
     else:
         acc = tl.dot(rounded(a, UPCAST), rounded(b, UPCAST), acc)
     return acc
+
+
+@triton.jit
+def store(pointers, values, mask, UPCAST: tl.constexpr):
+    """Rounded where bfloat16 is stored."""
+    if pointers.dtype.element_ty == tl.bfloat16:
+        values = rounded(values, UPCAST)
+    tl.store(pointers, values, mask=mask)

@@ -22,8 +22,7 @@ from fastsmc.kernels.build import Build
 from fastsmc.kernels.mlp import Data, Evaluation, Tiles
 from fastsmc.kernels.philox import key_tensor, normals
 from fastsmc.kernels.sums import add_slices
-from fastsmc.kernels.update import drifted, kicked, plan_tensor, refreshed
-from fastsmc.kernels.weight_gradient import Update
+from fastsmc.kernels.update import Update, drifted, kicked, plan_tensor, refreshed
 
 _BLOCK = 1024
 _WARPS = 4

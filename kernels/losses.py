@@ -9,7 +9,7 @@ float64.
 import triton
 import triton.language as tl
 
-from fastsmc.kernels.dot import rounded
+from fastsmc.kernels.dot import store
 from fastsmc.kernels.elementary import exp, log, sigmoid, softplus
 
 CATEGORICAL = tl.constexpr(0)
@@ -32,12 +32,6 @@ def bad_labels(y, sample, first_sample, inside, OUTPUTS: tl.constexpr):
 def _tile(outputs, row, inside, column, OUTPUTS: tl.constexpr, STRIDE: tl.constexpr):
     mask = inside[:, None] & (column < OUTPUTS)[None, :]
     return tl.load(outputs + row[:, None] * STRIDE + column[None, :], mask=mask, other=0), mask
-
-
-@triton.jit
-def _write(delta, row, column, grad, mask, STRIDE: tl.constexpr, UPCAST: tl.constexpr):
-    grad = rounded(grad, UPCAST) if delta.dtype.element_ty == tl.bfloat16 else grad
-    tl.store(delta + row[:, None] * STRIDE + column[None, :], grad, mask=mask)
 
 
 @triton.jit
@@ -83,7 +77,7 @@ def loss(
                 z, mask = _tile(outputs, row, inside, column, OUTPUTS, OUTPUT_STRIDE)
                 hit = tl.where(column[None, :] == label[:, None], 1.0, 0.0)
                 grad = hit - exp(z - top[:, None]) / total[:, None]
-                _write(delta, row, column, weight[:, None] * grad, mask, DELTA_STRIDE, UPCAST)
+                store(delta + row[:, None] * DELTA_STRIDE + column[None, :], weight[:, None] * grad, mask, UPCAST)
     else:
         for begin in range(0, OUTPUTS, COLUMNS):
             column = begin + tl.arange(0, COLUMNS)
@@ -97,5 +91,5 @@ def loss(
                 term = -0.5 * (target - z) * grad
             value += tl.sum(tl.where(mask, term, 0.0), axis=1)
             if delta is not None:
-                _write(delta, row, column, weight[:, None] * grad, mask, DELTA_STRIDE, UPCAST)
+                store(delta + row[:, None] * DELTA_STRIDE + column[None, :], weight[:, None] * grad, mask, UPCAST)
     return tl.where(inside, weight * value, 0.0)

@@ -32,20 +32,14 @@ import triton.language as tl
 
 from fastsmc.kernels.activations import IDENTITY, kept_of, times_slope, value_of
 from fastsmc.kernels.build import Build
-from fastsmc.kernels.dot import INTERPRETED, MEDIUM, product, rounded
+from fastsmc.kernels.dot import INTERPRETED, MEDIUM, product, store
 from fastsmc.kernels.losses import CATEGORICAL, FINE, GAUSSIAN, bad_labels, loss
 from fastsmc.kernels.sums import add_slices
-from fastsmc.kernels.weight_gradient import Update, Weights, weight_gradient
+from fastsmc.kernels.update import Update
+from fastsmc.kernels.weight_gradient import Weights, weight_gradient
 from fastsmc.networks import Layer
 
 _OPTIONS = {"maxnreg": 255}  # or the assembler spills a few values to make room for one more block
-
-
-@triton.jit
-def _store(pointers, values, mask, UPCAST: tl.constexpr):
-    if pointers.dtype.element_ty == tl.bfloat16:
-        values = rounded(values, UPCAST)
-    tl.store(pointers, values, mask=mask)
 
 
 @triton.jit
@@ -86,7 +80,7 @@ def _forward(
             z = product(value_of(h, INPUT_ACTIVATION), w, z, PRECISION, UPCAST)
         z += tl.load(weight + INPUTS * OUTPUTS + unit, mask=unit < OUTPUTS, other=0)[None, :]
         mask = inside[:, None] & (unit < OUTPUTS)[None, :]
-        _store(out + row[:, None] * OUT_STRIDE + unit[None, :], kept_of(z, LAYER[2]), mask, UPCAST)
+        store(out + row[:, None] * OUT_STRIDE + unit[None, :], kept_of(z, LAYER[2]), mask, UPCAST)
 
 
 @triton.jit
@@ -130,7 +124,7 @@ def _backward(
         if ACTIVATION != IDENTITY:
             h = tl.load(kept + row[:, None] * KEPT_STRIDE + unit[None, :], mask=mask, other=0)
             delta = times_slope(delta, h, ACTIVATION)
-        _store(out + row[:, None] * OUT_STRIDE + unit[None, :], delta, mask, UPCAST)
+        store(out + row[:, None] * OUT_STRIDE + unit[None, :], delta, mask, UPCAST)
 
 
 @triton.jit

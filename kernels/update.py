@@ -8,7 +8,10 @@ Every product that is added is a fused one by name, so that both kernels give th
 read from a plan on the device, float32 [5].
 """
 
+from __future__ import annotations
+
 import math
+from typing import NamedTuple
 
 import torch
 import triton
@@ -34,6 +37,32 @@ def kicked(v, theta, grad, precision, scale, plan):
 def drifted(theta, v, scale, plan):
     """Position after a step along the momentum."""
     return tl.fma(scale * v, tl.load(plan + 1), theta)
+
+
+@triton.jit
+def kick_and_drift(grad, at, mask, row, particles, momentum, precision, scale, plan):
+    """A step of the weights ``at`` of the particle that begins at ``row``, whose gradient is in registers."""
+    theta = tl.load(particles + row + at, mask=mask, other=0)
+    v = tl.load(momentum + row + at, mask=mask, other=0)
+    lam = tl.load(precision + at, mask=mask, other=0)
+    s = 1.0 if scale is None else tl.load(scale + at, mask=mask, other=0)
+    v = kicked(v, theta, grad, lam, s, plan)
+    tl.store(momentum + row + at, v, mask=mask)
+    tl.store(particles + row + at, drifted(theta, v, s, plan), mask=mask)
+
+
+class Update(NamedTuple):
+    """A kick and a drift of particles [P, d] in place; ``scale`` may be None, ``plan`` is what `plan_tensor` makes."""
+
+    particles: torch.Tensor
+    momentum: torch.Tensor
+    prior_precision: torch.Tensor
+    scale: torch.Tensor | None
+    plan: torch.Tensor
+
+    def of(self, group: slice) -> Update:
+        """The same of some particles."""
+        return self._replace(particles=self.particles[group], momentum=self.momentum[group])
 
 
 @triton.jit(do_not_specialize=["kick", "drift", "likelihood_scale", "persistence", "deviation"])

@@ -21,7 +21,7 @@ import triton.language as tl
 from fastsmc.kernels.activations import value_of
 from fastsmc.kernels.build import Build
 from fastsmc.kernels.dot import INTERPRETED, MEDIUM, product
-from fastsmc.kernels.update import drifted, kicked
+from fastsmc.kernels.update import Update, kick_and_drift
 
 
 @triton.jit
@@ -83,28 +83,7 @@ def _weight_gradient_kernel(
     if sums is not None:
         tl.store(sums + (part * num_particles + particle) * DIM + at, total, mask=mask)
     if momentum is not None:
-        row = particle * DIM
-        theta = tl.load(particles + row + at, mask=mask, other=0)
-        v = tl.load(momentum + row + at, mask=mask, other=0)
-        lam = tl.load(prior_precision + at, mask=mask, other=0)
-        s = 1.0 if scale is None else tl.load(scale + at, mask=mask, other=0)
-        v = kicked(v, theta, total, lam, s, plan)
-        tl.store(momentum + row + at, v, mask=mask)
-        tl.store(particles + row + at, drifted(theta, v, s, plan), mask=mask)
-
-
-class Update(NamedTuple):
-    """A kick and a drift of particles [P, d] in place, by a plan of `fastsmc.kernels.update`; ``scale`` may be None."""
-
-    particles: torch.Tensor
-    momentum: torch.Tensor
-    prior_precision: torch.Tensor
-    scale: torch.Tensor | None
-    plan: torch.Tensor
-
-    def of(self, group: slice) -> Update:
-        """The same of some particles."""
-        return self._replace(particles=self.particles[group], momentum=self.momentum[group])
+        kick_and_drift(total, at, mask, particle * DIM, particles, momentum, prior_precision, scale, plan)
 
 
 class Weights(NamedTuple):
