@@ -104,7 +104,7 @@ def _forward_kernel(
 
     best = tl.zeros((ROWS, N), tl.float32)
     place = tl.zeros((ROWS, N), tl.int32)
-    for position in range(0, POOL * POOL):
+    for position in range(POOL * POOL):
         z = tl.zeros((ROWS, N), tl.float32)
         for start in range(0, TERMS, DEPTH):
             k = start + tl.arange(0, DEPTH)
@@ -257,7 +257,7 @@ def _weight_gradient_kernel(
         d = tl.load(deltas + at, mask=mask, other=0)
         if places is not None:
             place = tl.load(places + at, mask=mask, other=0).to(tl.int32)
-        for position in range(0, POOL * POOL):
+        for position in range(POOL * POOL):
             v = _patches(
                 images, sample, y * POOL + position // POOL, x * POOL + position % POOL, k, inside, SHAPE, ACTIVATION
             )

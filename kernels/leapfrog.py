@@ -19,7 +19,8 @@ import triton
 import triton.language as tl
 
 from fastsmc.kernels.build import Build
-from fastsmc.kernels.mlp import Data, Evaluation, Tiles
+from fastsmc.kernels.evaluation import Evaluation
+from fastsmc.kernels.mlp import Data, Tiles
 from fastsmc.kernels.philox import key_tensor, normals
 from fastsmc.kernels.sums import add_slices
 from fastsmc.kernels.update import Update, drifted, kicked, plan_tensor, refreshed

@@ -12,15 +12,10 @@ what is kept of the hidden layers (`fastsmc.kernels.activations`), one of deltas
 The tiles of a particle are neighbours in the grid: its weights come from memory once, and from the second cache for its
 other tiles, while the rows of x, the same for all particles, stay in that cache. Memory traffic, then: weights once,
 scratch once each way.
-
-Large batches go in chunks of samples, and particles in groups, so that scratch has a limit. Only the groups depend on
-how many particles there are: a particle alone has the same bits as among others.
 """
 
 from __future__ import annotations
 
-import math
-from collections.abc import Iterator
 from dataclasses import dataclass
 from itertools import pairwise
 from typing import NamedTuple
@@ -33,10 +28,7 @@ import triton.language as tl
 from fastsmc.kernels.activations import IDENTITY, kept_of, times_slope, value_of
 from fastsmc.kernels.build import Build
 from fastsmc.kernels.dot import INTERPRETED, MEDIUM, product, store
-from fastsmc.kernels.losses import CATEGORICAL, FINE, GAUSSIAN, bad_labels, loss
-from fastsmc.kernels.sums import add_slices
-from fastsmc.kernels.update import Update
-from fastsmc.kernels.weight_gradient import Weights, weight_gradient
+from fastsmc.kernels.losses import CATEGORICAL, FINE, bad_labels, loss
 from fastsmc.networks import Layer
 
 _OPTIONS = {"maxnreg": 255}  # or the assembler spills a few values to make room for one more block
@@ -150,6 +142,7 @@ def _mlp_kernel(
     DIM: tl.constexpr,
     KEPT_STRIDE: tl.constexpr,
     DELTA_STRIDE: tl.constexpr,
+    INPUT_ACTIVATION: tl.constexpr,
     OUTPUT_STRIDE: tl.constexpr,
     LIKELIHOOD: tl.constexpr,
     SAMPLES: tl.constexpr,
@@ -181,7 +174,7 @@ def _mlp_kernel(
             row,
             inside,
             LAYERS[0][0] if k == 0 else KEPT_STRIDE,
-            IDENTITY if k == 0 else LAYERS[k - 1][2],
+            INPUT_ACTIVATION if k == 0 else LAYERS[k - 1][2],
             OUTPUT_STRIDE if k == LAST else KEPT_STRIDE,
             LAYERS[k],
             PRECISION,
@@ -242,14 +235,14 @@ def _mlp_kernel(
                 _backward(
                     deltas + LAYERS[0][5],
                     theta,
-                    None,
+                    x,
                     input_grad + (particle * x_rows + begin) * LAYERS[0][0],
                     row,
                     inside,
-                    KEPT_STRIDE,
+                    LAYERS[0][0],
                     DELTA_STRIDE,
                     LAYERS[0][0],
-                    IDENTITY,
+                    INPUT_ACTIVATION,
                     LAYERS[0][6],
                     LAYERS[0],
                     PRECISION,
@@ -268,7 +261,9 @@ class Tiles:
     warps, stages
         Of the kernel that goes through the network.
     slice
-        Samples whose weight gradients are summed in one go.
+        Samples whose weight gradients are summed in one go, in dense layers.
+    pixels, image_slices
+        The same in convolutions: so many pooled pixels, or more if there would be too many slices.
     chunk
         Samples that are in scratch at a time, at most; a multiple of ``slice``.
     scratch
@@ -281,6 +276,8 @@ class Tiles:
     warps: int = 4
     stages: int = 3
     slice: int = 4096
+    pixels: int = 1024
+    image_slices: int = 128
     chunk: int = 65536
     scratch: int = 1 << 30
 
@@ -344,13 +341,15 @@ def dense_stack(layers: np.ndarray, tiles: Tiles, first: int = 0, dim: int | Non
     begin, kept, deltas, places = first, 0, 0, []
     for layer in (Layer(*map(int, row)) for row in layers):
         if not layer.is_dense:
-            raise NotImplementedError("layers has a convolution; the triton engine has dense layers only")
+            raise NotImplementedError(
+                "layers has a convolution behind a dense layer; the triton engine needs it in front"
+            )
         inputs, outputs = layer.num_inputs, layer.num_outputs
         cut = (_tile(outputs, tiles.units), _tile(inputs, tiles.depth), _tile(outputs, tiles.depth))
         places.append(Place(inputs, outputs, layer.activation, begin, kept, deltas, *cut))
         begin += (inputs + 1) * outputs
         last = len(places) == len(layers)
-        kept, deltas = kept + (0 if last else _aligned(outputs)), deltas + _aligned(outputs)
+        kept, deltas = kept + (0 if last else aligned(outputs)), deltas + aligned(outputs)
     if places[-1].activation != IDENTITY.value:
         raise NotImplementedError(
             f"layers ends with activation {places[-1].activation}; the triton engine needs 0, the identity, there"
@@ -358,7 +357,8 @@ def dense_stack(layers: np.ndarray, tiles: Tiles, first: int = 0, dim: int | Non
     return Stack(tuple(places), begin if dim is None else dim, kept, deltas)
 
 
-def _aligned(width: int) -> int:
+def aligned(width: int) -> int:
+    """To a multiple of 16."""
     return triton.cdiv(width, 16) * 16
 
 
@@ -376,225 +376,84 @@ class Data(NamedTuple):
         """B."""
         return self.x.shape[-2]
 
-
-class Part(NamedTuple):
-    """Particles ``first`` to ``last`` and samples ``begin`` to ``end`` of a batch: what is in scratch at a time."""
-
-    first: int
-    last: int
-    begin: int
-    end: int
-
     @property
-    def shape(self) -> tuple[int, int]:
-        """Particles and samples."""
-        return self.last - self.first, self.end - self.begin
+    def x_rows(self) -> int:
+        """Samples from one particle's inputs to the next's, 0 if they share them."""
+        return 0 if self.x.ndim == 2 else self.x.stride(0) // self.x.stride(1)
+
+    def of(self, particles: slice, samples: slice) -> Data:
+        """The part that these particles and samples see."""
+        x = self.x[samples] if self.x.ndim == 2 else self.x[particles, samples]
+        y, weights = (None if a is None else a[samples] for a in (self.y, self.weights))
+        return self._replace(x=x, y=y, weights=weights)
 
 
-@dataclass(frozen=True)
-class Evaluation:
-    """All that stays the same while particles move: network, batch, precision, and how the work is cut."""
+class Rows(NamedTuple):
+    """What is written for each sample [P, B, ..]: kept hidden layers, deltas if there is a gradient, and outputs."""
 
-    stack: Stack
-    tiles: Tiles
-    data: Data
-    precision: int
-
-    @classmethod
-    def of(cls, layers: np.ndarray, precision: int, data: Data, tiles: Tiles | None = None) -> Evaluation:
-        """With the usual tiles, and x rounded once for all particles where products round it anyhow."""
-        tiles = tiles or choose_tiles(precision, data.samples)
-        stack = dense_stack(layers, tiles)
-        if precision == MEDIUM.value:
-            data = data._replace(x=data.x.to(torch.bfloat16))
-        return cls(stack, tiles, data, precision)
-
-    @property
-    def dtype(self) -> torch.dtype:
-        """Of scratch."""
-        return torch.bfloat16 if self.precision == MEDIUM.value else torch.float32
-
-    @property
-    def chunk(self) -> int:
-        """Samples in scratch at a time: whole slices where there is room for one."""
-        most = min(self.tiles.chunk, self.tiles.scratch // self._row)
-        unit = self.tiles.slice if most >= self.tiles.slice else self.tiles.samples
-        return min(self.data.samples, max(most // unit, 1) * unit)
-
-    @property
-    def in_one(self) -> bool:
-        """Whether one launch for each layer sums its whole gradient, so that it may move the weights as well."""
-        return self.data.samples <= min(self.chunk, self.tiles.slice)
-
-    @property
-    def _row(self) -> int:
-        """Bytes of scratch for a sample of a particle."""
-        return (self.stack.kept + self.stack.deltas) * self.dtype.itemsize + 4 * _aligned(self.stack.outputs)
-
-    def _parts(self, particles: int) -> Iterator[Part]:
-        """The chunks of each group of particles in turn; only the groups depend on the number of particles."""
-        sums = 0 if self.in_one else 4 * self.stack.dim * triton.cdiv(self.chunk, self.tiles.slice)
-        group = max(1, self.tiles.scratch // (self.chunk * self._row + sums))
-        for first in range(0, particles, group):
-            for begin in range(0, self.data.samples, self.chunk):
-                end = min(begin + self.chunk, self.data.samples)
-                yield Part(first, min(first + group, particles), begin, end)
-
-    def status(self) -> torch.Tensor | None:
-        """Where bad labels are reported, if there are labels."""
-        if self.data.y is None or self.data.likelihood != CATEGORICAL.value:
-            return None
-        return torch.full((1,), FINE.value, dtype=torch.int64, device=self.data.x.device)
-
-    def network_outputs(self, particles: torch.Tensor, outputs: torch.Tensor) -> None:
-        """Outputs [P, B, K]."""
-        for part in self._parts(len(particles)):
-            kept = particles.new_empty((*part.shape, self.stack.kept), dtype=self.dtype)
-            self._forward(part, particles, kept, None, outputs[part.first :, part.begin :])
-
-    def log_likelihood(
-        self,
-        particles: torch.Tensor,
-        status: torch.Tensor | None,
-        total: torch.Tensor | None,
-        grad: torch.Tensor | None = None,
-        update: Update | None = None,
-        input_grad: torch.Tensor | None = None,
-    ) -> None:
-        """Log-likelihoods into ``total``; gradients into ``grad``, or used for an update of a batch that is `in_one`.
-
-        Where particles have inputs of their own, ``input_grad`` [P, B, inputs] gets the gradient with respect to them.
-        """
-        tiles = triton.cdiv(self.data.samples, self.tiles.samples)
-        partials = particles.new_empty((tiles, len(particles)), dtype=torch.float64)
-        for part in self._parts(len(particles)):
-            kept = particles.new_empty((*part.shape, self.stack.kept), dtype=self.dtype)
-            outputs = particles.new_empty((*part.shape, _aligned(self.stack.outputs)))
-            deltas = None
-            if grad is not None or update is not None:
-                deltas = particles.new_empty((*part.shape, self.stack.deltas), dtype=self.dtype)
-            self._forward(part, particles, kept, deltas, outputs, partials, status, input_grad)
-            if deltas is not None:
-                self._gradient(part, particles, kept, deltas, grad, update)
-        if total is not None:
-            add_slices(partials, total)
-            if self.data.likelihood == GAUSSIAN.value:
-                count = self.data.samples if self.data.weights is None else self.data.weights.sum(dtype=torch.float64)
-                total -= count * (0.5 * self.stack.outputs * math.log(2 * math.pi * self.data.noise**2))
-
-    def _forward(
-        self,
-        part: Part,
-        particles: torch.Tensor,
-        kept: torch.Tensor,
-        deltas: torch.Tensor | None,
-        outputs: torch.Tensor,
-        partials: torch.Tensor | None = None,
-        status: torch.Tensor | None = None,
-        input_grad: torch.Tensor | None = None,
-    ) -> None:
-        """Through the network, and back if there are deltas to be filled."""
-        data, first, samples = self.data, part.first, slice(part.begin, part.end)
-        tiles = triton.cdiv(part.shape[1], self.tiles.samples)
-        shared = data.x.ndim == 2
-        _mlp_kernel[(part.shape[0] * tiles,)](
-            data.x[samples] if shared else data.x[first:, samples],
-            None if partials is None else data.y[samples],
-            None if data.weights is None else data.weights[samples],
-            particles[first:],
-            kept,
-            deltas,
-            outputs,
-            None if input_grad is None else input_grad[first:, samples],
-            None if partials is None else partials[part.begin // self.tiles.samples :, first:],
-            status,
-            part.shape[1],
-            part.begin,
-            tiles,
-            0 if shared else data.samples,
-            outputs.stride(0) // outputs.stride(1),
-            len(particles),
-            1 / data.noise**2,
-            **self.stack.constants,
-            OUTPUT_STRIDE=outputs.stride(1),
-            LIKELIHOOD=data.likelihood,
-            SAMPLES=self.tiles.samples,
-            PRECISION=self.precision,
-            UPCAST=INTERPRETED,
-            num_warps=self.tiles.warps,
-            num_stages=self.tiles.stages,
-            **_OPTIONS,
-        )
-
-    def _gradient(
-        self,
-        part: Part,
-        particles: torch.Tensor,
-        kept: torch.Tensor,
-        deltas: torch.Tensor,
-        grad: torch.Tensor | None,
-        update: Update | None,
-    ) -> None:
-        """Of all weights: the sums over slices of a part, in turn onto those of the parts before."""
-        group = slice(part.first, part.last)
-        sums = None
-        if grad is not None:
-            slices = triton.cdiv(part.shape[1], self.tiles.slice)
-            sums = grad[None, group] if self.in_one else particles.new_empty((slices, *particles[group].shape))
-        x = self.data.x[..., part.begin : part.end, :]
-        for k, place in enumerate(self.stack.layers):
-            before = self.stack.layers[k - 1]
-            weight_gradient(
-                x if k == 0 else kept[..., before.kept :],
-                IDENTITY.value if k == 0 else before.activation,
-                deltas[..., place.delta :],
-                Weights(place.inputs, place.outputs, place.begin, self.stack.dim),
-                self.tiles.slice,
-                self.precision,
-                sums,
-                None if update is None else update.of(group),
-            )
-        if grad is not None and not self.in_one:
-            add_slices(sums, grad[group], accumulate=part.begin > 0)
+    kept: torch.Tensor
+    deltas: torch.Tensor | None
+    outputs: torch.Tensor
 
 
-def log_likelihood(
-    layers: np.ndarray,
-    likelihood: int,
-    noise: float,
+def through(
+    stack: Stack,
+    tiles: Tiles,
     precision: int,
+    data: Data,
+    input_activation: int,
     particles: torch.Tensor,
-    x: torch.Tensor,
-    y: torch.Tensor,
-    weights: torch.Tensor | None,
-    log_likelihood: torch.Tensor,
-    grad: torch.Tensor | None,
-    *,
-    tiles: Tiles | None = None,
-) -> torch.Tensor | None:
-    """Log-likelihood [P] of every particle, and its gradient [P, d] if it is asked for."""
-    evaluation = Evaluation.of(layers, precision, Data(x, y, weights, likelihood, noise), tiles)
-    status = evaluation.status()
-    evaluation.log_likelihood(particles, status, log_likelihood, grad)
-    return status
-
-
-def network_outputs(
-    layers: np.ndarray,
-    precision: int,
-    particles: torch.Tensor,
-    x: torch.Tensor,
-    outputs: torch.Tensor,
-    *,
-    tiles: Tiles | None = None,
+    rows: Rows,
+    input_grad: torch.Tensor | None = None,
+    partials: torch.Tensor | None = None,
+    status: torch.Tensor | None = None,
+    first_sample: int = 0,
 ) -> None:
-    """Outputs [P, B, K] of every particle's network."""
-    Evaluation.of(layers, precision, Data(x), tiles).network_outputs(particles, outputs)
+    """Take a batch through the stack, and back if there are deltas to be filled.
 
-
-def precision_in_use(layers: np.ndarray, precision: int) -> int:
-    """The precision that was asked for: tensor cores have them all."""
-    return precision
+    Parameters
+    ----------
+    data
+        Its x may be what is kept of a layer before, whose ``input_activation`` is yet to be applied.
+    input_grad : [P, B, inputs], optional
+        Gets the gradient with respect to the pre-activations of the layer before, where particles have inputs of their
+        own; it lies in memory as they do.
+    partials : float64 [tiles, P], optional
+        Gets the log-likelihood of each tile; without it only outputs are made.
+    first_sample
+        The samples that come before this batch, as the status counts.
+    """
+    P, samples = rows.kept.shape[:2]
+    cut = triton.cdiv(samples, tiles.samples)
+    _mlp_kernel[(P * cut,)](
+        data.x,
+        None if partials is None else data.y,
+        data.weights,
+        particles,
+        rows.kept,
+        rows.deltas,
+        rows.outputs,
+        input_grad,
+        partials,
+        status,
+        samples,
+        first_sample,
+        cut,
+        data.x_rows,
+        rows.outputs.stride(0) // rows.outputs.stride(1),
+        0 if partials is None else partials.stride(0),
+        1 / data.noise**2,
+        **stack.constants,
+        INPUT_ACTIVATION=input_activation,
+        OUTPUT_STRIDE=rows.outputs.stride(1),
+        LIKELIHOOD=data.likelihood,
+        SAMPLES=tiles.samples,
+        PRECISION=precision,
+        UPCAST=INTERPRETED,
+        num_warps=tiles.warps,
+        num_stages=tiles.stages,
+        **_OPTIONS,
+    )
 
 
 def _build(widths: tuple[int, ...], precision: int, with_grad: bool, registers: int, shared: int) -> Build:
@@ -608,7 +467,12 @@ def _build(widths: tuple[int, ...], precision: int, with_grad: bool, registers: 
     numbers = dict.fromkeys(("samples", "first_sample", "tiles", "x_rows", "output_rows", "num_particles"), "i32")
     absent = ("weights", "input_grad") if with_grad else ("weights", "input_grad", "deltas")
     constants = dict.fromkeys(absent) | stack.constants
-    constants |= {"OUTPUT_STRIDE": _aligned(stack.outputs), "LIKELIHOOD": CATEGORICAL.value, "SAMPLES": tiles.samples}
+    constants |= {
+        "INPUT_ACTIVATION": 0,
+        "OUTPUT_STRIDE": aligned(stack.outputs),
+        "LIKELIHOOD": CATEGORICAL.value,
+        "SAMPLES": tiles.samples,
+    }
     constants |= {"PRECISION": precision, "UPCAST": False}
     return Build(
         f"{'gradient' if with_grad else 'log-likelihood'} of {'-'.join(map(str, widths))}, precision {precision}",

@@ -15,30 +15,61 @@ _ROWS = 8
 
 
 @triton.jit
-def _add_slices_kernel(partials, out, slices, n, ROWS: tl.constexpr, BLOCK: tl.constexpr, ACCUMULATE: tl.constexpr):
-    at = tl.program_id(0).to(tl.int64) * BLOCK + tl.arange(0, BLOCK)
+def _add_slices_kernel(
+    partials,
+    out,
+    slices,
+    width,
+    blocks,
+    slice_stride,
+    row_stride,
+    out_stride,
+    ROWS: tl.constexpr,
+    BLOCK: tl.constexpr,
+    ACCUMULATE: tl.constexpr,
+):
+    """A block of one row."""
+    row = (tl.program_id(0) // blocks).to(tl.int64)
+    at = tl.program_id(0).to(tl.int64) % blocks * BLOCK + tl.arange(0, BLOCK)
+    partials += row * row_stride
+    out += row * out_stride
     total = tl.zeros((BLOCK,), out.dtype.element_ty)
     if ACCUMULATE:
-        total += tl.load(out + at, mask=at < n, other=0)
+        total += tl.load(out + at, mask=at < width, other=0)
     for begin in range(0, slices, ROWS):
-        row = (begin + tl.arange(0, ROWS)).to(tl.int64)
-        mask = (row < slices)[:, None] & (at < n)[None, :]
-        total += tl.sum(tl.load(partials + row[:, None] * n + at[None, :], mask=mask, other=0), axis=0)
-    tl.store(out + at, total, mask=at < n)
+        part = (begin + tl.arange(0, ROWS)).to(tl.int64)
+        mask = (part < slices)[:, None] & (at < width)[None, :]
+        total += tl.sum(tl.load(partials + part[:, None] * slice_stride + at[None, :], mask=mask, other=0), axis=0)
+    tl.store(out + at, total, mask=at < width)
 
 
 def add_slices(partials: torch.Tensor, out: torch.Tensor, accumulate: bool = False) -> None:
-    """Sum partials [S, ...] into out [...], or onto what is there."""
-    n = out.numel()
-    grid = (triton.cdiv(n, _BLOCK),)
-    _add_slices_kernel[grid](partials, out, len(partials), n, _ROWS, _BLOCK, accumulate)
+    """Sum partials [S, ...] into out [...], or onto what is there; both may be columns of longer rows [S, P, ..]."""
+    if partials.is_contiguous() and out.is_contiguous():
+        partials, out = partials.view(len(partials), 1, -1), out.view(1, -1)
+    rows, width = out.shape
+    blocks = triton.cdiv(width, _BLOCK)
+    _add_slices_kernel[(rows * blocks,)](
+        partials,
+        out,
+        len(partials),
+        width,
+        blocks,
+        partials.stride(0),
+        partials.stride(1),
+        out.stride(0),
+        _ROWS,
+        _BLOCK,
+        accumulate,
+    )
 
 
 BUILDS = tuple(
     Build(
         f"add_slices of {kind}" + ", onto" * accumulate,
         _add_slices_kernel,
-        {"partials": f"*{kind}", "out": f"*{kind}", "slices": "i32", "n": "i32"},
+        {"partials": f"*{kind}", "out": f"*{kind}"}
+        | dict.fromkeys(("slices", "width", "blocks", "slice_stride", "row_stride", "out_stride"), "i32"),
         {"ROWS": _ROWS, "BLOCK": _BLOCK, "ACCUMULATE": accumulate},
         registers=64,
         shared=0,

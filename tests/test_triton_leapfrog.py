@@ -15,7 +15,8 @@ if not (INTERPRETED or torch.cuda.is_available()):
     pytest.skip("Triton kernels need a GPU, or TRITON_INTERPRET=1", allow_module_level=True)
 
 from fastsmc.kernels import leapfrog, philox  # noqa: E402
-from fastsmc.kernels.mlp import Tiles, log_likelihood  # noqa: E402
+from fastsmc.kernels.evaluation import log_likelihood  # noqa: E402
+from fastsmc.kernels.mlp import Tiles  # noqa: E402
 
 DEVICE = "cpu" if INTERPRETED else "cuda"
 ONES, ONES64 = 2**32 - 1, 2**64 - 1

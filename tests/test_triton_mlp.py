@@ -22,16 +22,9 @@ import triton  # noqa: E402
 import triton.language as tl  # noqa: E402
 
 from fastsmc.kernels import elementary  # noqa: E402
+from fastsmc.kernels.evaluation import log_likelihood, network_outputs, precision_in_use  # noqa: E402
 from fastsmc.kernels.losses import FINE  # noqa: E402
-from fastsmc.kernels.mlp import (  # noqa: E402
-    Data,
-    Evaluation,
-    Tiles,
-    choose_tiles,
-    log_likelihood,
-    network_outputs,
-    precision_in_use,
-)
+from fastsmc.kernels.mlp import Tiles, choose_tiles  # noqa: E402
 
 DEVICE = "cpu" if INTERPRETED else "cuda"
 ODD = "odd widths"
@@ -186,36 +179,6 @@ def test_the_first_bad_label_is_reported(shape, label):
     label = problem.net.num_outputs if label == "classes" else label
     problem.y[len(problem.y) // 2 :: 7] = label
     assert problem.by_triton(with_grad=False)[3] == 10 << 48 | len(problem.y) // 2
-
-
-@every_precision
-def test_inputs_of_each_particles_own(precision):
-    """As dense layers behind convolutions have them: the same bits, and the gradient with respect to them."""
-    for shape in (ODD, "several chunks of several slices"):
-        problem = Problem(shape, "tanh").weighted()
-        expected, theta, (x, *rest) = problem.by_triton(precision), on_device(problem.theta), problem.data()
-        own = x.expand(len(theta), *x.shape).contiguous()
-        value = torch.full((len(theta),), torch.nan, dtype=torch.float64, device=DEVICE)
-        grad, input_grad = torch.full_like(theta, torch.nan), torch.full_like(own, torch.nan)
-        evaluation = Evaluation.of(
-            problem.net.layer_table, PRECISIONS.index(precision), Data(own, *rest), problem.tiles
-        )
-        evaluation.log_likelihood(theta, evaluation.status(), value, grad, input_grad=input_grad)
-        assert all(map(np.array_equal, (value.cpu(), grad.cpu()), expected))
-        truth, plain = (input_gradient(problem, *how) for how in ((torch.float64, False), (torch.float32, precision)))
-        errors = test_precision.errors(input_grad.cpu().numpy(), truth)
-        assert np.all(errors <= test_precision.allowed(precision, plain, truth))
-
-
-def input_gradient(problem, dtype, precision):
-    module, rows = problem.net.to_torch().to(dtype), []
-    for row in torch.from_numpy(problem.theta).to(dtype):
-        x = torch.from_numpy(problem.x).to(dtype).requires_grad_()
-        with torch.autocast("cpu", torch.bfloat16, enabled=precision == "medium"):
-            z = torch.func.functional_call(module, problem.net.unpack(row), (x,))
-        loss = torch.nn.functional.cross_entropy(z.to(dtype), torch.from_numpy(problem.y), reduction="none")
-        rows.append(torch.autograd.grad(-(torch.from_numpy(problem.weights).to(dtype) * loss).sum(), x)[0].numpy())
-    return np.stack(rows)
 
 
 def test_precisions_are_in_use_and_not_another():

@@ -1,0 +1,319 @@
+"""Log-likelihoods, gradients and outputs of whole networks: convolutions first, dense layers behind them.
+
+Convolutions go one by one (`fastsmc.kernels.convolution`), the dense layers in one kernel (`fastsmc.kernels.mlp`) that
+turns back at the loss and hands its input gradient to the last convolution. Then come the weight gradients.
+
+Large batches go in chunks of samples, and particles in groups, so that scratch has a limit. Only the groups depend on
+how many particles there are: a particle alone has the same bits as among others.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator
+from dataclasses import dataclass
+from itertools import takewhile
+from typing import NamedTuple
+
+import numpy as np
+import torch
+import triton
+
+from fastsmc.kernels import convolution as conv
+from fastsmc.kernels.activations import IDENTITY
+from fastsmc.kernels.convolution import Convolution, Features
+from fastsmc.kernels.dot import MEDIUM
+from fastsmc.kernels.losses import CATEGORICAL, FINE, GAUSSIAN
+from fastsmc.kernels.mlp import Data, Rows, Stack, Tiles, aligned, choose_tiles, dense_stack, through
+from fastsmc.kernels.sums import add_slices
+from fastsmc.kernels.update import Update
+from fastsmc.kernels.weight_gradient import Weights, weight_gradient
+from fastsmc.networks import Layer
+
+
+class Part(NamedTuple):
+    """Particles ``first`` to ``last`` and samples ``begin`` to ``end`` of a batch: what is in scratch at a time."""
+
+    first: int
+    last: int
+    begin: int
+    end: int
+
+    @property
+    def shape(self) -> tuple[int, int]:
+        """Particles and samples."""
+        return self.last - self.first, self.end - self.begin
+
+    @property
+    def group(self) -> slice:
+        """Of particles."""
+        return slice(self.first, self.last)
+
+    @property
+    def chunk(self) -> slice:
+        """Of samples."""
+        return slice(self.begin, self.end)
+
+
+class Inputs(NamedTuple):
+    """What is kept of a layer, [B, ..] or [P, B, ..], and its activation, yet to be applied: what the next layer reads."""
+
+    kept: torch.Tensor
+    activation: int
+
+
+class Scratch(NamedTuple):
+    """Of a part: what each convolution reads, and last the dense layers; features of convolutions; rows of the others."""
+
+    inputs: list[Inputs]
+    features: list[Features]
+    rows: Rows
+
+
+@dataclass(frozen=True)
+class Evaluation:
+    """All that stays the same while particles move: network, batch, precision, and how the work is cut."""
+
+    convolutions: tuple[Convolution, ...]
+    stack: Stack
+    tiles: Tiles
+    data: Data
+    precision: int
+
+    @classmethod
+    def of(cls, layers: np.ndarray, precision: int, data: Data, tiles: Tiles | None = None) -> Evaluation:
+        """With the usual tiles, and x rounded once for all particles where products round it anyhow."""
+        tiles = tiles or choose_tiles(precision, data.samples)
+        table = [Layer(*map(int, row)) for row in layers]
+        dim = sum(math.prod(layer.weight_shape) + layer.out_channels for layer in table)
+        convolutions, begin = [], 0
+        for layer in takewhile(lambda layer: not layer.is_dense, table):
+            convolutions.append(Convolution(layer, begin, dim))
+            begin = convolutions[-1].end
+        if len(convolutions) == len(table):
+            raise NotImplementedError("layers ends with a convolution; the triton engine needs a dense layer there")
+        stack = dense_stack(layers[len(convolutions) :], tiles, begin, dim)
+        if precision == MEDIUM.value:
+            data = data._replace(x=data.x.to(torch.bfloat16))
+        return cls(tuple(convolutions), stack, tiles, data, precision)
+
+    @property
+    def dtype(self) -> torch.dtype:
+        """Of scratch."""
+        return torch.bfloat16 if self.precision == MEDIUM.value else torch.float32
+
+    @property
+    def chunk(self) -> int:
+        """Samples in scratch at a time: whole slices where there is room for one."""
+        most = min(self.tiles.chunk, self.tiles.scratch // self._row)
+        unit = self.tiles.slice if most >= self.tiles.slice else self.tiles.samples
+        return min(self.data.samples, max(most // unit, 1) * unit)
+
+    @property
+    def in_one(self) -> bool:
+        """Whether one launch for each layer sums its whole gradient, so that it may move the weights as well."""
+        return self._dense_in_one and self.data.samples <= self._image_slice
+
+    @property
+    def _dense_in_one(self) -> bool:
+        return self.data.samples <= min(self.chunk, self.tiles.slice)
+
+    @property
+    def _image_slice(self) -> int:
+        """Samples whose convolutions' gradients are summed in one go: few, or a few particles would not fill a GPU."""
+        pixels = max((convolution.pixels for convolution in self.convolutions), default=0)
+        if pixels == 0:
+            return self.chunk
+        return max(self.tiles.pixels // pixels, triton.cdiv(self.chunk, self.tiles.image_slices), 1)
+
+    @property
+    def _row(self) -> int:
+        """Bytes of scratch for a sample of a particle."""
+        dense = (self.stack.kept + self.stack.deltas) * self.dtype.itemsize + 4 * aligned(self.stack.outputs)
+        return dense + sum(conv.bytes_per_sample(convolution, self.dtype) for convolution in self.convolutions)
+
+    @property
+    def _image_weights(self) -> int:
+        """Those of convolutions, which come first in a particle."""
+        return self.stack.layers[0].begin
+
+    def _parts(self, particles: int) -> Iterator[Part]:
+        """The chunks of each group of particles in turn; only the groups depend on the number of particles."""
+        dense = 0 if self._dense_in_one else self.stack.dim * triton.cdiv(self.chunk, self.tiles.slice)
+        images = 0 if self.in_one else self._image_weights * triton.cdiv(self.chunk, self._image_slice)
+        group = max(1, self.tiles.scratch // (self.chunk * self._row + 4 * (dense + images)))
+        for first in range(0, particles, group):
+            for begin in range(0, self.data.samples, self.chunk):
+                end = min(begin + self.chunk, self.data.samples)
+                yield Part(first, min(first + group, particles), begin, end)
+
+    def status(self) -> torch.Tensor | None:
+        """Where bad labels are reported, if there are labels."""
+        if self.data.y is None or self.data.likelihood != CATEGORICAL.value:
+            return None
+        return torch.full((1,), FINE.value, dtype=torch.int64, device=self.data.x.device)
+
+    def network_outputs(self, particles: torch.Tensor, outputs: torch.Tensor) -> None:
+        """Outputs [P, B, K]."""
+        for part in self._parts(len(particles)):
+            self._forward(part, particles, outputs[part.group, part.chunk])
+
+    def log_likelihood(
+        self,
+        particles: torch.Tensor,
+        status: torch.Tensor | None,
+        total: torch.Tensor | None,
+        grad: torch.Tensor | None = None,
+        update: Update | None = None,
+    ) -> None:
+        """Log-likelihoods into ``total``; gradients into ``grad``, or used for an update of a batch that is `in_one`."""
+        with_grad = grad is not None or update is not None
+        tiles = triton.cdiv(self.data.samples, self.tiles.samples)
+        partials = particles.new_empty((tiles, len(particles)), dtype=torch.float64)
+        for part in self._parts(len(particles)):
+            outputs = particles.new_empty((*part.shape, aligned(self.stack.outputs)))
+            scratch = self._forward(part, particles, outputs, with_grad, partials, status)
+            if with_grad:
+                self._dense_gradients(part, scratch, grad, update)
+                self._image_gradients(part, particles, scratch, grad, update)
+        if total is not None:
+            add_slices(partials, total)
+            if self.data.likelihood == GAUSSIAN.value:
+                count = self.data.samples if self.data.weights is None else self.data.weights.sum(dtype=torch.float64)
+                total -= count * (0.5 * self.stack.outputs * math.log(2 * math.pi * self.data.noise**2))
+
+    def _forward(
+        self,
+        part: Part,
+        particles: torch.Tensor,
+        outputs: torch.Tensor,
+        with_grad: bool = False,
+        partials: torch.Tensor | None = None,
+        status: torch.Tensor | None = None,
+    ) -> Scratch:
+        """Through the network, and back through the dense layers if there is to be a gradient."""
+        data, group = self.data.of(part.group, part.chunk), particles[part.group]
+        inputs, features = [Inputs(data.x, IDENTITY.value)], []
+        for convolution in self.convolutions:
+            features.append(Features.empty(convolution, part.shape, self.dtype, particles.device, with_grad))
+            conv.forward(convolution, *inputs[-1], group, features[-1], self.precision)
+            inputs.append(Inputs(features[-1].kept, convolution.layer.activation))
+        kept, deltas = (
+            particles.new_empty((*part.shape, width), dtype=self.dtype) if used else None
+            for width, used in ((self.stack.kept, True), (self.stack.deltas, with_grad))
+        )
+        rows = Rows(kept, deltas, outputs)
+        through(
+            self.stack,
+            self.tiles,
+            self.precision,
+            data._replace(x=inputs[-1].kept),
+            inputs[-1].activation,
+            group,
+            rows,
+            features[-1].deltas if features else None,
+            None if partials is None else partials[part.begin // self.tiles.samples :, part.first :],
+            status,
+            part.begin,
+        )
+        return Scratch(inputs, features, rows)
+
+    def _dense_gradients(self, part: Part, scratch: Scratch, grad: torch.Tensor | None, update: Update | None) -> None:
+        """The sums over slices of a part, in turn onto those of the parts before."""
+        kept, deltas, _ = scratch.rows
+        sums = self._sums(part, grad, self._dense_in_one, self.tiles.slice, self.stack.dim)
+        before = scratch.inputs[-1]
+        for place in self.stack.layers:
+            weight_gradient(
+                *before,
+                deltas[..., place.delta :],
+                Weights(place.inputs, place.outputs, place.begin, self.stack.dim),
+                self.tiles.slice,
+                self.precision,
+                sums,
+                None if update is None else update.of(part.group),
+            )
+            before = Inputs(kept[..., place.kept :], place.activation)
+        if grad is not None and not self._dense_in_one:
+            begin = self._image_weights
+            add_slices(sums[..., begin:], grad[part.group, begin:], accumulate=part.begin > 0)
+
+    def _image_gradients(
+        self,
+        part: Part,
+        particles: torch.Tensor,
+        scratch: Scratch,
+        grad: torch.Tensor | None,
+        update: Update | None,
+    ) -> None:
+        """The same of convolutions, from the last to the first; an update of weights comes after their last use."""
+        end = self._image_weights
+        sums = self._sums(part, grad, self.in_one, self._image_slice, end)
+        for k in reversed(range(len(self.convolutions))):
+            convolution, features = self.convolutions[k], scratch.features[k]
+            if k > 0:
+                before = scratch.features[k - 1]
+                conv.input_gradient(
+                    convolution, features, particles[part.group], self.convolutions[k - 1], before, self.precision
+                )
+            conv.weight_gradient(
+                convolution,
+                *scratch.inputs[k],
+                features,
+                self._image_slice,
+                self.precision,
+                sums,
+                None if update is None else update.of(part.group),
+            )
+        if self.convolutions and grad is not None and not self.in_one:
+            add_slices(sums, grad[part.group, :end], accumulate=part.begin > 0)
+
+    def _sums(
+        self, part: Part, grad: torch.Tensor | None, in_one: bool, slice_samples: int, width: int
+    ) -> torch.Tensor | None:
+        """Where gradients are summed, [slices, P, ..]: in place where there is one slice."""
+        if grad is None:
+            return None
+        if in_one:
+            return grad[None, part.group]
+        particles, samples = part.shape
+        return grad.new_empty((triton.cdiv(samples, slice_samples), particles, width))
+
+
+def log_likelihood(
+    layers: np.ndarray,
+    likelihood: int,
+    noise: float,
+    precision: int,
+    particles: torch.Tensor,
+    x: torch.Tensor,
+    y: torch.Tensor,
+    weights: torch.Tensor | None,
+    log_likelihood: torch.Tensor,
+    grad: torch.Tensor | None,
+    *,
+    tiles: Tiles | None = None,
+) -> torch.Tensor | None:
+    """Log-likelihood [P] of every particle, and its gradient [P, d] if it is asked for."""
+    evaluation = Evaluation.of(layers, precision, Data(x, y, weights, likelihood, noise), tiles)
+    status = evaluation.status()
+    evaluation.log_likelihood(particles, status, log_likelihood, grad)
+    return status
+
+
+def network_outputs(
+    layers: np.ndarray,
+    precision: int,
+    particles: torch.Tensor,
+    x: torch.Tensor,
+    outputs: torch.Tensor,
+    *,
+    tiles: Tiles | None = None,
+) -> None:
+    """Outputs [P, B, K] of every particle's network."""
+    Evaluation.of(layers, precision, Data(x), tiles).network_outputs(particles, outputs)
+
+
+def precision_in_use(layers: np.ndarray, precision: int) -> int:
+    """The precision that was asked for: tensor cores have them all."""
+    return precision
