@@ -47,9 +47,8 @@ class Problem(test_triton_mlp.Problem):
 
 
 @every_shape
-@every_precision
-def test_every_shape_is_as_exact_as_torch(shape, precision):
-    is_exact(Problem(shape, "gelu").weighted(), precision)
+def test_every_shape_is_as_exact_as_torch(shape):
+    is_exact(Problem(shape, "gelu").weighted(), "highest")
 
 
 @every_activation
@@ -125,8 +124,10 @@ class Trajectory(test_triton_leapfrog.Problem):
         self.state = problem.theta, rng.standard_normal(problem.theta.shape, np.float32)
 
 
-@pytest.mark.parametrize("precision", range(3))
-@pytest.mark.parametrize("shape", [ODD, "slices, each of whole samples", "several chunks of several slices"])
+@pytest.mark.parametrize(
+    ("shape", "precision"),
+    [(ODD, 0), (ODD, 1), (ODD, 2), ("slices, each of whole samples", 0), ("several chunks of several slices", 0)],
+)
 def test_a_trajectory_is_its_steps(shape, precision):
     plan = 0.01, 3, 1.7, 0.6
     problem = Trajectory(shape)
