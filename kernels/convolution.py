@@ -147,7 +147,7 @@ def _input_gradient_kernel(
     PRECISION: tl.constexpr,
     UPCAST: tl.constexpr,
 ):
-    """The deltas of the layer before at a tile of its pixels, N of its channels; ``kept`` and ``ACTIVATION`` are its."""
+    """The deltas of the layer before at a tile of its pixels; ``kept`` and ``ACTIVATION`` are of that layer."""
     CHANNELS: tl.constexpr = SHAPE[0]
     IMAGE: tl.constexpr = SHAPE[1] * SHAPE[2]
     OUTPUTS: tl.constexpr = SHAPE[3]
@@ -274,7 +274,7 @@ def _weight_gradient_kernel(
 
 
 class Convolution(NamedTuple):
-    """A layer of a table, and where its weights [outputs, channels, kernel, kernel] and its bias begin in a particle."""
+    """A layer, and where its weights [outputs, channels, kernel, kernel], and then its bias, begin in a particle."""
 
     layer: Layer
     begin: int
@@ -342,12 +342,12 @@ def forward(
     Parameters
     ----------
     images : [B, inputs] or [P, B, inputs]
-        What is kept of the layer before, whose ``input_activation`` is yet to be applied; samples may be a part of more.
+        What is kept of the layer before, whose ``input_activation`` is yet to be applied; B may be a part of more.
     particles : float32 [P, dim]
         One for each of the features.
     """
     P, B = features.kept.shape[:2]
-    rows, n, depth, warps = _tiles(convolution.layer.out_channels, precision)
+    rows, n, depth, warps = _tiles(convolution.layer.out_channels)
     tiles = triton.cdiv(B * convolution.pixels, rows)
     _forward_kernel[(P * tiles * triton.cdiv(convolution.layer.out_channels, n),)](
         images,
@@ -368,7 +368,6 @@ def forward(
         UPCAST=INTERPRETED,
         num_warps=warps,
         num_stages=_STAGES,
-        **_OPTIONS,
     )
 
 
@@ -383,7 +382,7 @@ def input_gradient(
     """Fill the deltas of the convolution before."""
     P, B = features.deltas.shape[:2]
     channels = convolution.layer.in_channels
-    rows, n, depth, warps = _tiles(channels, precision)
+    rows, n, depth, warps = _tiles(channels)
     tiles = triton.cdiv(B * before.pixels, rows)
     _input_gradient_kernel[(P * tiles * triton.cdiv(channels, n),)](
         features.deltas,
@@ -403,7 +402,6 @@ def input_gradient(
         UPCAST=INTERPRETED,
         num_warps=warps,
         num_stages=_STAGES,
-        **_OPTIONS,
     )
 
 
@@ -422,7 +420,7 @@ def weight_gradient(
     The rest is as in `fastsmc.kernels.weight_gradient`.
     """
     P, B = features.deltas.shape[:2]
-    n, k, depth, warps = _weight_tiles(convolution, precision)
+    n, k, depth, warps = _weight_tiles(convolution)
     programs = triton.cdiv(convolution.layer.out_channels, n) * triton.cdiv(convolution.terms + 1, k)
     _weight_gradient_kernel[(programs * P * triton.cdiv(B, slice_samples),)](
         images,
@@ -445,7 +443,7 @@ def weight_gradient(
         UPCAST=INTERPRETED,
         num_warps=warps,
         num_stages=_STAGES,
-        **_OPTIONS,
+        **_WEIGHT_OPTIONS,
     )
 
 
@@ -455,19 +453,20 @@ def _rows_between(images: torch.Tensor) -> int:
 
 
 _STAGES = 3
-_OPTIONS = {"maxnreg": 255}  # or the assembler spills a few values to make room for one more block
+_WEIGHT_OPTIONS = {"maxnreg": 255}  # or the assembler spills a few values to make room for one more block
 
 
-def _tiles(channels: int, precision: int) -> tuple[int, int, int, int]:
-    """Pixels, channels and terms of a tile, and warps."""
-    return 64, max(16, min(64, triton.next_power_of_2(channels))), 16, 4
+def _tiles(channels: int) -> tuple[int, int, int, int]:
+    """Pixels, channels and terms of a tile, and warps: few terms, for every one of a patch has an address."""
+    n = max(16, min(64, triton.next_power_of_2(channels)))
+    return 64, n, 16, 8 if n == 64 else 4
 
 
-def _weight_tiles(convolution: Convolution, precision: int) -> tuple[int, int, int, int]:
+def _weight_tiles(convolution: Convolution) -> tuple[int, int, int, int]:
     """Channels, terms and pixels of a tile, and warps."""
     n = max(16, min(64, triton.next_power_of_2(convolution.layer.out_channels)))
     k = max(16, min(64, triton.next_power_of_2(convolution.terms + 1)))
-    return n, k, 32, 4
+    return n, k, 32, 8 if n * k == 4096 else 4
 
 
 def _build(kernel: Any, name: str, absent: tuple[str, ...], precision: int, constants: dict, warps: int) -> Build:
@@ -477,7 +476,7 @@ def _build(kernel: Any, name: str, absent: tuple[str, ...], precision: int, cons
     kinds = dict.fromkeys(numbers, "i32") | dict.fromkeys(halved, "*bf16") | {"places": "*u8"}
     constants = dict.fromkeys(absent) | constants | {"PRECISION": precision, "UPCAST": False}
     signature = {arg: "constexpr" if arg in constants else kinds.get(arg, "*fp32") for arg in kernel.arg_names}
-    registers, shared = _MEANS[name.split(" of ")[0], precision]
+    registers, shared = _MEANS[name.split(" of ")[0]][precision]
     return Build(
         f"{name}, precision {precision}",
         kernel,
@@ -487,7 +486,8 @@ def _build(kernel: Any, name: str, absent: tuple[str, ...], precision: int, cons
         _STAGES,
         registers,
         shared,
-        tensor_cores=True,
+        True,
+        _WEIGHT_OPTIONS if kernel is _weight_gradient_kernel else {},
     )
 
 
@@ -495,10 +495,10 @@ def _builds(convolution: Convolution, name: str, before: int, precision: int) ->
     """Of one layer of tanh units; the first has no input gradient."""
     channels, outputs, tanh = convolution.layer.in_channels, convolution.layer.out_channels, 2
     common = {"SHAPE": convolution.shape, "DIM": convolution.dim}
-    rows, n, depth, warps = _tiles(outputs, precision)
+    rows, n, depth, warps = _tiles(outputs)
     tile = {"ROWS": rows, "N": n, "DEPTH": depth, "INPUT_ACTIVATION": before, "ACTIVATION": tanh}
     yield _build(_forward_kernel, f"forward of {name}", (), precision, common | tile, warps)
-    n, k, depth, warps = _weight_tiles(convolution, precision)
+    n, k, depth, warps = _weight_tiles(convolution)
     tile = {"N": n, "K": k, "DEPTH": depth, "ACTIVATION": before}
     for kind, absent in (
         ("gradient", ("particles", "momentum", "prior_precision", "scale", "plan")),
@@ -506,15 +506,17 @@ def _builds(convolution: Convolution, name: str, before: int, precision: int) ->
     ):
         yield _build(_weight_gradient_kernel, f"weight {kind} of {name}", absent, precision, common | tile, warps)
     if before:
-        rows, n, depth, warps = _tiles(channels, precision)
+        rows, n, depth, warps = _tiles(channels)
         tile = {"ROWS": rows, "N": n, "DEPTH": depth, "ACTIVATION": before}
         yield _build(_input_gradient_kernel, f"input gradient of {name}", (), precision, common | tile, warps)
 
 
+# Registers and shared memory for each precision, the more of sm_80 and sm_90.
 _MEANS = {
-    (name, precision): (255, 163_840)
-    for name in ("forward", "weight gradient", "weight step", "input gradient")
-    for precision in (0, 1, 2)
+    "forward": ((160, 12_288), (160, 12_288), (160, 5_120)),
+    "weight gradient": ((184, 36_864), (184, 26_624), (152, 5_120)),
+    "weight step": ((184, 36_864), (176, 26_624), (152, 5_120)),
+    "input gradient": ((160, 20_480), (160, 16_384), (96, 5_120)),
 }
 
 BUILDS = tuple(

@@ -56,14 +56,14 @@ class Part(NamedTuple):
 
 
 class Inputs(NamedTuple):
-    """What is kept of a layer, [B, ..] or [P, B, ..], and its activation, yet to be applied: what the next layer reads."""
+    """What a layer reads: what is kept of the one before, [B, ..] or [P, B, ..], and its activation, still to do."""
 
     kept: torch.Tensor
     activation: int
 
 
 class Scratch(NamedTuple):
-    """Of a part: what each convolution reads, and last the dense layers; features of convolutions; rows of the others."""
+    """Of a part: inputs of each convolution, and last of the dense layers; features and rows that they wrote."""
 
     inputs: list[Inputs]
     features: list[Features]
@@ -166,7 +166,7 @@ class Evaluation:
         grad: torch.Tensor | None = None,
         update: Update | None = None,
     ) -> None:
-        """Log-likelihoods into ``total``; gradients into ``grad``, or used for an update of a batch that is `in_one`."""
+        """Log-likelihoods into ``total``; gradients into ``grad``, or used for an update if all is `in_one`."""
         with_grad = grad is not None or update is not None
         tiles = triton.cdiv(self.data.samples, self.tiles.samples)
         partials = particles.new_empty((tiles, len(particles)), dtype=torch.float64)

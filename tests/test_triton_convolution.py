@@ -20,8 +20,8 @@ SLICED = Tiles(samples=16, units=16, depth=16, pixels=16)
 CHUNKED = Tiles(samples=16, units=16, depth=16, slice=16, chunk=32, pixels=24)
 CROWDED = Tiles(samples=16, units=16, depth=16, slice=16, chunk=32, pixels=24, scratch=26_000)  # bytes
 
-# image, convolutions (channels, kernel, padding, pool), classes, particles, samples, tiles: one for every regime. A tile
-# is 64 pixels by 16 to 64 channels, in sums 16 terms at a time; a weight gradient 64 terms, 32 pixels at a time.
+# image, convolutions (channels, kernel, padding, pool), classes, particles, samples, tiles: one for every regime. A
+# tile is 64 pixels by 16 to 64 channels, summed 16 terms at a time; of a weight gradient 64 terms, 32 pixels at a time.
 SHAPES = {
     ODD: ((3, 7, 9), [(5, 3, 1, 2), (7, 2, 0, 1)], 3, 3, 5, USUAL),
     "one sample": ((2, 6, 5), [(3, 3, 1, 2)], 4, 3, 1, USUAL),
@@ -139,7 +139,10 @@ def test_a_trajectory_is_its_steps(shape, precision):
 @pytest.mark.parametrize(
     ("layers", "sentence"),
     [
-        ([convolution((1, 4, 4), 2, 3, "relu")], "ends with a convolution; the triton engine needs a dense layer there"),
+        (
+            [convolution((1, 4, 4), 2, 3, "relu")],
+            "ends with a convolution; the triton engine needs a dense layer there",
+        ),
         ([dense(9, 16), convolution((1, 4, 4), 2, 3, "relu"), dense(8, 1)], "a convolution behind a dense layer"),
     ],
 )
