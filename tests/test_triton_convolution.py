@@ -16,6 +16,7 @@ from fastsmc.kernels.mlp import Tiles
 from fastsmc.networks import convolution, dense
 
 ODD = "odd everything"
+NO_POOL = "no pool"
 SLICED = Tiles(samples=16, units=16, depth=16, pixels=16)
 CHUNKED = Tiles(samples=16, units=16, depth=16, slice=16, chunk=32, pixels=24)
 CROWDED = Tiles(samples=16, units=16, depth=16, slice=16, chunk=32, pixels=24, scratch=26_000)  # bytes
@@ -23,7 +24,8 @@ CROWDED = Tiles(samples=16, units=16, depth=16, slice=16, chunk=32, pixels=24, s
 # image, convolutions (channels, kernel, padding, pool), classes, particles, samples, tiles: one for every regime. A
 # tile is 64 pixels by 16 to 64 channels, summed 16 terms at a time; of a weight gradient 64 terms, 32 pixels at a time.
 SHAPES = {
-    ODD: ((3, 7, 9), [(5, 3, 1, 2), (7, 2, 0, 1)], 3, 3, 5, USUAL),
+    ODD: ((3, 9, 11), [(5, 3, 1, 2), (7, 2, 0, 2)], 3, 3, 5, USUAL),
+    NO_POOL: ((3, 4, 5), [(5, 3, 1, 1), (7, 2, 0, 1)], 3, 3, 5, USUAL),
     "one sample": ((2, 6, 5), [(3, 3, 1, 2)], 4, 3, 1, USUAL),
     "one of everything": ((1, 1, 1), [(1, 1, 0, 1)], 1, 1, 1, USUAL),
     "pooled by three, which drops rows and columns": ((2, 11, 13), [(4, 3, 1, 3)], 2, 2, 3, USUAL),
@@ -54,7 +56,8 @@ def test_every_shape_is_as_exact_as_torch(shape):
 @every_activation
 @every_precision
 def test_every_activation_is_as_exact_as_torch(activation, precision):
-    is_exact(Problem(ODD, activation, "gaussian"), precision)
+    """A rounding to bfloat16 may decide which pixel is the largest, and no bound holds: so without a pool there."""
+    is_exact(Problem(NO_POOL if precision == "medium" else ODD, activation, "gaussian"), precision)
 
 
 @every_precision
