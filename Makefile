@@ -4,6 +4,7 @@ TORCH ?= torch==2.13.0
 BENCH ?=
 VENV := .venv
 BIN := $(VENV)/bin
+INTERPRETED := $(wildcard tests/test_triton_*.py tests/test_device.py tests/test_weights.py tests/test_hostile_arrays.py)
 ENGINE := $(wildcard csrc/*/*) CMakeLists.txt setup.py pyproject.toml
 
 .PHONY: install demo test bench lint wheel-check clean
@@ -15,6 +16,7 @@ demo: $(VENV)/.installed
 
 test: $(VENV)/.installed
 	$(BIN)/pytest
+	TRITON_INTERPRET=1 $(BIN)/pytest -n 2 -q -m triton $(INTERPRETED)
 
 bench: $(VENV)/.bench
 	$(BIN)/python -m bench $(BENCH)

@@ -76,7 +76,7 @@ def with_jax(case, theta, x, y):
     return lambda: jax.block_until_ready(call(theta, x, y))
 
 
-def with_torch_func(case, theta, x, y):
+def with_torch_func(case, theta, x, y, device="cpu"):
     import torch
     from torch.nn import functional
 
@@ -88,7 +88,7 @@ def with_torch_func(case, theta, x, y):
         return _torch_log_likelihood(h, y, case)
 
     call = torch.func.vmap(torch.func.grad_and_value(log_likelihood), in_dims=(0, None, None))
-    theta, x, y = map(torch.from_numpy, (theta, x, y))
+    theta, x, y = (torch.as_tensor(array, device=device) for array in (theta, x, y))
 
     def run():
         grad, value = call(theta, x, y)
@@ -97,19 +97,19 @@ def with_torch_func(case, theta, x, y):
     return run
 
 
-def with_torch_by_hand(case, theta, x, y):
+def with_torch_by_hand(case, theta, x, y, device="cpu"):
     """One tensor per layer for all particles; the first layer, whose input is shared, as one product."""
     import torch
 
     P = len(theta)
-    x, y = torch.from_numpy(x), torch.from_numpy(y)
+    x, y = (torch.as_tensor(array, device=device) for array in (x, y))
     parts = []
     for part, size in zip(
         np.split(theta, case.bounds[:-1], axis=1),
         [size for i, o in case.layers for size in ((o, i), (o,))],
         strict=True,
     ):
-        parts.append(torch.from_numpy(part.copy()).view(P, *size).requires_grad_())
+        parts.append(torch.as_tensor(part.copy(), device=device).view(P, *size).requires_grad_())
 
     def call():
         i, o = case.layers[0]

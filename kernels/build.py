@@ -5,6 +5,11 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import Any
 
+EXACT = {"enable_fp_fusion": False}
+"""Compiler options of kernels whose bits count: a product and a sum become one instruction only where it says so."""
+PRODUCTS = {"enable_fp_fusion": True, "maxnreg": 255}
+"""Of kernels of products: without the last the assembler spills, to make room for one more block."""
+
 
 @dataclass(frozen=True)
 class Build:

@@ -1,8 +1,8 @@
 """The engine of CUDA devices: one function per op (see `fastsmc.backends`), on torch tensors."""
 
+from fastsmc.kernels.evaluation import log_likelihood, network_outputs, precision_in_use
 from fastsmc.kernels.gather import gather_particles
 from fastsmc.kernels.leapfrog import leapfrog, trajectory
-from fastsmc.kernels.mlp import log_likelihood, network_outputs, precision_in_use
 from fastsmc.kernels.offspring import offspring, permute_ancestors
 from fastsmc.kernels.philox import normal, philox, uniform
 from fastsmc.kernels.resample import resample, schemes

@@ -23,8 +23,9 @@ from fastsmc.kernels import convolution as conv
 from fastsmc.kernels.activations import IDENTITY
 from fastsmc.kernels.convolution import Convolution, Features
 from fastsmc.kernels.dot import MEDIUM
-from fastsmc.kernels.losses import CATEGORICAL, FINE, GAUSSIAN
+from fastsmc.kernels.losses import CATEGORICAL, GAUSSIAN
 from fastsmc.kernels.mlp import Data, Rows, Stack, Tiles, aligned, choose_tiles, dense_stack, through
+from fastsmc.kernels.rows import new_status
 from fastsmc.kernels.sums import add_slices
 from fastsmc.kernels.update import Update
 from fastsmc.kernels.weight_gradient import Weights, weight_gradient
@@ -151,7 +152,7 @@ class Evaluation:
         """Where bad labels are reported, if there are labels."""
         if self.data.y is None or self.data.likelihood != CATEGORICAL.value:
             return None
-        return torch.full((1,), FINE.value, dtype=torch.int64, device=self.data.x.device)
+        return new_status(self.data.x)
 
     def network_outputs(self, particles: torch.Tensor, outputs: torch.Tensor) -> None:
         """Outputs [P, B, K]."""

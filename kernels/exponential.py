@@ -1,13 +1,10 @@
 """The one exponential for weights on the device: equal to csrc/common/weight_exp.h, which says how, to the bit.
 
-Kernels that use it are launched with ``**EXACT``: a product and a sum that are fused into one instruction would round
-once, not twice.
+Kernels that use it are launched with ``**EXACT`` (`fastsmc.kernels.build`).
 """
 
 import triton
 import triton.language as tl
-
-EXACT = {"enable_fp_fusion": False}
 
 _LOWEST = tl.constexpr(-708.0)
 _SIXTEENTHS_PER_E = tl.constexpr(float.fromhex("0x1.71547652b82fep+4"))  # 16 / ln 2

@@ -86,7 +86,7 @@ BUILDS = tuple(
         {"IN_PLACE": in_place, "ROWS": rows, "WORDS": words},
         num_warps=warps_of(_TILE),
         registers=72,
-        shared=64,
+        shared=8192,
     )
     for type_ in ("i8", "i32", "i64")
     for in_place in (False, True)

@@ -18,7 +18,7 @@ import torch
 import triton
 import triton.language as tl
 
-from fastsmc.kernels.build import Build
+from fastsmc.kernels.build import EXACT, Build
 from fastsmc.kernels.evaluation import Evaluation
 from fastsmc.kernels.mlp import Data, Tiles
 from fastsmc.kernels.philox import key_tensor, normals
@@ -100,7 +100,7 @@ def step(
     blocks = triton.cdiv(dim, _BLOCK)
     partials = energies.new_empty((blocks, P, 3))
     _leapfrog_kernel[(P * blocks,)](
-        *state, noise, out, partials, plan, key, dim, blocks, P, BLOCK=_BLOCK, num_warps=_WARPS
+        *state, noise, out, partials, plan, key, dim, blocks, P, BLOCK=_BLOCK, num_warps=_WARPS, **EXACT
     )
     add_slices(partials, energies)
 
@@ -214,7 +214,7 @@ def _build(name: str, absent: tuple[str, ...], registers: int) -> Build:
     signature |= dict.fromkeys(("dim", "blocks", "num_particles"), "i32")
     constants = dict.fromkeys(absent) | {"BLOCK": _BLOCK}
     signature |= dict.fromkeys(constants, "constexpr")
-    return Build(name, _leapfrog_kernel, signature, constants, _WARPS, registers=registers, shared=4_096)
+    return Build(name, _leapfrog_kernel, signature, constants, _WARPS, registers=registers, shared=4_096, options=EXACT)
 
 
 BUILDS = (

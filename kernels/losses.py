@@ -9,6 +9,7 @@ float64.
 import triton
 import triton.language as tl
 
+from fastsmc import backends
 from fastsmc.kernels.dot import store
 from fastsmc.kernels.elementary import exp, log, sigmoid, softplus
 
@@ -16,7 +17,7 @@ CATEGORICAL = tl.constexpr(0)
 BERNOULLI = tl.constexpr(1)
 GAUSSIAN = tl.constexpr(2)
 
-FINE = tl.constexpr(2**62)  # the status of data in which nothing is wrong
+FINE = tl.constexpr(backends.FINE)
 BAD_LABEL = tl.constexpr(10 << 48)  # plus the sample
 
 

@@ -12,7 +12,7 @@ import torch
 import triton
 import triton.language as tl
 
-from fastsmc.kernels.build import Build
+from fastsmc.kernels.build import EXACT, Build
 from fastsmc.kernels.elementary import log, sincos_turns
 
 _BLOCKS = 256  # of four words, to a program
@@ -93,7 +93,7 @@ def fill(out: torch.Tensor, key: torch.Tensor, kind: int) -> None:
     """Fill [slots, numbers] with PHILOX, UNIFORM or NORMAL numbers of a key on the device."""
     slots, numbers = out.shape
     programs = triton.cdiv(numbers, _BLOCKS * (2 if kind == UNIFORM.value else 4))
-    _random_kernel[(slots * programs,)](out, key, numbers, programs, kind, _BLOCKS)
+    _random_kernel[(slots * programs,)](out, key, numbers, programs, kind, _BLOCKS, **EXACT)
 
 
 def philox(out: torch.Tensor, seed: int, iteration: int, stream: int, first_slot: int) -> None:
@@ -120,6 +120,7 @@ BUILDS = (
             {"KIND": kind.value, "BLOCKS": _BLOCKS},
             registers=40,
             shared=4096,
+            options=EXACT,
         )
         for name, pointer, kind in (
             ("philox", "*u32", PHILOX),

@@ -22,8 +22,8 @@ import torch
 import triton
 import triton.language as tl
 
-from fastsmc.kernels.build import Build
-from fastsmc.kernels.exponential import EXACT, exp64
+from fastsmc.kernels.build import EXACT, Build
+from fastsmc.kernels.exponential import exp64
 from fastsmc.kernels.fixed_scan import (
     bit_length,
     divide,

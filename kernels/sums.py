@@ -72,7 +72,7 @@ BUILDS = tuple(
         | dict.fromkeys(("slices", "width", "blocks", "slice_stride", "row_stride", "out_stride"), "i32"),
         {"ROWS": _ROWS, "BLOCK": _BLOCK, "ACCUMULATE": accumulate},
         registers=64,
-        shared=0,
+        shared=2048,
     )
     for kind, accumulate in (("fp32", False), ("fp32", True), ("fp64", False))
 )

@@ -19,7 +19,7 @@ import triton
 import triton.language as tl
 
 from fastsmc.kernels.activations import value_of
-from fastsmc.kernels.build import Build
+from fastsmc.kernels.build import PRODUCTS, Build
 from fastsmc.kernels.dot import INTERPRETED, MEDIUM, product
 from fastsmc.kernels.update import Update, kick_and_drift
 
@@ -145,6 +145,7 @@ def weight_gradient(
         UPCAST=INTERPRETED,
         num_warps=warps,
         num_stages=stages,
+        **PRODUCTS,
     )
 
 
@@ -177,16 +178,17 @@ def _build(weights: Weights, precision: int, fused: bool, registers: int, shared
         registers,
         shared,
         tensor_cores=True,
+        options=PRODUCTS,
     )
 
 
 # A layer, registers where its gradient is written and where it is used, and shared memory, in any precision.
 _MEANS = (
-    (Weights(784, 100, 0, 79_510), 160, 240, 65_536),
-    (Weights(100, 100, 78_500, 89_610), 160, 240, 65_536),
-    (Weights(100, 10, 78_500, 79_510), 96, 96, 36_864),
-    (Weights(13, 50, 0, 751), 96, 96, 24_576),
-    (Weights(50, 1, 700, 751), 96, 96, 36_864),
+    (Weights(784, 100, 0, 79_510), 176, 240, 73_728),
+    (Weights(100, 100, 78_500, 89_610), 176, 240, 73_728),
+    (Weights(100, 10, 78_500, 79_510), 112, 104, 36_864),
+    (Weights(13, 50, 0, 751), 120, 120, 26_624),
+    (Weights(50, 1, 700, 751), 128, 120, 36_864),
     (Weights(64, 32, 0, 2_410), 160, 168, 40_960),
 )
 

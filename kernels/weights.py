@@ -13,8 +13,8 @@ import torch
 import triton
 import triton.language as tl
 
-from fastsmc.kernels.build import Build
-from fastsmc.kernels.exponential import EXACT, exp64
+from fastsmc.kernels.build import EXACT, Build
+from fastsmc.kernels.exponential import exp64
 from fastsmc.kernels.rows import DEFAULT_CUT, Cut, load_parts, new_status, report, report_row, tile_index, warps_of
 
 _LOWEST = tl.constexpr(-1.7976931348623157e308)  # a reference for entries that are all -inf

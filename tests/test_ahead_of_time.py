@@ -84,17 +84,18 @@ def _square(x, WIDTH: tl.constexpr, PRECISION: tl.constexpr):
 
 def square(width, precision, **budget):
     signature = {"x": "*fp32", "WIDTH": "constexpr", "PRECISION": "constexpr"}
-    return Build("square", _square, signature, {"WIDTH": width, "PRECISION": precision}, **budget)
+    constants, options = {"WIDTH": width, "PRECISION": precision}, {"enable_fp_fusion": True}
+    return Build("square", _square, signature, constants, options=options, **budget)
 
 
 @pytest.mark.parametrize("capability", CAPABILITIES)
 @pytest.mark.parametrize(
     ("build", "complaint"),
     [
-        (square(128, "ieee", num_warps=1), "local memory"),
+        (square(64, "ieee", num_warps=2), "local memory"),
         (square(64, "tf32", tensor_cores=True, registers=16), "registers"),
         (square(64, "tf32", tensor_cores=True, shared=1024), "shared memory"),
-        (square(64, "ieee", tensor_cores=True), "tensor cores"),
+        (square(32, "ieee", tensor_cores=True), "tensor cores"),
         (square(64, "tf32"), "tensor cores"),
     ],
     ids=["spills", "registers", "shared", "no tensor cores", "tensor cores"],

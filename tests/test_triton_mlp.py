@@ -189,12 +189,6 @@ def test_precisions_are_in_use_and_not_another():
     assert [precision_in_use(problem.net.layer_table, code) for code in range(3)] == [0, 1, 2]
 
 
-def test_convolutions_are_refused_in_one_sentence():
-    net = fs.LeNet5()
-    with pytest.raises(NotImplementedError, match="convolution"):
-        network_outputs(net.layer_table, 0, torch.empty(1, net.num_params), torch.empty(1, 784), torch.empty(1, 1, 10))
-
-
 def test_tiles_follow_from_shapes():
     for precision in range(3):
         assert choose_tiles(precision, 1).samples == 16

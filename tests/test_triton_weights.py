@@ -16,7 +16,8 @@ if not (torch.cuda.is_available() or os.environ.get("TRITON_INTERPRET") == "1"):
 import triton.language as tl  # noqa: E402
 
 from fastsmc.kernels import fixed_scan, resample  # noqa: E402
-from fastsmc.kernels.exponential import EXACT, exp64  # noqa: E402
+from fastsmc.kernels.build import EXACT  # noqa: E402
+from fastsmc.kernels.exponential import exp64  # noqa: E402
 from fastsmc.kernels.gather import gather_particles  # noqa: E402
 from fastsmc.kernels.offspring import offspring, permute_ancestors  # noqa: E402
 from fastsmc.kernels.rows import FINE, Cut  # noqa: E402

@@ -1,0 +1,231 @@
+"""``python -m bench.gpu [--quick]``: Triton's kernels on a CUDA device against peers on the same one.
+
+Providers are timed in turn, in queued calls, after their results were compared; calls of ours are replayed from a CUDA
+graph once more, where launches cost the host nothing. Rows go to bench/results/gpu.csv, with card, driver and versions.
+"""
+
+from __future__ import annotations
+
+import argparse
+import subprocess
+import time
+from collections.abc import Callable, Mapping
+from dataclasses import asdict, dataclass, fields
+from datetime import datetime, timezone
+from functools import cache, partial
+from statistics import median
+from typing import Any
+
+import numpy as np
+import torch
+from rich.console import Console
+from rich.table import Table
+
+import fastsmc as fs
+from bench import mlp_gradient
+from bench.harness import OURS, RESULTS, version, write_csv
+from bench.mlp_gradient import Case, problem
+
+Call = Callable[[], Any]
+
+DEVICE = "cuda" if torch.cuda.is_available() else "cpu"  # there by the interpreter, to try this out
+ROUNDS, SAMPLE = 15, 0.02
+"""Samples of a provider, and their length in seconds."""
+WIDTHS = (784, 100, 100, 10)
+RATES = {"medium": 990e12, "high": 495e12, "highest": 165e12}
+"""Operations a second of Hopper's tensor cores by data sheet: bfloat16, tf32, and float32 of three tf32 products."""
+JAX_PRECISIONS = {"highest": "float32", "high": "tensorfloat32", "medium": "bfloat16"}
+BANDWIDTH = {"H100": 3.35e12, "H200": 4.8e12}
+"""Bytes a second by data sheet."""
+
+
+@dataclass(frozen=True)
+class Row:
+    """One line of the results; ``floor_us`` is the least time by data sheet, ``ratio`` the time over our best."""
+
+    case: str
+    provider: str
+    median_us: float
+    p20_us: float
+    p80_us: float
+    ratio: float
+    floor_us: float
+    card: str
+    driver: str
+    cuda: str
+    torch: str
+    triton: str
+    jax: str
+    fastsmc: str
+    date: str
+
+
+@cache
+def machine() -> dict[str, str]:
+    """What the figures depend on besides the code."""
+    query = ["nvidia-smi", "--query-gpu=name,driver_version", "--format=csv,noheader"]
+    answer = subprocess.run(query, capture_output=True, text=True, check=True).stdout if DEVICE == "cuda" else "none,"
+    card, driver = answer.splitlines()[0].split(",")
+    versions = {name: version(name) for name in ("torch", "triton", "jax", "fastsmc")}
+    date = datetime.now(timezone.utc).date().isoformat()
+    return {"card": card, "driver": driver.strip(), "cuda": torch.version.cuda or "", **versions, "date": date}
+
+
+def bytes_a_second() -> float:
+    """Of the card's memory by data sheet; that of an H200 where the card is not known."""
+    return next((rate for name, rate in BANDWIDTH.items() if name in machine()["card"]), BANDWIDTH["H200"])
+
+
+def on_device(*arrays: np.ndarray) -> list[torch.Tensor]:
+    return [torch.as_tensor(array, device=DEVICE) for array in arrays]
+
+
+def wait() -> None:
+    """Until all that is queued on the device is done."""
+    if DEVICE == "cuda":
+        torch.cuda.synchronize()
+
+
+def seconds(call: Call, repeats: int) -> float:
+    """Per call, of so many that are queued one behind the other."""
+    wait()
+    begin = time.perf_counter()
+    for _ in range(repeats):
+        result = call()
+    getattr(result, "block_until_ready", wait)()
+    wait()
+    return (time.perf_counter() - begin) / repeats
+
+
+def graphed(call: Call) -> Call:
+    """The replay of a call that was captured."""
+    wait()
+    graph = torch.cuda.CUDAGraph()
+    with torch.cuda.graph(graph):
+        call()
+    return graph.replay
+
+
+class Bench:
+    """Collects rows, and prints a table per case."""
+
+    def __init__(self) -> None:
+        self.rows: list[Row] = []
+        self.console = Console(width=130)
+
+    def case(self, name: str, calls: Mapping[str, Call], floor: float) -> None:
+        """Time providers in turn, and ours in a graph too; ``floor`` is in seconds."""
+        calls, repeats = dict(calls), {}
+        if DEVICE == "cuda":
+            calls[f"{OURS} (graph)"] = graphed(calls[OURS])
+        for provider, call in calls.items():
+            seconds(call, 1)
+            repeats[provider] = max(1, round(SAMPLE / seconds(call, 1)))
+        rounds = [{p: seconds(call, repeats[p]) for p, call in calls.items()} for _ in range(ROUNDS)]
+        times = {provider: [1e6 * samples[provider] for samples in rounds] for provider in calls}
+        ours = min(median(samples) for provider, samples in times.items() if provider.startswith(OURS))
+        table = Table("provider", "median", "p20", "p80", "over ours", "over the floor", title=name)
+        for provider, samples in sorted(times.items(), key=lambda item: median(item[1])):
+            low, middle, high = (float(t) for t in np.quantile(samples, (0.2, 0.5, 0.8)))
+            self.rows.append(Row(name, provider, middle, low, high, middle / ours, 1e6 * floor, **machine()))
+            ratios = (f"{middle / ours:.2f}x", f"{middle / (1e6 * floor):.1f}x")
+            table.add_row(provider, *(f"{t:,.1f} us" for t in (middle, low, high)), *ratios)
+        self.console.print(table)
+
+    def write(self) -> None:
+        """To bench/results/."""
+        write_csv(RESULTS / "gpu.csv", [asdict(row) for row in self.rows], [field.name for field in fields(Row)])
+
+
+def gradient(bench: Bench, case: Case, precision: str) -> None:
+    """Log-likelihood and gradient; precisions have the same names in torch."""
+    arrays = problem(case)
+    theta, x, y = on_device(*arrays)
+    posterior = fs.Posterior(fs.MLP(case.widths), precision=precision, backend="triton")
+    engine = partial(fs.ops.log_likelihood_and_grad, posterior.network, posterior.likelihood, theta, x, y, check=False)
+    torch.set_float32_matmul_precision(precision)
+    calls = {
+        OURS: partial(engine, precision=precision, backend="triton"),
+        "torch.func.vmap": mlp_gradient.with_torch_func(case, *arrays, DEVICE),
+        "torch baddbmm + autograd": mlp_gradient.with_torch_by_hand(case, *arrays, DEVICE),
+    }
+    ours, theirs = (calls[provider]() for provider in (OURS, "torch.func.vmap"))
+    for mine, other in zip(ours, theirs, strict=True):
+        error = float((mine.double() - other.double()).norm() / other.double().norm())
+        if not error < {"highest": 1e-4, "high": 1e-2, "medium": 5e-2}[precision]:
+            raise AssertionError(f"{case} {precision}: ours and torch's differ by {error:.1e}")
+    try:
+        import jax
+    except ImportError:
+        pass
+    else:
+        with jax.default_matmul_precision(JAX_PRECISIONS[precision]):
+            calls["jax.vmap (jit)"] = mlp_gradient.with_jax(case, *arrays)
+            calls["jax.vmap (jit)"]()  # is compiled at this precision
+    floor = max(case.flops / RATES[precision], 2 * arrays[0].nbytes / bytes_a_second())
+    bench.case(f"gradient {case} {precision}", calls, floor)
+    torch.set_float32_matmul_precision("highest")
+
+
+def trajectory(bench: Bench, case: Case, precision: str, steps: int = 10) -> None:
+    """HMC: all steps of a trajectory, against their gradients alone."""
+    arrays = problem(case)
+    theta, x, y = on_device(*arrays)
+    posterior = fs.Posterior(fs.MLP(case.widths), precision=precision, backend="triton")
+    state = [theta, torch.randn_like(theta), torch.zeros_like(theta)]
+    weights = torch.ones(theta.shape[1], device=DEVICE)
+    shared = {"precision": precision, "backend": "triton", "check": False}
+    plan = {"prior_precision": weights, "step_size": 1e-4, "num_steps": steps, **shared}
+    model = posterior.network, posterior.likelihood
+
+    def gradients() -> None:
+        for _ in range(steps):
+            fs.ops.log_likelihood_and_grad(*model, theta, x, y, **shared)
+
+    calls = {OURS: lambda: fs.ops.trajectory(*model, *state, x, y, **plan), f"{OURS}: its gradients alone": gradients}
+    each = max(case.flops / RATES[precision], 4 * arrays[0].nbytes / bytes_a_second())
+    bench.case(f"trajectory {case} {precision}, {steps} steps", calls, steps * each)
+
+
+def resampling(bench: Bench, n: int) -> None:
+    """Log weights to weights, effective sample size and ancestors."""
+    (log_weights,) = on_device(np.random.default_rng(0).standard_normal(n))
+    grid = (torch.arange(n, dtype=torch.float64, device=DEVICE) + 0.37) / n
+    how = {"backend": "triton", "check": False}
+
+    def ours() -> torch.Tensor:
+        fs.normalize_log_weights(log_weights, **how)
+        return fs.resample(log_weights, 0.37, **how)
+
+    def by_torch() -> torch.Tensor:
+        weights = torch.softmax(log_weights, 0)
+        1 / (weights * weights).sum()
+        scan = torch.cumsum(weights, 0)
+        return torch.searchsorted(scan / scan[-1], grid).clamp_(max=n - 1)
+
+    different = int((ours() != by_torch()).sum())
+    if different > 1e-6 * n + 2:
+        raise AssertionError(f"{different} of {n} ancestors differ from torch's")
+    calls = {OURS: ours, "torch": by_torch}
+    bench.case(f"normalise, ESS and systematic, N={n}", calls, 24 * n / bytes_a_second())
+
+
+def main() -> None:
+    """Run all cases."""
+    parser = argparse.ArgumentParser("bench.gpu", description=__doc__.partition("\n")[0])
+    parser.add_argument("--quick", action="store_true", help="tiny sizes, nothing written: to see that it runs")
+    quick = parser.parse_args().quick
+    bench = Bench()
+    for n in (300,) if quick else (4096, 1_000_000, 10_000_000):
+        resampling(bench, n)
+    widths, particles, batches = ((5, 4, 3), 2, (8, 4)) if quick else (WIDTHS, 1024, (1000, 64))
+    for precision in fs.ops.PRECISIONS:
+        for batch in batches:
+            gradient(bench, Case(widths, particles, batch), precision)
+        trajectory(bench, Case(widths, particles, batches[-1]), precision)
+    if not quick:
+        bench.write()
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,39 @@
+#!/usr/bin/env bash
+# All that needs a CUDA device, in calls of less than ten minutes: bench/gpu_all.sh test | sanitize | bench
+# Needs torch with CUDA, triton and pytest, and builds the engine of the CPU, to compare with.
+set -euo pipefail
+cd "$(dirname "$0")/.."
+OUT=${OUT:-build/gpu}
+mkdir -p "$OUT"
+export PYTHONPATH=$PWD
+
+build() {  # without pip: the module is put beside the sources, and kernels/ where they import it from
+  python -c "from fastsmc import _cpu" 2>"$OUT/import.log" && return
+  cmake -S . -B build/cpu -DCMAKE_BUILD_TYPE=Release -DPython_EXECUTABLE="$(command -v python)" \
+    -Dpybind11_DIR="$(python -m pybind11 --cmakedir)" -DFASTSMC_OUTPUT_DIR="$PWD/fastsmc" >"$OUT/cmake.log"
+  cmake --build build/cpu -j >>"$OUT/cmake.log"
+}
+
+test_all() { pytest -q -m gpu -p no:cacheprovider --junitxml="$OUT/gpu.xml" tests; }
+
+sanitize() {  # the smallest shapes: every access is watched
+  for tool in memcheck racecheck synccheck; do
+    compute-sanitizer --tool "$tool" --error-exitcode 1 --log-file "$OUT/$tool.log" \
+      pytest -q -m gpu -p no:cacheprovider tests/test_triton_*.py -k "not large" || tail -30 "$OUT/$tool.log"
+  done
+}
+
+bench() { python -m bench.gpu && cp bench/results/gpu.csv "$OUT/"; }
+
+nvidia-smi --query-gpu=name,driver_version --format=csv,noheader
+python -c "import torch, triton; print('torch', torch.__version__, 'triton', triton.__version__)"
+[ -e fastsmc/kernels ] || ln -s ../kernels fastsmc/kernels
+build
+for what in "${@:-test}"; do
+  case $what in
+    test) test_all ;;
+    sanitize) sanitize ;;
+    bench) bench ;;
+    *) echo "bench/gpu_all.sh: $what is not one of test, sanitize, bench" >&2; exit 2 ;;
+  esac
+done
