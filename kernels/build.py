@@ -28,4 +28,4 @@ class Build:
     registers: int = 255
     shared: int = 232_448
     tensor_cores: bool = False
-    options: dict[str, Any] = field(default_factory=dict)
+    options: dict[str, Any] = field(default_factory=EXACT.copy)

@@ -124,6 +124,20 @@ def bitwise(request):
     return _present(request.param)
 
 
+def pytest_sessionfinish(session):
+    """Hand what ran in a worker to whoever prints the summary."""
+    if hasattr(session.config, "workeroutput"):
+        session.config.workeroutput["matrix"] = [dict(_ran), _absent]
+
+
+@pytest.hookimpl(optionalhook=True)
+def pytest_testnodedown(node):
+    """Take what a worker hands over."""
+    ran, absent = getattr(node, "workeroutput", {}).get("matrix", ({}, {}))
+    _ran.update(ran)
+    _absent.update(absent)
+
+
 def pytest_terminal_summary(terminalreporter):
     states = {state.name: state.detail for state in backends.report()}
     parts = [f"{n} on {name}" + (f" ({states[name]})" if states[name] else "") for name, n in _ran.items()]

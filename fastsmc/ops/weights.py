@@ -282,7 +282,8 @@ def gather_particles(
         Where to write. It may be ``particles`` itself if ``a`` comes from `permute_ancestors`: then only the
         particles that changed are moved.
     backend, check
-        See the module.
+        See the module. Bad ancestors are refused before anything is moved; on a device, whose kernel finds them, their
+        rows are left out.
 
     Returns
     -------
