@@ -139,14 +139,23 @@ class Report:
     detail: str
 
 
+def _instruction_sets() -> str:
+    engine = import_module("fastsmc._cpu")
+    return f"instruction set {engine.simd_level()} of {', '.join(engine.simd_levels())}"
+
+
+def _triton() -> str:
+    where = "in its interpreter" if INTERPRETED else f"on {import_module('torch').cuda.get_device_name()}"
+    return f"Triton {import_module('triton').__version__} {where}"
+
+
+_DETAILS = {"cpu": _instruction_sets, "triton": _triton}
+
+
 def report() -> list[Report]:
-    """Every backend with its state here, and the instruction sets of the cpu engine."""
-
-    def detail(backend: Backend, ok: bool) -> str:
-        if backend.name != "cpu" or not ok:
-            return ""
-        engine = import_module(str(backend.module))
-        return f"instruction set {engine.simd_level()} of {', '.join(engine.simd_levels())}"
-
+    """Every backend with its state here, and what it computes with."""
     states = [(backend, *backend.available()) for backend in BACKENDS.values()]
-    return [Report(b.name, b.device, ok, reason, detail(b, ok)) for b, ok, reason in states]
+    details = [_DETAILS[b.name]() if ok and b.name in _DETAILS else "" for b, ok, _ in states]
+    return [
+        Report(b.name, b.device, ok, reason, detail) for (b, ok, reason), detail in zip(states, details, strict=True)
+    ]

@@ -77,6 +77,7 @@ def _parser() -> argparse.ArgumentParser:
         default="none",
         help="count every data point of a batch once (the default), or scale the batch up to all the data",
     )
+    train.add_argument("--device", help="such as cuda (default: the cpu)")
     train.add_argument("--move", choices=MOVES, help="default: exact moves up to 5,000 rows, sghmc beyond")
     train.add_argument(
         "--num-steps", type=_whole, default=10, help="steps of --move hmc, kinetic and sghmc (default: 10)"
@@ -166,6 +167,7 @@ def _train(args: argparse.Namespace) -> int:
         annealing=SCHEMES[args.scheme].make(fs, start, args.likelihood_scale),
         move=args.move and MOVES[args.move](fs, args.num_steps),
         num_iterations=args.iterations,
+        device=args.device,
         seed=args.seed,
     )
     result = smc.run(dataset.x_train, dataset.y_train, progress=not args.quiet)

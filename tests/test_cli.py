@@ -122,6 +122,7 @@ def test_every_scheme_takes_every_move(blobs, scheme, move):
         (["demo", "--particles", "0"], 2, "0 is not a positive whole number"),
         (["demo", "--out", "no/such/folder/d.png"], 2, "the folder of no/such/folder/d.png does not exist"),
         (["train", "digits", "--activation", "step"], 1, "step"),
+        (["train", "digits", "--device", "xpu"], 1, "device is 'xpu', but no backend reads arrays on xpu"),
         (["nothing"], 2, "nothing"),
         ([], 2, "command"),
     ],
