@@ -110,14 +110,20 @@ def _in_short(by_method: Mapping[str, Sequence[Row]], particles: int) -> str:
     faster = {
         label: middle(rows, "speedup") for label, rows in annealed.items() if rows and middle(rows, "speedup") >= ENOUGH
     }
+    by_name = {row.name: row for rows in by_method.values() for row in rows}
+
+    def why(label: str) -> str:
+        rows = annealed[label]
+        ours, full = (middle(some, "passes_to_target") for some in (rows, [by_name[row.reference] for row in rows]))
+        return f"{label} ({_times(faster[label])}: there after {ours:.3g} data passes, full batch after {full:.3g})"
+
     best = {name: min(by_method, key=lambda label: middle(by_method[label], name)) for name in ("nll", "ece")}
     whole = [
         label for label, rows in by_method.items() if min(row.distinct_ancestors_min for row in rows) >= particles / 4
     ]
     return "\n".join(
         [
-            f"- At least {ENOUGH:g}x full batch's speed to its accuracy, with its moves: "
-            f"{listed(f'{label} ({_times(ratio)})' for label, ratio in faster.items())}.",
+            f"- At least {ENOUGH:g}x full batch's speed to its accuracy, with its moves: {listed(map(why, faster))}.",
             f"- Lowest NLL: {best['nll']} ({middle(by_method[best['nll']], 'nll'):.4f}); lowest ECE: {best['ece']} "
             f"({middle(by_method[best['ece']], 'ece'):.4f}).",
             f"- No resampling left fewer than a quarter of the particles: {listed(whole)}.",

@@ -25,9 +25,10 @@ class Row:
 
     ``reference`` is full batch with the same move, or with HMC where the table has no such run, and the same seed;
     ``target`` its final test accuracy less `TOLERANCE`. ``seconds_to_target`` is when the run is first there,
-    ``seconds_to_stay`` from when on it is never below, and ``speedup`` the reference's ``seconds_to_target`` over the
-    run's: 0 where the run never gets there, NaN where there is no reference. ``ensemble_*`` is the deep ensemble when
-    the run ended, or at its own end if that was earlier.
+    ``seconds_to_stay`` from when on it is never below, ``passes_to_target`` how often it has seen the data when it is
+    first there, and ``speedup`` the reference's ``seconds_to_target`` over the run's: 0 where the run never gets there,
+    NaN where there is no reference. ``ensemble_*`` is the deep ensemble when the run ended, or at its own end if that
+    was earlier.
     """
 
     problem: str
@@ -50,6 +51,7 @@ class Row:
     target: float
     seconds_to_target: float
     seconds_to_stay: float
+    passes_to_target: float
     speedup: float
     ensemble_seconds: float
     ensemble_accuracy: float
@@ -58,6 +60,11 @@ class Row:
     ends_on: str
     notes: str
     warnings: str
+
+    @property
+    def name(self) -> str:
+        """That of the run."""
+        return f"{self.problem}/{self.method}/{self.seed}"
 
 
 def time_to_stay(seconds: np.ndarray, accuracy: np.ndarray, target: float) -> float:
@@ -106,6 +113,7 @@ def _row(run: Run, record: Record, records: Mapping[Run, Record]) -> Row:
     )
     nothing = (math.nan,) * 4
     target, first, stay, ratio = nothing if reference is None else speed_up(records[reference], record)
+    passes = float(np.interp(first, record.column("seconds"), record.column("data_passes")))
     other = nothing if ensemble is None else at(records[ensemble], record.last("seconds")).values()
     ancestors = record.column("distinct_ancestors")
     return Row(
@@ -122,7 +130,7 @@ def _row(run: Run, record: Record, records: Mapping[Run, Record]) -> Row:
         record.last("log_evidence"),
         int((ancestors == 1).sum()),
         reference.name if reference else "",
-        *(target, first, stay, ratio),
+        *(target, first, stay, passes, ratio),
         *other,
         ends_on(record),
         "; ".join(record.notes),
