@@ -115,7 +115,7 @@ class Posterior:
     @property
     def host_backend(self) -> str | None:
         """The engine for what there is one of for each particle, which is on the host."""
-        return self.backend if self.memory is arrays.HOST else None
+        return self.backend if self.memory is arrays.HOST else "cpu"
 
     def _prior_precision_beside(self, particles: Any) -> Any:
         device = arrays.device(particles)

@@ -42,16 +42,17 @@ def _forward(
     INPUT_STRIDE: tl.constexpr,
     INPUT_ACTIVATION: tl.constexpr,
     OUT_STRIDE: tl.constexpr,
+    LAYERS: tl.constexpr,
     LAYER: tl.constexpr,
     PRECISION: tl.constexpr,
     UPCAST: tl.constexpr,
 ):
     """What is kept of one layer, for a tile of samples, from what was kept of the layer before."""
-    INPUTS: tl.constexpr = LAYER[0]
-    OUTPUTS: tl.constexpr = LAYER[1]
-    UNITS: tl.constexpr = LAYER[6]
-    DEPTH: tl.constexpr = LAYER[7]
-    weight = theta + LAYER[3]
+    INPUTS: tl.constexpr = LAYERS[LAYER][0]
+    OUTPUTS: tl.constexpr = LAYERS[LAYER][1]
+    UNITS: tl.constexpr = LAYERS[LAYER][6]
+    DEPTH: tl.constexpr = LAYERS[LAYER][7]
+    weight = theta + LAYERS[LAYER][3]
     for first in range(0, OUTPUTS, UNITS):
         unit = first + tl.arange(0, UNITS)
         z = tl.zeros((row.shape[0], UNITS), tl.float32)
@@ -70,7 +71,7 @@ def _forward(
             z = product(value_of(h, INPUT_ACTIVATION), w, z, PRECISION, UPCAST)
         z += tl.load(weight + INPUTS * OUTPUTS + unit, mask=unit < OUTPUTS, other=0)[None, :]
         mask = inside[:, None] & (unit < OUTPUTS)[None, :]
-        store(out + row[:, None] * OUT_STRIDE + unit[None, :], kept_of(z, LAYER[2]), mask, UPCAST)
+        store(out + row[:, None] * OUT_STRIDE + unit[None, :], kept_of(z, LAYERS[LAYER][2]), mask, UPCAST)
 
 
 @triton.jit
@@ -86,14 +87,15 @@ def _backward(
     OUT_STRIDE: tl.constexpr,
     ACTIVATION: tl.constexpr,
     UNITS: tl.constexpr,
+    LAYERS: tl.constexpr,
     LAYER: tl.constexpr,
     PRECISION: tl.constexpr,
     UPCAST: tl.constexpr,
 ):
     """The deltas of the layer before, from those of one layer; ``ACTIVATION`` is the one between them."""
-    INPUTS: tl.constexpr = LAYER[0]
-    OUTPUTS: tl.constexpr = LAYER[1]
-    DEPTH: tl.constexpr = LAYER[8]
+    INPUTS: tl.constexpr = LAYERS[LAYER][0]
+    OUTPUTS: tl.constexpr = LAYERS[LAYER][1]
+    DEPTH: tl.constexpr = LAYERS[LAYER][8]
     for first in range(0, INPUTS, UNITS):
         unit = first + tl.arange(0, UNITS)
         mask = inside[:, None] & (unit < INPUTS)[None, :]
@@ -106,7 +108,7 @@ def _backward(
                 other=0,
             )
             w = tl.load(
-                theta + LAYER[3] + k[:, None] * INPUTS + unit[None, :],
+                theta + LAYERS[LAYER][3] + k[:, None] * INPUTS + unit[None, :],
                 mask=(k < OUTPUTS)[:, None] & (unit < INPUTS)[None, :],
                 other=0,
             )
@@ -174,7 +176,8 @@ def _mlp_kernel(
             LAYERS[0][0] if k == 0 else KEPT_STRIDE,
             INPUT_ACTIVATION if k == 0 else LAYERS[k - 1][2],
             OUTPUT_STRIDE if k == LAST else KEPT_STRIDE,
-            LAYERS[k],
+            LAYERS,
+            k,
             PRECISION,
             UPCAST,
         )
@@ -224,7 +227,8 @@ def _mlp_kernel(
                     DELTA_STRIDE,
                     LAYERS[k - 1][2],
                     LAYERS[k - 1][6],
-                    LAYERS[k],
+                    LAYERS,
+                    k,
                     PRECISION,
                     UPCAST,
                 )
@@ -242,7 +246,8 @@ def _mlp_kernel(
                     LAYERS[0][0],
                     INPUT_ACTIVATION,
                     LAYERS[0][6],
-                    LAYERS[0],
+                    LAYERS,
+                    0,
                     PRECISION,
                     UPCAST,
                 )
