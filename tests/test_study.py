@@ -211,13 +211,18 @@ def test_a_report_says_what_is_missing_and_what_collapsed(tmp_path):
 def test_a_report_says_in_short_who_is_fast_and_who_keeps_its_particles(tmp_path):
     table = {run.name: run for run in grid.table(quick=True, seeds=1)}
     curves = {
-        "digits/full-hmc/0": made([1, 60], [0.5, 0.9], nll=[2, 0.5], ece=[0.1, 0.1], distinct_ancestors=[0, 4]),
-        "digits/smooth-none-hmc/0": made([1, 6], [0.5, 0.9], nll=[2, 0.4], ece=[0.1, 0.2], distinct_ancestors=[4, 4]),
+        "digits/full-hmc/0": made(
+            *([1, 60], [0.5, 0.9]), nll=[2, 0.5], ece=[0.1, 0.1], distinct_ancestors=[0, 4], data_passes=[2, 80]
+        ),
+        "digits/smooth-none-hmc/0": made(
+            *([1, 6], [0.5, 0.9]), nll=[2, 0.4], ece=[0.1, 0.2], distinct_ancestors=[4, 4], data_passes=[2, 12]
+        ),
         "digits/ensemble/0": made([1, 2], [0.5, 0.9], nll=[2, 0.6], ece=[0.1, 0.3]),
     }
     report.write(list(table.values()), {table[name]: r for name, r in curves.items()}, [], tmp_path / "r.md")
     text = (tmp_path / "r.md").read_text()
-    assert "with its moves: smooth data annealing, hmc (10.00x).\n" in text
+    speed = "smooth data annealing, hmc (10.00x: there after 12 data passes, full batch after 80)"
+    assert f"with its moves: {speed}.\n" in text
     assert "Lowest NLL: smooth data annealing, hmc (0.4000); lowest ECE: full batch, hmc (0.1000).\n" in text
     assert "No resampling left fewer than a quarter of the particles: smooth data annealing, hmc.\n" in text
 
