@@ -4,7 +4,7 @@ TORCH ?= torch==2.13.0
 BENCH ?=
 VENV := .venv
 BIN := $(VENV)/bin
-COMPILED := tests/test_ahead_of_time.py
+PARALLEL := tests/statistics tests/test_ahead_of_time.py
 INTERPRETED := $(wildcard tests/test_triton_*.py tests/test_device.py tests/test_weights.py tests/test_hostile_arrays.py)
 ENGINE := $(wildcard csrc/*/*) CMakeLists.txt setup.py pyproject.toml
 
@@ -16,8 +16,8 @@ demo: $(VENV)/.installed
 	$(BIN)/fastsmc demo
 
 test: $(VENV)/.installed
-	$(BIN)/pytest --ignore $(COMPILED)
-	$(BIN)/pytest -n 2 $(COMPILED)
+	$(BIN)/pytest $(addprefix --ignore ,$(PARALLEL))
+	$(BIN)/pytest -n 2 $(PARALLEL)
 	TRITON_INTERPRET=1 $(BIN)/pytest -n 2 -m triton $(INTERPRETED)
 
 bench: $(VENV)/.bench
