@@ -91,8 +91,7 @@ def seconds(call: Call, repeats: int) -> float:
     wait()
     begin = time.perf_counter()
     for _ in range(repeats):
-        result = call()
-    getattr(result, "block_until_ready", wait)()
+        call()
     wait()
     return (time.perf_counter() - begin) / repeats
 

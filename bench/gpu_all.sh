@@ -17,10 +17,13 @@ build() {  # without pip: the module is put beside the sources, and kernels/ whe
 test_all() { pytest -q -m gpu -p no:cacheprovider --junitxml="$OUT/gpu.xml" tests; }
 
 sanitize() {  # the smallest shapes: every access is watched
+  local tool failed=0
   for tool in memcheck racecheck synccheck; do
     compute-sanitizer --tool "$tool" --error-exitcode 1 --log-file "$OUT/$tool.log" \
-      pytest -q -m gpu -p no:cacheprovider tests/test_triton_*.py -k "not large" || tail -30 "$OUT/$tool.log"
+      pytest -q -m "gpu and not large" -p no:cacheprovider tests/test_triton_*.py ||
+      { failed=1; tail -30 "$OUT/$tool.log"; }
   done
+  return "$failed"
 }
 
 bench() { python -m bench.gpu && cp bench/results/gpu.csv "$OUT/"; }

@@ -9,6 +9,7 @@ has done so already.
 from __future__ import annotations
 
 import sys
+from abc import ABC, abstractmethod
 from collections.abc import Callable, Sequence
 from operator import attrgetter
 from typing import Any
@@ -60,7 +61,7 @@ def kind_of(array: Any, name: str) -> Back:
     return lambda view: back(memory.put(view))
 
 
-class Memory:
+class Memory(ABC):
     """How the arrays of an engine are viewed and made."""
 
     def read(self, array: Any, name: str) -> tuple[View, Back]:
@@ -104,17 +105,17 @@ class Memory:
             raise TypeError(f"{name} has dtype {_shown(array, self.dtype(view))}; it must hold real numbers")
         return view
 
+    @abstractmethod
     def read_output(self, array: Any, name: str) -> View:
         """View an array that is to be written: its own memory, since what is written to a copy is lost."""
-        raise NotImplementedError
 
+    @abstractmethod
     def dtype(self, view: View) -> np.dtype:
         """The type of the entries, as NumPy names it."""
-        raise NotImplementedError
 
+    @abstractmethod
     def empty(self, shape: tuple[int, ...], dtype: Any) -> View:
         """New memory, to be written."""
-        raise NotImplementedError
 
     def zeros(self, shape: tuple[int, ...], dtype: Any) -> View:
         """New memory that holds zeros."""
@@ -122,44 +123,45 @@ class Memory:
         view[...] = 0
         return view
 
+    @abstractmethod
     def contiguous(self, view: View) -> View:
         """A view whose rows stand one after the other, copied if they do not."""
-        raise NotImplementedError
 
+    @abstractmethod
     def cast(self, view: View, dtype: Any) -> View:
         """The same numbers in another type, C-contiguous; itself if nothing changes."""
-        raise NotImplementedError
 
+    @abstractmethod
     def overlap(self, first: View, second: View) -> bool:
         """Whether two views may share memory."""
-        raise NotImplementedError
 
+    @abstractmethod
     def host(self, view: View) -> np.ndarray:
         """The numbers as a NumPy array."""
-        raise NotImplementedError
 
+    @abstractmethod
     def put(self, array: np.ndarray | None) -> View | None:
         """The numbers of a NumPy array as a view; None stays None."""
-        raise NotImplementedError
 
+    @abstractmethod
     def copy(self, view: View) -> View:
         """The same numbers in memory of their own."""
-        raise NotImplementedError
 
+    @abstractmethod
     def concatenate(self, views: Sequence[View]) -> View:
         """The rows of several views."""
-        raise NotImplementedError
 
+    @abstractmethod
     def energies(self, rows: View, weights: View) -> View:
         """``sum(weights * row**2) / 2`` of rows [P, d], float64 [P]."""
-        raise NotImplementedError
 
+    @abstractmethod
     def average(self, weights: np.ndarray, rows: View) -> np.ndarray:
         """``weights @ rows`` of weights [P] and rows [P, d], on the host: float64 [d]."""
-        raise NotImplementedError
 
+    @abstractmethod
     def _view(self, array: Any, name: str) -> tuple[View, Back]:
-        raise NotImplementedError
+        """An array where it is, contiguous or not, and what makes another of its kind."""
 
 
 class Host(Memory):

@@ -16,8 +16,8 @@ from fastsmc import arrays
 
 FINE = 2**62
 """What a status on a device holds, int64 [1], where all is well; else the smallest ``code << 48 | position``."""
-INTERPRETED = os.environ.get("TRITON_INTERPRET") == "1"
-"""Whether Triton's kernels run in its interpreter, on the host, as Triton decides when it is imported."""
+INTERPRETED = os.environ.get("TRITON_INTERPRET", "").lower() in ("1", "true", "on")
+"""Whether Triton's kernels run in its interpreter, on the host: what Triton makes of the variable at its import."""
 
 
 @dataclass(frozen=True)

@@ -29,9 +29,10 @@ import torch
 import triton
 import triton.language as tl
 
+from fastsmc.backends import INTERPRETED
 from fastsmc.kernels.activations import kept_of, times_slope, value_of
 from fastsmc.kernels.build import PRODUCTS, Build
-from fastsmc.kernels.dot import INTERPRETED, MEDIUM, product, store
+from fastsmc.kernels.dot import MEDIUM, product, store
 from fastsmc.kernels.update import Update, kick_and_drift
 from fastsmc.networks import Layer
 
@@ -40,6 +41,26 @@ from fastsmc.networks import Layer
 def _pixels(m, HEIGHT: tl.constexpr, WIDTH: tl.constexpr):
     """Sample, row and column of pixels that are counted through all samples."""
     return m // (HEIGHT * WIDTH), m // WIDTH % HEIGHT, m % WIDTH
+
+
+@triton.jit
+def _tile(
+    samples,
+    tiles,
+    CHANNELS: tl.constexpr,
+    HEIGHT: tl.constexpr,
+    WIDTH: tl.constexpr,
+    ROWS: tl.constexpr,
+    N: tl.constexpr,
+):
+    """A program's particle, channels and pixels: samples from ``begin`` on, rows, columns, and whether they exist."""
+    N_TILES: tl.constexpr = (CHANNELS + N - 1) // N
+    channel = tl.program_id(0) % N_TILES * N + tl.arange(0, N)
+    particle = (tl.program_id(0) // (N_TILES * tiles)).to(tl.int64)
+    first = tl.program_id(0) // N_TILES % tiles * ROWS
+    begin = first // (HEIGHT * WIDTH)
+    sample, y, x = _pixels(first - begin * (HEIGHT * WIDTH) + tl.arange(0, ROWS), HEIGHT, WIDTH)
+    return particle, channel, begin, sample, y, x, sample < samples - begin
 
 
 @triton.jit
@@ -90,14 +111,7 @@ def _forward_kernel(
     OUTPUTS: tl.constexpr = SHAPE[3]
     POOL: tl.constexpr = SHAPE[6]
     PIXELS: tl.constexpr = SHAPE[7] * SHAPE[8]
-    N_TILES: tl.constexpr = (OUTPUTS + N - 1) // N
-    n = tl.program_id(0) % N_TILES * N + tl.arange(0, N)
-    first = tl.program_id(0) // N_TILES % tiles * ROWS
-    particle = (tl.program_id(0) // (N_TILES * tiles)).to(tl.int64)
-    begin = first // PIXELS
-    m = first - begin * PIXELS + tl.arange(0, ROWS)
-    sample, y, x = _pixels(m, SHAPE[7], SHAPE[8])
-    inside = sample < samples - begin
+    particle, n, begin, sample, y, x, inside = _tile(samples, tiles, OUTPUTS, SHAPE[7], SHAPE[8], ROWS, N)
     images += (particle * image_rows + begin) * INPUTS
     weight = particles + particle * DIM + SHAPE[9]
     bias = tl.load(weight + OUTPUTS * TERMS + n, mask=n < OUTPUTS, other=0)
@@ -157,14 +171,7 @@ def _input_gradient_kernel(
     POOL: tl.constexpr = SHAPE[6]
     WIDTH: tl.constexpr = SHAPE[8]
     PIXELS: tl.constexpr = SHAPE[7] * WIDTH
-    N_TILES: tl.constexpr = (CHANNELS + N - 1) // N
-    c = tl.program_id(0) % N_TILES * N + tl.arange(0, N)
-    first = tl.program_id(0) // N_TILES % tiles * ROWS
-    particle = (tl.program_id(0) // (N_TILES * tiles)).to(tl.int64)
-    begin = first // IMAGE
-    m = first - begin * IMAGE + tl.arange(0, ROWS)
-    sample, y, x = _pixels(m, SHAPE[1], SHAPE[2])
-    inside = sample < samples - begin
+    particle, c, begin, sample, y, x, inside = _tile(samples, tiles, CHANNELS, SHAPE[1], SHAPE[2], ROWS, N)
     row = particle * samples + begin
     weight = particles + particle * DIM + SHAPE[9]
     deltas += row * (OUTPUTS * PIXELS)

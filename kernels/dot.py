@@ -18,8 +18,6 @@ HIGHEST = tl.constexpr(0)
 HIGH = tl.constexpr(1)
 MEDIUM = tl.constexpr(2)
 
-INTERPRETED: bool = triton.knobs.runtime.interpret
-
 
 @triton.jit
 def rounded(a, UPCAST: tl.constexpr):

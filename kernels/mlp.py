@@ -25,9 +25,10 @@ import torch
 import triton
 import triton.language as tl
 
+from fastsmc.backends import INTERPRETED
 from fastsmc.kernels.activations import IDENTITY, kept_of, times_slope, value_of
 from fastsmc.kernels.build import PRODUCTS, Build
-from fastsmc.kernels.dot import INTERPRETED, MEDIUM, product, store
+from fastsmc.kernels.dot import MEDIUM, product, store
 from fastsmc.kernels.losses import CATEGORICAL, FINE, bad_labels, loss
 from fastsmc.networks import Layer
 

@@ -2,7 +2,7 @@
 
 Counts are integer atomics, whose order does not matter. The permutation gives every survivor its own slot, and the k-th
 vacant slot the k-th further copy: one prefix sum counts both (`fastsmc.kernels.scan`), and vacant slots search it. Up
-to `Cut.alone` particles that is one launch, else five.
+to `Cut.alone` particles that is one launch, else four.
 """
 
 from __future__ import annotations

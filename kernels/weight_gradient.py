@@ -18,9 +18,10 @@ import torch
 import triton
 import triton.language as tl
 
+from fastsmc.backends import INTERPRETED
 from fastsmc.kernels.activations import value_of
 from fastsmc.kernels.build import PRODUCTS, Build
-from fastsmc.kernels.dot import INTERPRETED, MEDIUM, product
+from fastsmc.kernels.dot import MEDIUM, product
 from fastsmc.kernels.update import Update, kick_and_drift
 
 

@@ -75,12 +75,7 @@ def test_the_value_without_the_gradient_is_the_same(shape):
 
 @every_shape
 def test_each_particle_alone_gives_the_same_bits(shape):
-    problem = Problem(shape, "relu")
-    theta, together = problem.theta, problem.by_triton()
-    for p in range(len(theta)):
-        problem.theta = theta[p : p + 1]
-        *alone, _ = problem.by_triton()
-        assert all(np.array_equal(part[0], whole[p]) for part, whole in zip(alone, together[:3], strict=True))
+    test_triton_mlp.each_particle_alone_gives_the_same_bits(Problem(shape, "relu"))
 
 
 @every_activation

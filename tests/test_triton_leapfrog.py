@@ -1,7 +1,5 @@
 """The Triton engine's random numbers, leapfrog steps and trajectories, in Triton's interpreter or on a GPU."""
 
-import os
-
 import numpy as np
 import pytest
 import torch
@@ -9,14 +7,14 @@ from test_update import EPS, NAMES, STEP, by_formula, noise_of, scale_of, state
 
 import fastsmc as fs
 from fastsmc import random, reference
+from fastsmc.backends import INTERPRETED
 
-INTERPRETED = os.environ.get("TRITON_INTERPRET") == "1"
 if not (INTERPRETED or torch.cuda.is_available()):
     pytest.skip("Triton kernels need a GPU, or TRITON_INTERPRET=1", allow_module_level=True)
 
-from fastsmc.kernels import leapfrog, philox  # noqa: E402
-from fastsmc.kernels.evaluation import log_likelihood  # noqa: E402
-from fastsmc.kernels.mlp import Tiles  # noqa: E402
+from fastsmc.kernels import leapfrog, philox
+from fastsmc.kernels.evaluation import log_likelihood
+from fastsmc.kernels.mlp import Tiles
 
 DEVICE = "cpu" if INTERPRETED else "cuda"
 ONES, ONES64 = 2**32 - 1, 2**64 - 1

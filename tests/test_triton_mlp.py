@@ -1,7 +1,5 @@
 """The Triton engine's densities, in Triton's interpreter or on a GPU."""
 
-import os
-
 import numpy as np
 import problems
 import pytest
@@ -10,21 +8,21 @@ import torch
 from problems import as_exact_as
 
 import fastsmc as fs
+from fastsmc.backends import INTERPRETED
 from fastsmc.likelihoods import LIKELIHOODS
 from fastsmc.networks import ACTIVATIONS
 from fastsmc.ops import PRECISIONS
 
-INTERPRETED = os.environ.get("TRITON_INTERPRET") == "1"
 if not (INTERPRETED or torch.cuda.is_available()):
     pytest.skip("Triton kernels need a GPU, or TRITON_INTERPRET=1", allow_module_level=True)
 
-import triton  # noqa: E402
-import triton.language as tl  # noqa: E402
+import triton
+import triton.language as tl
 
-from fastsmc.kernels import elementary  # noqa: E402
-from fastsmc.kernels.evaluation import log_likelihood, network_outputs, precision_in_use  # noqa: E402
-from fastsmc.kernels.losses import FINE  # noqa: E402
-from fastsmc.kernels.mlp import Tiles, choose_tiles  # noqa: E402
+from fastsmc.kernels import elementary
+from fastsmc.kernels.evaluation import log_likelihood, network_outputs, precision_in_use
+from fastsmc.kernels.losses import FINE
+from fastsmc.kernels.mlp import Tiles, choose_tiles
 
 DEVICE = "cpu" if INTERPRETED else "cuda"
 ODD = "odd widths"
@@ -123,15 +121,18 @@ def test_the_value_without_the_gradient_is_the_same(shape):
     assert np.array_equal(problem.by_triton(with_grad=False)[0], problem.by_triton()[0])
 
 
-@every_shape
-def test_each_particle_alone_gives_the_same_bits(shape):
-    problem = Problem(shape, "relu")
+def each_particle_alone_gives_the_same_bits(problem):
     theta, together = problem.theta, problem.by_triton()
     assert all(map(np.array_equal, problem.by_triton(), together))
     for p in range(len(theta)):
         problem.theta = theta[p : p + 1]
         *alone, _ = problem.by_triton()
         assert all(np.array_equal(part[0], whole[p]) for part, whole in zip(alone, together[:3], strict=True))
+
+
+@every_shape
+def test_each_particle_alone_gives_the_same_bits(shape):
+    each_particle_alone_gives_the_same_bits(Problem(shape, "relu"))
 
 
 @every_likelihood

@@ -1,16 +1,15 @@
 """Weights, resampling and gathering in Triton: on a GPU, or under TRITON_INTERPRET=1 on tiny shapes."""
 
-import os
-
 import numpy as np
 import pytest
 
 import fastsmc as fs
 from fastsmc import ops, reference
+from fastsmc.backends import INTERPRETED
 
 torch = pytest.importorskip("torch")
 triton = pytest.importorskip("triton")
-if not (torch.cuda.is_available() or os.environ.get("TRITON_INTERPRET") == "1"):
+if not (torch.cuda.is_available() or INTERPRETED):
     pytest.skip("no GPU, and TRITON_INTERPRET is not 1", allow_module_level=True)
 
 import triton.language as tl  # noqa: E402

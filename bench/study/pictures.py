@@ -15,6 +15,7 @@ from fastsmc.plotting import PALETTE, figure_of
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
+    from matplotlib.figure import Figure
 
 Records = Mapping[Run, Record]
 MARKERS = {"hmc": "o", "mala": "s", "langevin": "^", "kinetic": "D", "sghmc": "v"}
@@ -56,6 +57,16 @@ def _legend(panel: Axes) -> None:
     panel.legend(handles.values(), handles, frameon=False, fontsize=7)
 
 
+def _save(figure: Figure, path: Path, dpi: float | str = "figure") -> None:
+    """With a palette of 64 colours: the repository keeps these pictures."""
+    from PIL import Image  # comes with matplotlib
+
+    figure.savefig(path, dpi=dpi)
+    with Image.open(path) as picture:
+        small = picture.convert("RGB").quantize(64)
+    small.save(path, optimize=True)
+
+
 def _curves(title: str, records: Records, styles: dict[str, dict], path: Path) -> None:
     moves = list(dict.fromkeys(run.method.move or "hmc" for run in records))
     figure, panels = figure_of(title, 2, len(moves))
@@ -70,7 +81,7 @@ def _curves(title: str, records: Records, styles: dict[str, dict], path: Path) -
         accuracy.set(title=f"Test accuracy, {move}", xscale="log", ylim=(max(0.0, good), min(1.0, max(finals) + 0.01)))
         nll.set(title=f"Test NLL, {move}", xscale="log", xlabel="seconds", yscale="log")
         _legend(accuracy)
-    figure.savefig(path, dpi=90)  # wide
+    _save(figure, path, dpi=90)  # wide
 
 
 def _schedules(title: str, records: Records, styles: dict[str, dict], path: Path) -> None:
@@ -84,7 +95,7 @@ def _schedules(title: str, records: Records, styles: dict[str, dict], path: Path
     temperature.set(title="Temperature", xlabel="data passes", xscale="log", yscale="log")
     temperature.set_ylim(top=1.5)
     _legend(batch)
-    figure.savefig(path)
+    _save(figure, path)
 
 
 def _frontier(title: str, records: Records, styles: dict[str, dict], path: Path) -> None:
@@ -102,7 +113,7 @@ def _frontier(title: str, records: Records, styles: dict[str, dict], path: Path)
     figure.legend(handles.values(), handles, loc="outside right upper", frameon=False, fontsize=7)
     marks = ", ".join(f"{marker} {move}" for move, marker in zip(MARKERS, "●■▲◆▼", strict=True))
     panels[1].text(0.98, 0.96, marks, transform=panels[1].transAxes, ha="right", fontsize=7)
-    figure.savefig(path)
+    _save(figure, path)
 
 
 def _calibration(title: str, records: Records, styles: dict[str, dict], path: Path) -> None:
@@ -117,4 +128,4 @@ def _calibration(title: str, records: Records, styles: dict[str, dict], path: Pa
     panel.set(title="Calibration", xlabel="confidence", ylabel="accuracy", xlim=(0, 1), ylim=(0, 1))
     counts.set(title="Share of predictions", xlabel="confidence", xlim=(0, 1), yscale="log")
     _legend(counts)
-    figure.savefig(path)
+    _save(figure, path)

@@ -282,8 +282,7 @@ def gather_particles(
         Where to write. It may be ``particles`` itself if ``a`` comes from `permute_ancestors`: then only the
         particles that changed are moved.
     backend, check
-        See the module. Bad ancestors are refused before anything is moved; on a device, whose kernel finds them, their
-        rows are left out.
+        See the module. Nothing is moved where an ancestor is bad.
 
     Returns
     -------
