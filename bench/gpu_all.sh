@@ -1,5 +1,5 @@
 #!/usr/bin/env bash
-# All that needs a CUDA device, in calls of less than ten minutes: bench/gpu_all.sh test | sanitize | bench
+# All that needs a CUDA device, in calls of less than ten minutes: bench/gpu_all.sh test | sanitize | tune | bench
 # Needs torch with CUDA, triton and pytest, and builds the engine of the CPU, to compare with.
 set -euo pipefail
 cd "$(dirname "$0")/.."
@@ -26,6 +26,8 @@ sanitize() {  # the smallest shapes: every access is watched
   return "$failed"
 }
 
+tune() { python -m bench.gpu_tune && cp kernels/tiles.csv "$OUT/"; }
+
 bench() { python -m bench.gpu && cp bench/results/gpu.csv "$OUT/"; }
 
 nvidia-smi --query-gpu=name,driver_version --format=csv,noheader
@@ -36,7 +38,8 @@ for what in "${@:-test}"; do
   case $what in
     test) test_all ;;
     sanitize) sanitize ;;
+    tune) tune ;;
     bench) bench ;;
-    *) echo "bench/gpu_all.sh: $what is not one of test, sanitize, bench" >&2; exit 2 ;;
+    *) echo "bench/gpu_all.sh: $what is not one of test, sanitize, tune, bench" >&2; exit 2 ;;
   esac
 done

@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import takewhile
 from typing import NamedTuple
 
@@ -24,9 +24,10 @@ from fastsmc.kernels.activations import IDENTITY
 from fastsmc.kernels.convolution import Convolution, Features
 from fastsmc.kernels.dot import MEDIUM
 from fastsmc.kernels.losses import CATEGORICAL, GAUSSIAN
-from fastsmc.kernels.mlp import Data, Rows, Stack, Tiles, aligned, choose_tiles, dense_stack, through
+from fastsmc.kernels.mlp import Data, Rows, Stack, aligned, dense_stack, through
 from fastsmc.kernels.rows import new_status
 from fastsmc.kernels.sums import add_slices
+from fastsmc.kernels.tiles import Tiles, choose_tiles
 from fastsmc.kernels.update import Update
 from fastsmc.kernels.weight_gradient import Weights, weight_gradient
 from fastsmc.networks import Layer
@@ -83,8 +84,8 @@ class Evaluation:
 
     @classmethod
     def of(cls, layers: np.ndarray, precision: int, data: Data, tiles: Tiles | None = None) -> Evaluation:
-        """With the usual tiles, and x rounded once for all particles where products round it anyhow."""
-        tiles = tiles or choose_tiles(precision, data.samples)
+        """With the usual tiles unless others are given."""
+        tiles = tiles or choose_tiles(precision, data.samples, data.x.device)
         table = [Layer(*map(int, row)) for row in layers]
         dim = sum(math.prod(layer.weight_shape) + layer.out_channels for layer in table)
         convolutions, begin = [], 0
@@ -94,9 +95,15 @@ class Evaluation:
         if len(convolutions) == len(table):
             raise NotImplementedError("layers ends with a convolution; the triton engine needs a dense layer there")
         stack = dense_stack(layers[len(convolutions) :], tiles, begin, dim)
-        if precision == MEDIUM.value:
-            data = data._replace(x=data.x.to(torch.bfloat16))
         return cls(tuple(convolutions), stack, tiles, data, precision)
+
+    def rounded(self) -> Evaluation:
+        """The same with x rounded once for all particles, where products round it anyhow."""
+        return replace(self, data=self.data._replace(x=self.data.x.to(self.dtype)))
+
+    def weighted(self, weights: torch.Tensor | None) -> Evaluation:
+        """The same with other weights of the samples."""
+        return replace(self, data=self.data._replace(weights=weights))
 
     @property
     def dtype(self) -> torch.dtype:
@@ -138,11 +145,25 @@ class Evaluation:
         """Those of convolutions, which come first in a particle."""
         return self.stack.layers[0].begin
 
-    def _parts(self, particles: int) -> Iterator[Part]:
-        """The chunks of each group of particles in turn; only the groups depend on the number of particles."""
+    @property
+    def _particle(self) -> int:
+        """Bytes of scratch for a particle."""
         dense = 0 if self._dense_in_one else self.stack.dim * triton.cdiv(self.chunk, self.tiles.slice)
         images = 0 if self.in_one else self._image_weights * triton.cdiv(self.chunk, self._image_slice)
-        group = max(1, self.tiles.scratch // (self.chunk * self._row + 4 * (dense + images)))
+        return self.chunk * self._row + 4 * (dense + images)
+
+    @property
+    def _group(self) -> int:
+        """Particles in scratch at a time."""
+        return max(1, self.tiles.scratch // self._particle)
+
+    def scratch(self, particles: int) -> int:
+        """Bytes that so many particles take at a time."""
+        return min(particles, self._group) * self._particle
+
+    def _parts(self, particles: int) -> Iterator[Part]:
+        """The chunks of each group of particles in turn; only the groups depend on the number of particles."""
+        group = self._group
         for first in range(0, particles, group):
             for begin in range(0, self.data.samples, self.chunk):
                 end = min(begin + self.chunk, self.data.samples)
@@ -296,7 +317,7 @@ def log_likelihood(
     tiles: Tiles | None = None,
 ) -> torch.Tensor | None:
     """Log-likelihood [P] of every particle, and its gradient [P, d] if it is asked for."""
-    evaluation = Evaluation.of(layers, precision, Data(x, y, weights, likelihood, noise), tiles)
+    evaluation = Evaluation.of(layers, precision, Data(x, y, weights, likelihood, noise), tiles).rounded()
     status = evaluation.status()
     evaluation.log_likelihood(particles, status, log_likelihood, grad)
     return status
@@ -312,7 +333,7 @@ def network_outputs(
     tiles: Tiles | None = None,
 ) -> None:
     """Outputs [P, B, K] of every particle's network."""
-    Evaluation.of(layers, precision, Data(x), tiles).network_outputs(particles, outputs)
+    Evaluation.of(layers, precision, Data(x), tiles).rounded().network_outputs(particles, outputs)
 
 
 def precision_in_use(layers: np.ndarray, precision: int) -> int:

@@ -6,11 +6,14 @@ particle's weights; its three energies are summed in float64.
 
 A trajectory begins and ends with this kernel, since energies are wanted there; between them the gradient kernel itself
 moves the weights (`fastsmc.kernels.weight_gradient`), where one launch sums a whole gradient. Everything that varies
-from one trajectory to the next is read from the device, so that a captured graph can be replayed.
+from one trajectory to the next is read from the device, so that it can be replayed as a graph
+(`fastsmc.kernels.graphs`).
 """
 
 from __future__ import annotations
 
+import math
+from functools import partial
 from typing import NamedTuple
 
 import numpy as np
@@ -20,10 +23,12 @@ import triton.language as tl
 
 from fastsmc.kernels.build import EXACT, Build
 from fastsmc.kernels.evaluation import Evaluation
-from fastsmc.kernels.mlp import Data, Tiles
-from fastsmc.kernels.philox import key_tensor, normals
+from fastsmc.kernels.graphs import GRAPHS, Graphs, place
+from fastsmc.kernels.mlp import Data
+from fastsmc.kernels.philox import KEY, key_tensor, normals, signed, write_key
 from fastsmc.kernels.sums import add_slices
-from fastsmc.kernels.update import Update, drifted, kicked, plan_tensor, refreshed
+from fastsmc.kernels.tiles import Tiles
+from fastsmc.kernels.update import PLAN, Update, drifted, kicked, plan_tensor, refreshed, write_plan
 
 _BLOCK = 1024
 _WARPS = 4
@@ -131,37 +136,58 @@ def leapfrog(
     step(State(particles, momentum, grad, precision, scale), noise, out, energies, plan, key)
 
 
-class Plans(NamedTuple):
-    """The steps of a trajectory on the device, first, inner and last; and the key of its refreshment, if any."""
+_SIZES = ("size", "likelihood_scale", "persistence", "deviation")
+_NAMES = ("seed", "iteration", "stream", "first_slot")
 
-    first: torch.Tensor
-    inner: torch.Tensor
-    last: torch.Tensor
+
+@triton.jit(do_not_specialize=[*_SIZES, *_NAMES])
+def _plans_kernel(plans, key, size, likelihood_scale, persistence, deviation, seed, iteration, stream, first_slot):
+    """The three plans of a trajectory, and the key of its refreshment if there is one."""
+    write_plan(plans, 0.5 * size, size, likelihood_scale, persistence, deviation)
+    write_plan(plans + PLAN, size, size, likelihood_scale, persistence, deviation)
+    write_plan(plans + 2 * PLAN, 0.5 * size, 0.0, likelihood_scale, persistence, deviation)
+    if key is not None:
+        write_key(key, seed, iteration, stream, first_slot)
+
+
+class Terms(NamedTuple):
+    """What differs from one trajectory of a batch to the next, and is small.
+
+    Weights [B] of the samples or None; scale [d] or None; the plans of the first step, the inner ones and the last; the
+    key of the refreshment or None.
+    """
+
+    weights: torch.Tensor | None
+    scale: torch.Tensor | None
+    plans: torch.Tensor
     key: torch.Tensor | None
 
 
-def steps(
-    evaluation: Evaluation,
-    state: State,
-    num_steps: int,
-    plans: Plans,
-    status: torch.Tensor | None,
-    total: torch.Tensor,
-    start: torch.Tensor,
-    end: torch.Tensor,
-) -> None:
+class Ends(NamedTuple):
+    """What a trajectory tells: log-likelihood [P] at its end, energies [P, 3] at its start and its end."""
+
+    total: torch.Tensor
+    start: torch.Tensor
+    end: torch.Tensor
+
+
+def steps(evaluation: Evaluation, state: State, num_steps: int, terms: Terms, ends: Ends) -> torch.Tensor | None:
     """A trajectory by plans on the device, in place: half a kick and a drift, then a gradient and a kick each time."""
-    particles, momentum, grad, prior_precision, scale = state
-    step(state, None, particles, start, plans.first, plans.key)
-    update = Update(particles, momentum, prior_precision, scale, plans.inner)
+    evaluation = evaluation.weighted(terms.weights).rounded()
+    particles, momentum, grad, prior_precision, scale = state = state._replace(scale=terms.scale)
+    first, inner, last = terms.plans
+    status = evaluation.status()
+    step(state, None, particles, ends.start, first, terms.key)
+    update = Update(particles, momentum, prior_precision, scale, inner)
     for _ in range(num_steps - 1):
         if evaluation.in_one:
             evaluation.log_likelihood(particles, status, None, update=update)
         else:
             evaluation.log_likelihood(particles, status, None, grad)
-            step(state, None, particles, end, plans.inner, None)
-    evaluation.log_likelihood(particles, status, total, grad)
-    step(state, None, particles, end, plans.last, None)
+            step(state, None, particles, ends.end, inner, None)
+    evaluation.log_likelihood(particles, status, ends.total, grad)
+    step(state, None, particles, ends.end, last, None)
+    return status
 
 
 def trajectory(
@@ -191,21 +217,23 @@ def trajectory(
     first_slot: int,
     *,
     tiles: Tiles | None = None,
+    graphs: Graphs = GRAPHS,
 ) -> torch.Tensor | None:
     """Half a kick and a drift, then the gradient and a kick after every drift, to the same bits as one by one."""
+    device = particles.device
+    plans = torch.empty(3, PLAN.value, dtype=torch.float32, device=device)
+    key = torch.empty(KEY.value, dtype=torch.int64, device=device) if refresh else None
+    deviation = math.sqrt(1 - persistence**2)
+    numbers = map(float, (step_size, likelihood_scale, persistence, deviation))
+    _plans_kernel[(1,)](plans, key, *numbers, signed(seed), iteration, stream, first_slot)
+
     evaluation = Evaluation.of(layers, precision, Data(x, y, weights, likelihood, noise), tiles)
-    device, status = particles.device, evaluation.status()
-    half = step_size / 2
-    plans = Plans(
-        *(
-            plan_tensor(kick, drift, likelihood_scale, persistence, device)
-            for kick, drift in ((half, step_size), (step_size, step_size), (half, 0.0))
-        ),
-        key_tensor(seed, iteration, stream, first_slot, device) if refresh else None,
-    )
     state = State(particles, momentum, grad, prior_precision, scale)
-    steps(evaluation, state, num_steps, plans, status, total, start, end)
-    return status
+    places = map(place, (particles, momentum, grad, x, y, prior_precision))
+    name = (layers.tobytes(), precision, likelihood, noise, tiles, num_steps, *places)
+    work = partial(steps, evaluation, state, num_steps)
+    scratch = evaluation.scratch(len(particles))
+    return graphs.run(name, scratch, work, Terms(weights, scale, plans, key), Ends(total, start, end))
 
 
 def _build(name: str, absent: tuple[str, ...], registers: int) -> Build:
@@ -222,4 +250,12 @@ BUILDS = (
     _build("leapfrog step, scaled", ("noise", "key"), 72),
     _build("leapfrog step, refreshed", ("scale", "noise"), 80),
     _build("leapfrog step, scaled and refreshed", (), 96),
+    Build(
+        "the plans of a trajectory",
+        _plans_kernel,
+        {"plans": "*fp32", "key": "*i64"} | dict.fromkeys(_SIZES, "fp32") | dict.fromkeys(_NAMES, "i64"),
+        {},
+        registers=24,
+        shared=0,
+    ),
 )

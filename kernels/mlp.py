@@ -30,6 +30,7 @@ from fastsmc.kernels.activations import IDENTITY, kept_of, times_slope, value_of
 from fastsmc.kernels.build import PRODUCTS, Build
 from fastsmc.kernels.dot import MEDIUM, product, store
 from fastsmc.kernels.losses import CATEGORICAL, FINE, bad_labels, loss
+from fastsmc.kernels.tiles import Tiles, choose_tiles, power_of_two
 from fastsmc.networks import Layer
 
 
@@ -254,53 +255,6 @@ def _mlp_kernel(
                 )
 
 
-@dataclass(frozen=True)
-class Tiles:
-    """How the work is cut, and by that the order of sums; ``scratch`` decides it only if no chunk of a particle fits.
-
-    Parameters
-    ----------
-    samples, units, depth
-        The largest tile of a layer: samples by units, summed over ``depth`` inputs at a time.
-    warps, stages
-        Of the kernel that goes through the network.
-    slice
-        Samples whose weight gradients are summed in one go, in dense layers.
-    pixels, image_slices
-        The same in convolutions: so many pooled pixels, or more if there would be too many slices.
-    chunk
-        Samples that are in scratch at a time, at most; a multiple of ``slice``.
-    scratch
-        Bytes, unless one particle and one tile need more.
-    """
-
-    samples: int = 64
-    units: int = 128
-    depth: int = 32
-    warps: int = 4
-    stages: int = 3
-    slice: int = 4096
-    pixels: int = 1024
-    image_slices: int = 128
-    chunk: int = 65536
-    scratch: int = 1 << 30
-
-
-def choose_tiles(precision: int, samples: int) -> Tiles:
-    """The tiles for a precision and a batch.
-
-    As large as registers allow, for every row of x meets every weight; and slices as short as exact sums in float32
-    need, since each costs a pass over the weights.
-    """
-    most, depth, warps, summed = ((64, 16, 4, 1024), (128, 16, 8, 2048), (128, 64, 8, 4096))[precision]
-    return Tiles(samples=min(most, _tile(samples)), depth=depth, warps=warps, slice=summed)
-
-
-def _tile(size: int, most: int = 1 << 30) -> int:
-    """The power of two that covers a size: at least 16, as tensor cores need, and at most ``most``."""
-    return max(16, min(triton.next_power_of_2(size), most))
-
-
 class Place(NamedTuple):
     """A dense layer as kernels know it, by position: where its parts are, and its tiles.
 
@@ -349,7 +303,11 @@ def dense_stack(layers: np.ndarray, tiles: Tiles, first: int = 0, dim: int | Non
                 "layers has a convolution behind a dense layer; the triton engine needs it in front"
             )
         inputs, outputs = layer.num_inputs, layer.num_outputs
-        cut = (_tile(outputs, tiles.units), _tile(inputs, tiles.depth), _tile(outputs, tiles.depth))
+        cut = (
+            power_of_two(outputs, tiles.units),
+            power_of_two(inputs, tiles.depth),
+            power_of_two(outputs, tiles.depth),
+        )
         places.append(Place(inputs, outputs, layer.activation, begin, kept, deltas, *cut))
         begin += (inputs + 1) * outputs
         last = len(places) == len(layers)

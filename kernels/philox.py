@@ -73,19 +73,33 @@ def _random_kernel(out, key, numbers, programs, KIND: tl.constexpr, BLOCKS: tl.c
     tl.store(out + slot * numbers + at, made, mask=at < numbers)
 
 
-@triton.jit(do_not_specialize=["seed", "iteration", "stream", "first_slot"])
-def _key_kernel(key, seed, iteration, stream, first_slot):
+KEY = tl.constexpr(4)
+"""Numbers of a key."""
+
+
+@triton.jit
+def write_key(key, seed, iteration, stream, first_slot):
+    """The names of random numbers."""
     tl.store(key, seed.to(tl.int64))
     tl.store(key + 1, iteration.to(tl.int64))
     tl.store(key + 2, stream.to(tl.int64))
     tl.store(key + 3, first_slot.to(tl.int64))
 
 
+@triton.jit(do_not_specialize=["seed", "iteration", "stream", "first_slot"])
+def _key_kernel(key, seed, iteration, stream, first_slot):
+    write_key(key, seed, iteration, stream, first_slot)
+
+
+def signed(seed: int) -> int:
+    """The integer of the same 64 bits that int64 holds."""
+    return seed - (seed >> 63 << 64)
+
+
 def key_tensor(seed: int, iteration: int, stream: int, first_slot: int, device: torch.device) -> torch.Tensor:
     """The names of random numbers on the device, int64 [4], without a copy from the host."""
-    key = torch.empty(4, dtype=torch.int64, device=device)
-    signed = seed - (seed >> 63 << 64)  # the same 64 bits
-    _key_kernel[(1,)](key, signed, iteration, stream, first_slot)
+    key = torch.empty(KEY.value, dtype=torch.int64, device=device)
+    _key_kernel[(1,)](key, signed(seed), iteration, stream, first_slot)
     return key
 
 

@@ -5,7 +5,7 @@
     theta = theta + drift s v
 
 Every product that is added is a fused one by name, so that both kernels give the same bits. The numbers of a step are
-read from a plan on the device, float32 [5].
+read from a plan on the device, float32 [8], the first five.
 """
 
 from __future__ import annotations
@@ -65,8 +65,13 @@ class Update(NamedTuple):
         return self._replace(particles=self.particles[group], momentum=self.momentum[group])
 
 
-@triton.jit(do_not_specialize=["kick", "drift", "likelihood_scale", "persistence", "deviation"])
-def _plan_kernel(plan, kick, drift, likelihood_scale, persistence, deviation):
+PLAN = tl.constexpr(8)
+"""Numbers from one plan to the next: five, and what keeps them aligned."""
+
+
+@triton.jit
+def write_plan(plan, kick, drift, likelihood_scale, persistence, deviation):
+    """The numbers of a step; the last is what keeps momentum standard normal."""
     tl.store(plan, kick)
     tl.store(plan + 1, drift)
     tl.store(plan + 2, likelihood_scale)
@@ -74,11 +79,16 @@ def _plan_kernel(plan, kick, drift, likelihood_scale, persistence, deviation):
     tl.store(plan + 4, deviation)
 
 
+@triton.jit(do_not_specialize=["kick", "drift", "likelihood_scale", "persistence", "deviation"])
+def _plan_kernel(plan, kick, drift, likelihood_scale, persistence, deviation):
+    write_plan(plan, kick, drift, likelihood_scale, persistence, deviation)
+
+
 def plan_tensor(
     kick: float, drift: float, likelihood_scale: float, persistence: float, device: torch.device
 ) -> torch.Tensor:
-    """The numbers of a step on the device, without a copy from the host; the last is what keeps v standard normal."""
-    plan = torch.empty(5, dtype=torch.float32, device=device)
+    """The numbers of a step on the device, without a copy from the host."""
+    plan = torch.empty(PLAN.value, dtype=torch.float32, device=device)
     deviation = math.sqrt(1 - persistence**2)
     _plan_kernel[(1,)](plan, *map(float, (kick, drift, likelihood_scale, persistence, deviation)))
     return plan

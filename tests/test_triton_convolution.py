@@ -12,7 +12,7 @@ from test_triton_mlp import DEVICE, USUAL, every_activation, every_precision, is
 
 import fastsmc as fs
 from fastsmc.kernels.evaluation import network_outputs
-from fastsmc.kernels.mlp import Tiles
+from fastsmc.kernels.tiles import Tiles
 from fastsmc.networks import convolution, dense
 
 ODD = "odd everything"

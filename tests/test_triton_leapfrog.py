@@ -14,7 +14,7 @@ if not (INTERPRETED or torch.cuda.is_available()):
 
 from fastsmc.kernels import leapfrog, philox
 from fastsmc.kernels.evaluation import log_likelihood
-from fastsmc.kernels.mlp import Tiles
+from fastsmc.kernels.tiles import Tiles
 
 DEVICE = "cpu" if INTERPRETED else "cuda"
 ONES, ONES64 = 2**32 - 1, 2**64 - 1

@@ -19,10 +19,10 @@ if not (INTERPRETED or torch.cuda.is_available()):
 import triton
 import triton.language as tl
 
-from fastsmc.kernels import elementary
+from fastsmc.kernels import elementary, tiles
 from fastsmc.kernels.evaluation import log_likelihood, network_outputs, precision_in_use
 from fastsmc.kernels.losses import FINE
-from fastsmc.kernels.mlp import Tiles, choose_tiles
+from fastsmc.kernels.tiles import Measured, Tiles, choose_tiles
 
 DEVICE = "cpu" if INTERPRETED else "cuda"
 ODD = "odd widths"
@@ -195,6 +195,23 @@ def test_tiles_follow_from_shapes():
         assert choose_tiles(precision, 1).samples == 16
         assert choose_tiles(precision, 20).samples == 32
         assert choose_tiles(precision, 10**6) == choose_tiles(precision, 128)
+
+
+def test_tiles_that_were_measured_on_a_card_are_taken_there(monkeypatch):
+    lines = [Measured("9.0", 1, batch, 32, depth, 4, 2) for batch, depth in ((64, 16), (256, 32), (1000, 64))]
+    monkeypatch.setattr(tiles, "_table", lambda: tuple(lines))
+    monkeypatch.setattr(tiles, "capability", lambda device: device)
+    assert [choose_tiles(1, batch, "9.0").depth for batch in (1, 64, 65, 300, 9999)] == [16, 16, 32, 64, 64]
+    best = choose_tiles(1, 300, "9.0")
+    assert (best.samples, best.warps, best.stages, best.slice) == (32, 4, 2, choose_tiles(1, 300).slice)
+    assert choose_tiles(1, 20, "9.0").samples == 32
+    assert choose_tiles(1, 10, "9.0").samples == 16
+    for precision, card in ((0, "9.0"), (1, "8.0")):
+        assert choose_tiles(precision, 300, card) == choose_tiles(precision, 300)
+
+
+def test_the_table_of_tiles_can_be_read():
+    assert all(line.samples >= 16 and line.depth >= 16 for line in tiles._table())
 
 
 def to_tf32(a):

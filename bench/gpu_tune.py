@@ -1,0 +1,87 @@
+"""``python -m bench.gpu_tune``: the fastest tiles of a network's kernel on this card, for kernels/tiles.csv.
+
+Every choice is compiled, compared with the default's result, and timed against it in turn; those that the card refuses
+are passed over. The lines of other cards stay as they are.
+"""
+
+from __future__ import annotations
+
+import csv
+from collections.abc import Iterator
+from dataclasses import asdict, replace
+from functools import partial
+from itertools import product
+from statistics import median
+
+import torch
+from rich.console import Console
+from triton import CompilationError, OutOfResources
+
+import fastsmc as fs
+from bench.gpu import WIDTHS, machine, on_device, seconds
+from bench.harness import write_csv
+from bench.mlp_gradient import Case, problem
+from fastsmc.kernels.evaluation import log_likelihood
+from fastsmc.kernels.tiles import TABLE, Measured, Tiles, capability, choose_tiles
+
+BATCHES, PARTICLES = (64, 256, 1000), 256
+ROUNDS, REPEATS = 7, 5
+SAMPLES, DEPTHS, WARPS, STAGES = (32, 64, 128), (16, 32, 64), (4, 8), (2, 3)
+GAIN = 0.97
+"""Of the default's time: what is not faster than that is noise."""
+
+
+def choices(default: Tiles) -> Iterator[Tiles]:
+    """What may be faster; slices, and by that what is lost in sums, stay as they are."""
+    for samples, depth, warps, stages in product(SAMPLES, DEPTHS, WARPS, STAGES):
+        if samples <= max(default.samples, 64):
+            yield replace(default, samples=samples, depth=depth, warps=warps, stages=stages)
+
+
+def tune(batch: int, precision: int) -> dict[str, object] | None:
+    """The line of a batch and a precision, or None where no choice beats the default."""
+    theta, x, y = on_device(*problem(Case(WIDTHS, PARTICLES, batch)))
+    post = fs.Posterior(fs.MLP(WIDTHS))
+    total, grad = theta.new_empty(len(theta), dtype=torch.float64), torch.empty_like(theta)
+    arrays = (theta, x, y, None, total, grad)
+    model = post.network.layer_table, post.likelihood.code, post.likelihood.noise, precision
+    default = choose_tiles(precision, batch)
+    run = partial(log_likelihood, *model, *arrays)
+    run(tiles=default)
+    expected = total.clone()
+    best, fastest = None, None
+    for tiles in choices(default):
+        try:
+            run(tiles=tiles)
+        except (CompilationError, OutOfResources):
+            continue
+        if not torch.allclose(total, expected, rtol=1e-3):
+            raise AssertionError(f"{tiles}: log-likelihoods differ from those of {default}")
+        rounds = [[seconds(partial(run, tiles=t), REPEATS) for t in (tiles, default)] for _ in range(ROUNDS)]
+        ours, theirs = map(median, zip(*rounds, strict=True))
+        if ours / theirs < (GAIN if best is None else best[0] / best[1]):
+            best, fastest = (ours, theirs), tiles
+    if fastest is None:
+        return None
+    sizes = {name: getattr(fastest, name) for name in ("samples", "depth", "warps", "stages")}
+    line = Measured(capability(theta.device), precision, batch, **sizes)
+    times = {"median_us": round(1e6 * best[0], 1), "default_us": round(1e6 * best[1], 1)}
+    return {**asdict(line), **times, **{name: machine()[name] for name in ("card", "triton", "date")}}
+
+
+def main() -> None:
+    """Tune every precision and batch, and replace this card's lines."""
+    console, here = Console(), capability(torch.device("cuda"))
+    with TABLE.open(newline="") as file:
+        reader = csv.DictReader(file)
+        columns, lines = list(reader.fieldnames or ()), [line for line in reader if line["capability"] != here]
+    for precision, batch in product(range(len(fs.ops.PRECISIONS)), BATCHES):
+        line = tune(batch, precision)
+        gain = f"{line['default_us'] / line['median_us']:.2f}x" if line else "nothing beats the default"
+        console.print(f"{fs.ops.PRECISIONS[precision]}, batch {batch}: {gain} {line or ''}")
+        lines += [line] if line else []
+        write_csv(TABLE, lines, columns)
+
+
+if __name__ == "__main__":
+    main()

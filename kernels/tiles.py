@@ -1,0 +1,100 @@
+"""How the work on a network is cut into tiles, slices and chunks, and by that the order of its sums.
+
+Nothing here depends on how many particles there are: a particle alone has the same bits as among others. What was
+measured to be best on a card stands in ``tiles.csv`` (``python -m bench.gpu_tune`` writes it), by the card's compute
+capability, the precision and the batch; other cards have tiles as large as registers allow.
+"""
+
+from __future__ import annotations
+
+import csv
+from dataclasses import dataclass
+from functools import cache
+from pathlib import Path
+
+import torch
+import triton
+
+TABLE = Path(__file__).with_name("tiles.csv")
+
+
+@dataclass(frozen=True)
+class Tiles:
+    """How the work is cut; ``scratch`` decides the order of sums only if no chunk of a particle fits.
+
+    Parameters
+    ----------
+    samples, units, depth
+        The largest tile of a layer: samples by units, summed over ``depth`` inputs at a time.
+    warps, stages
+        Of the kernel that goes through the network.
+    slice
+        Samples whose weight gradients are summed in one go, in dense layers.
+    pixels, image_slices
+        The same in convolutions: so many pooled pixels, or more if there would be too many slices.
+    chunk
+        Samples that are in scratch at a time, at most; a multiple of ``slice``.
+    scratch
+        Bytes, unless one particle and one tile need more.
+    """
+
+    samples: int = 64
+    units: int = 128
+    depth: int = 32
+    warps: int = 4
+    stages: int = 3
+    slice: int = 4096
+    pixels: int = 1024
+    image_slices: int = 128
+    chunk: int = 65536
+    scratch: int = 1 << 30
+
+
+@dataclass(frozen=True)
+class Measured:
+    """A line of the table: where it holds, and the tiles that were the fastest there."""
+
+    capability: str
+    precision: int
+    batch: int
+    samples: int
+    depth: int
+    warps: int
+    stages: int
+
+
+def choose_tiles(precision: int, batch: int, device: torch.device | None = None) -> Tiles:
+    """The tiles for a precision and a batch on a device, or on a card that nobody measured.
+
+    Slices are as short as exact sums in float32 need, since each costs a pass over the weights.
+    """
+    most, depth, warps, summed = ((64, 16, 4, 1024), (128, 16, 8, 2048), (128, 64, 8, 4096))[precision]
+    stages = Tiles.stages
+    if device is not None and (best := measured(capability(device), precision, batch)):
+        most, depth, warps, stages = best.samples, best.depth, best.warps, best.stages
+    return Tiles(samples=min(most, power_of_two(batch)), depth=depth, warps=warps, stages=stages, slice=summed)
+
+
+def measured(capability: str, precision: int, batch: int) -> Measured | None:
+    """The line of the smallest batch that is not smaller, else of the largest; None where there is none."""
+    lines = [line for line in _table() if (line.capability, line.precision) == (capability, precision)]
+    return min(lines, key=lambda line: (line.batch < batch, abs(line.batch - batch)), default=None)
+
+
+@cache
+def capability(device: torch.device) -> str:
+    """Of a CUDA device, as ``"9.0"``; empty for another."""
+    return ".".join(map(str, torch.cuda.get_device_capability(device))) if device.type == "cuda" else ""
+
+
+@cache
+def _table() -> tuple[Measured, ...]:
+    with TABLE.open(newline="") as file:
+        lines = list(csv.DictReader(file))
+    numbers = ("precision", "batch", "samples", "depth", "warps", "stages")
+    return tuple(Measured(line["capability"], *(int(line[name]) for name in numbers)) for line in lines)
+
+
+def power_of_two(size: int, most: int = 1 << 30) -> int:
+    """That covers a size: at least 16, as tensor cores need, and at most ``most``."""
+    return max(16, min(triton.next_power_of_2(size), most))
