@@ -11,8 +11,9 @@ from __future__ import annotations
 import sys
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Sequence
+from functools import wraps
 from operator import attrgetter
-from typing import Any
+from typing import Any, TypeVar
 
 import numpy as np
 
@@ -320,7 +321,7 @@ class Device(Memory):
         if there.type == "cpu":
             view, back = HOST.read(array, name)
             return self._torch.from_numpy(view if view.flags.writeable else view.copy()), lambda a: back(a.numpy())
-        return self._torch.from_dlpack(array), array.__array_namespace__().from_dlpack
+        return self._torch.from_dlpack(array), _library(array).from_dlpack
 
 
 HOST = Host()
@@ -369,5 +370,38 @@ def _dlpack_as_numpy(array: Any, name: str) -> tuple[np.ndarray, Back]:
         view = np.from_dlpack(array)
     except (BufferError, RuntimeError, TypeError) as error:
         raise TypeError(f"{name} is a {type(array).__name__} that NumPy cannot view: {error}") from None
-    namespace = getattr(array, "__array_namespace__", None)
-    return view, namespace().asarray if namespace else _same
+    library = _library(array)
+    return view, library.asarray if hasattr(library, "asarray") else _same
+
+
+def _library(array: Any) -> Any:
+    """The module whose arrays these are: what the array says, or where its type is from."""
+    if hasattr(array, "__array_namespace__"):
+        return array.__array_namespace__()
+    return sys.modules.get(type(array).__module__.partition(".")[0])
+
+
+Op = TypeVar("Op", bound=Callable[..., Any])
+
+
+def on_its_stream(op: Op) -> Op:
+    """Decorate an op that is to queue its work where CuPy does, if it gets arrays of CuPy's.
+
+    Torch's current stream would wait for what CuPy has queued, but CuPy's not for what is written in place.
+    """
+
+    @wraps(op)
+    def call(*arguments: Any, **options: Any) -> Any:
+        cupy = sys.modules.get("cupy")
+        if cupy is None or not any(_holds(cupy.ndarray, argument) for argument in (*arguments, *options.values())):
+            return op(*arguments, **options)
+        import torch
+
+        with torch.cuda.stream(torch.cuda.ExternalStream(cupy.cuda.get_current_stream().ptr)):
+            return op(*arguments, **options)
+
+    return call  # type: ignore[return-value]
+
+
+def _holds(kind: type, argument: Any) -> bool:
+    return isinstance(argument, kind) or (isinstance(argument, list | tuple) and any(_holds(kind, a) for a in argument))

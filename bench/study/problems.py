@@ -88,7 +88,7 @@ PROBLEMS = (
         net=fs.LeNet5(),
         preset=replace(MNIST, particles=16),
         rows=60_000,
-        budget=1800.0,
+        budget=600.0,
         opt_in="lenet",
     ),
 )

@@ -72,6 +72,7 @@ def log_likelihood_and_grad(
     return _likelihood(network, likelihood, particles, x, y, weights, True, precision, backend, check)
 
 
+@arrays.on_its_stream
 def _likelihood(
     network: Network,
     likelihood: Likelihood,
@@ -104,6 +105,7 @@ def _likelihood(
     return back(total), None if grad is None else back(grad)
 
 
+@arrays.on_its_stream
 def network_outputs(
     network: Network, particles: Array, x: Array, *, precision: str = "highest", backend: str | None = None
 ) -> Array:

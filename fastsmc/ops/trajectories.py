@@ -24,6 +24,7 @@ class LeapfrogEnergies(NamedTuple):
     prior_energy: Array
 
 
+@arrays.on_its_stream
 def leapfrog(
     particles: Array,
     momentum: Array,
@@ -129,6 +130,7 @@ class Trajectory(NamedTuple):
     prior_energy: Array
 
 
+@arrays.on_its_stream
 def trajectory(
     network: Network,
     likelihood: Likelihood,

@@ -22,6 +22,7 @@ class NormalizedWeights(NamedTuple):
     ess: Array
 
 
+@arrays.on_its_stream
 def normalize_log_weights(log_weights: Array, *, backend: str | None = None, check: bool = True) -> NormalizedWeights:
     """Turn log weights into weights that sum to one.
 
@@ -186,6 +187,7 @@ def resample(
     return _resample(scheme, log, log_weights, u, num_samples, backend, check)
 
 
+@arrays.on_its_stream
 def _resample(
     scheme: str, log: bool, weights: Array, u: Array, num_samples: int | None, backend: str | None, check: bool
 ) -> Array:
@@ -213,6 +215,7 @@ def _resample(
     return back(ancestors)
 
 
+@arrays.on_its_stream
 def offspring(a: Array, num_particles: int, *, backend: str | None = None, check: bool = True) -> Array:
     """Count how often each particle is an ancestor.
 
@@ -236,6 +239,7 @@ def offspring(a: Array, num_particles: int, *, backend: str | None = None, check
     return back(counts)
 
 
+@arrays.on_its_stream
 def permute_ancestors(a: Array, *, backend: str | None = None, check: bool = True) -> Array:
     """Reorder ancestors so that every survivor keeps its own slot.
 
@@ -262,6 +266,7 @@ def permute_ancestors(a: Array, *, backend: str | None = None, check: bool = Tru
     return back(permuted)
 
 
+@arrays.on_its_stream
 def gather_particles(
     particles: Array | Sequence[Array],
     a: Array,
