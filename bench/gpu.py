@@ -1,4 +1,4 @@
-"""``python -m bench.gpu [--quick]``: Triton's kernels on a CUDA device against peers on the same one.
+"""``python -m bench.gpu [--quick]``: the engines of a CUDA device against peers on the same one.
 
 Providers are timed in turn, in queued calls, after their results were compared; calls of ours are replayed from a CUDA
 graph once more, where launches cost the host nothing. Rows go to bench/results/gpu.csv, with card, driver and versions.
@@ -25,6 +25,7 @@ import fastsmc as fs
 from bench import mlp_gradient
 from bench.harness import OURS, RESULTS, version, write_csv
 from bench.mlp_gradient import Case, problem
+from fastsmc import backends
 
 Call = Callable[[], Any]
 
@@ -32,6 +33,8 @@ DEVICE = "cuda" if torch.cuda.is_available() else "cpu"  # there by the interpre
 ROUNDS, SAMPLE = 15, 0.02
 """Samples of a provider, and their length in seconds."""
 WIDTHS = (784, 100, 100, 10)
+SHAPES = ((WIDTHS, 1024, 1000), (WIDTHS, 1024, 64), ((64, 32, 10), 1024, 256), ((13, 50, 1), 1024, 256))
+"""Widths, particles, samples: the table of the targets, and networks that one block holds."""
 RATES = {"medium": 990e12, "high": 495e12, "highest": 165e12}
 """Operations a second of Hopper's tensor cores by data sheet: bfloat16, tf32, and float32 of three tf32 products."""
 JAX_PRECISIONS = {"highest": "float32", "high": "tensorfloat32", "medium": "bfloat16"}
@@ -76,6 +79,12 @@ def bytes_a_second() -> float:
     return next((rate for name, rate in BANDWIDTH.items() if name in machine()["card"]), BANDWIDTH["H200"])
 
 
+def engines() -> dict[str, str]:
+    """Backends of the device by what the table calls them."""
+    found = (backend for backend in list(backends.BACKENDS.values())[1:] if backend.tensors)
+    return {f"{OURS} {backend.name}": backend.name for backend in found if backend.available()[0]}
+
+
 def on_device(*arrays: np.ndarray) -> list[torch.Tensor]:
     return [torch.as_tensor(array, device=DEVICE) for array in arrays]
 
@@ -116,7 +125,7 @@ class Bench:
         """Time providers in turn, and ours in a graph too; ``floor`` is in seconds."""
         calls, repeats = dict(calls), {}
         if DEVICE == "cuda":
-            calls[f"{OURS} (graph)"] = graphed(calls[OURS])
+            calls |= {f"{name}, as a graph": graphed(call) for name, call in calls.items() if name.startswith(OURS)}
         for provider, call in calls.items():
             seconds(call, 1)
             repeats[provider] = max(1, round(SAMPLE / seconds(call, 1)))
@@ -140,19 +149,22 @@ def gradient(bench: Bench, case: Case, precision: str) -> None:
     """Log-likelihood and gradient; precisions have the same names in torch."""
     arrays = problem(case)
     theta, x, y = on_device(*arrays)
-    posterior = fs.Posterior(fs.MLP(case.widths), precision=precision, backend="triton")
-    engine = partial(fs.ops.log_likelihood_and_grad, posterior.network, posterior.likelihood, theta, x, y, check=False)
+    net, likelihood = fs.MLP(case.widths), fs.Posterior(fs.MLP(case.widths)).likelihood
     torch.set_float32_matmul_precision(precision)
+    how = {"precision": precision, "check": False}
     calls = {
-        OURS: partial(engine, precision=precision, backend="triton"),
-        "torch.func.vmap": mlp_gradient.with_torch_func(case, *arrays, DEVICE),
-        "torch baddbmm + autograd": mlp_gradient.with_torch_by_hand(case, *arrays, DEVICE),
+        name: partial(fs.ops.log_likelihood_and_grad, net, likelihood, theta, x, y, backend=backend, **how)
+        for name, backend in engines().items()
     }
-    ours, theirs = (calls[provider]() for provider in (OURS, "torch.func.vmap"))
-    for mine, other in zip(ours, theirs, strict=True):
-        error = float((mine.double() - other.double()).norm() / other.double().norm())
-        if not error < {"highest": 1e-4, "high": 1e-2, "medium": 5e-2}[precision]:
-            raise AssertionError(f"{case} {precision}: ours and torch's differ by {error:.1e}")
+    ours = list(calls)
+    calls["torch.func.vmap"] = mlp_gradient.with_torch_func(case, *arrays, DEVICE)
+    calls["torch baddbmm + autograd"] = mlp_gradient.with_torch_by_hand(case, *arrays, DEVICE)
+    theirs = calls["torch.func.vmap"]()
+    for name in ours:
+        for mine, other in zip(calls[name](), theirs, strict=True):
+            error = float((mine.double() - other.double()).norm() / other.double().norm())
+            if not error < {"highest": 1e-4, "high": 1e-2, "medium": 5e-2}[precision]:
+                raise AssertionError(f"{case} {precision}: {name} and torch differ by {error:.1e}")
     try:
         import jax
     except ImportError:
@@ -170,18 +182,15 @@ def trajectory(bench: Bench, case: Case, precision: str, steps: int = 10) -> Non
     """HMC: all steps of a trajectory, against their gradients alone."""
     arrays = problem(case)
     theta, x, y = on_device(*arrays)
-    posterior = fs.Posterior(fs.MLP(case.widths), precision=precision, backend="triton")
     state = [theta, torch.randn_like(theta), torch.zeros_like(theta)]
-    weights = torch.ones(theta.shape[1], device=DEVICE)
-    shared = {"precision": precision, "backend": "triton", "check": False}
-    plan = {"prior_precision": weights, "step_size": 1e-4, "num_steps": steps, **shared}
-    model = posterior.network, posterior.likelihood
-
-    def gradients() -> None:
-        for _ in range(steps):
-            fs.ops.log_likelihood_and_grad(*model, theta, x, y, **shared)
-
-    calls = {OURS: lambda: fs.ops.trajectory(*model, *state, x, y, **plan), f"{OURS}: its gradients alone": gradients}
+    model = fs.MLP(case.widths), fs.Posterior(fs.MLP(case.widths)).likelihood
+    plan = {"prior_precision": torch.ones(theta.shape[1], device=DEVICE), "step_size": 1e-4, "num_steps": steps}
+    calls = {}
+    for name, backend in engines().items():
+        how = {"precision": precision, "backend": backend, "check": False}
+        gradient = partial(fs.ops.log_likelihood_and_grad, *model, theta, x, y, **how)
+        calls[name] = partial(fs.ops.trajectory, *model, *state, x, y, **plan, **how)
+        calls[f"{name}: its gradients alone"] = lambda gradient=gradient: [gradient() for _ in range(steps)]
     each = max(case.flops / RATES[precision], 4 * arrays[0].nbytes / bytes_a_second())
     bench.case(f"trajectory {case} {precision}, {steps} steps", calls, steps * each)
 
@@ -190,11 +199,10 @@ def resampling(bench: Bench, n: int) -> None:
     """Log weights to weights, effective sample size and ancestors."""
     (log_weights,) = on_device(np.random.default_rng(0).standard_normal(n))
     grid = (torch.arange(n, dtype=torch.float64, device=DEVICE) + 0.37) / n
-    how = {"backend": "triton", "check": False}
 
-    def ours() -> torch.Tensor:
-        fs.normalize_log_weights(log_weights, **how)
-        return fs.resample(log_weights, 0.37, **how)
+    def by_us(backend: str) -> torch.Tensor:
+        fs.normalize_log_weights(log_weights, backend=backend, check=False)
+        return fs.resample(log_weights, 0.37, backend=backend, check=False)
 
     def by_torch() -> torch.Tensor:
         weights = torch.softmax(log_weights, 0)
@@ -202,11 +210,12 @@ def resampling(bench: Bench, n: int) -> None:
         scan = torch.cumsum(weights, 0)
         return torch.searchsorted(scan / scan[-1], grid).clamp_(max=n - 1)
 
-    different = int((ours() != by_torch()).sum())
-    if different > 1e-6 * n + 2:
-        raise AssertionError(f"{different} of {n} ancestors differ from torch's")
-    calls = {OURS: ours, "torch": by_torch}
-    bench.case(f"normalise, ESS and systematic, N={n}", calls, 24 * n / bytes_a_second())
+    calls = {name: partial(by_us, backend) for name, backend in engines().items()}
+    for name, call in calls.items():
+        different = int((call() != by_torch()).sum())
+        if different > 1e-6 * n + 2:
+            raise AssertionError(f"{different} of {n} ancestors of {name} differ from torch's")
+    bench.case(f"normalise, ESS and systematic, N={n}", calls | {"torch": by_torch}, 24 * n / bytes_a_second())
 
 
 def main() -> None:
@@ -217,11 +226,11 @@ def main() -> None:
     bench = Bench()
     for n in (300,) if quick else (4096, 1_000_000, 10_000_000):
         resampling(bench, n)
-    widths, particles, batches = ((5, 4, 3), 2, (8, 4)) if quick else (WIDTHS, 1024, (1000, 64))
+    cases = [Case((5, 4, 3), 2, 8)] if quick else [Case(widths, p, b) for widths, p, b in SHAPES]
     for precision in fs.ops.PRECISIONS:
-        for batch in batches:
-            gradient(bench, Case(widths, particles, batch), precision)
-        trajectory(bench, Case(widths, particles, batches[-1]), precision)
+        for case in cases:
+            gradient(bench, case, precision)
+            trajectory(bench, case, precision)
     if not quick:
         bench.write()
 
