@@ -1,0 +1,110 @@
+// The block of the host twin; block.h says what it offers. It does late what a device may do late, and keeps every
+// piece of shared memory apart, where a sanitizer sees what is beyond its end.
+#pragma once
+
+#include <array>
+#include <cstring>
+#include <deque>
+#include <memory>
+#include <stdexcept>
+#include <vector>
+
+#include "cuda/block.h"
+
+namespace fastsmc::cuda {
+
+using Stream = const void*;  // none
+
+template <int kThreadsOfBlock>
+class HostBlock {
+ public:
+  static constexpr int kThreads = kThreadsOfBlock;
+  static_assert(kThreads % kWarp == 0, "a block is made of whole warps");
+
+  template <class T>
+  class Private {
+   public:
+    T& operator[](int thread) { return values_[static_cast<size_t>(thread)]; }
+    const T& operator[](int thread) const { return values_[static_cast<size_t>(thread)]; }
+
+   private:
+    std::array<T, kThreads> values_;
+  };
+
+  HostBlock(int64_t index, int64_t grid, size_t shared_bytes) : index_(index), grid_(grid), left_(shared_bytes) {}
+
+  int64_t index() const { return index_; }
+  int64_t grid() const { return grid_; }
+
+  template <class Function>
+  void each(const Function& function) const {
+    for (int thread = 0; thread < kThreads; ++thread) function(thread);
+  }
+
+  void sync() const {}
+
+  template <class T>
+  T* shared(int64_t count) {
+    const size_t bytes = static_cast<size_t>(count) * sizeof(T);
+    if (shared_size<T>(count) > left_) throw std::logic_error("a kernel takes more shared memory than it asked for");
+    left_ -= shared_size<T>(count);
+    pieces_.emplace_back(new unsigned char[bytes]);
+    memset(pieces_.back().get(), 0xFF, bytes);
+    return reinterpret_cast<T*>(pieces_.back().get());
+  }
+
+  template <class T>
+  Private<T> shuffle_xor(const Private<T>& p, int mask) const {
+    Private<T> other;
+    each([&](int thread) { other[thread] = p[thread ^ mask]; });
+    return other;
+  }
+
+  template <class T>
+  Private<T> shuffle_up(const Private<T>& p, int distance) const {
+    Private<T> other;
+    each([&](int thread) { other[thread] = p[thread % kWarp < distance ? thread : thread - distance]; });
+    return other;
+  }
+
+  void copy_async(void* to, const void* from, int size) { copies_.back().push_back({to, from, size}); }
+  void copy_commit() { copies_.emplace_back(); }
+
+  template <int kGroups>
+  void copy_wait() {
+    while (copies_.size() > kGroups + 1) {  // the last is not committed
+      for (const Copy& copy : copies_.front()) memcpy(copy.to, copy.from, static_cast<size_t>(copy.size));
+      copies_.pop_front();
+    }
+  }
+
+ private:
+  struct Copy {
+    void* to;
+    const void* from;
+    int size;
+  };
+
+  int64_t index_, grid_;
+  size_t left_;
+  std::vector<std::unique_ptr<unsigned char[]>> pieces_;
+  std::deque<std::vector<Copy>> copies_{1};
+};
+
+inline void atomic_min(int64_t* address, int64_t value) {
+  if (value < *address) *address = value;
+}
+
+inline void atomic_add(int32_t* address, int32_t value) {
+  *address += value;
+}
+
+template <class Kernel>
+void launch(const Kernel& kernel, int64_t grid, Stream) {
+  for (int64_t index = 0; index < grid; ++index) {
+    HostBlock<Kernel::kThreads> block(index, grid, kernel.shared_bytes());
+    kernel(block);
+  }
+}
+
+}  // namespace fastsmc::cuda
