@@ -1,4 +1,4 @@
-"""The errors that csrc/cpu/vector_math.h states. The names say cpu, so that the tests run on every level."""
+"""The errors that csrc/common/elementary.h states. The names say cpu, so that the tests run on every level."""
 
 import math
 

@@ -11,6 +11,7 @@
 #include "cpu/weights.h"
 
 namespace py = pybind11;
+using namespace fastsmc;
 using namespace fastsmc::cpu;
 
 namespace {
@@ -68,15 +69,6 @@ py::object normalize(const py::array& log_weights, py::array& weights, py::array
                                    : normalize_as<double>(log_weights, weights, log_sum, ess);
 }
 
-Scheme scheme_of(const std::string& name) {
-  int index = 0;
-  for (const char* scheme : kSchemes) {
-    if (name == scheme) return static_cast<Scheme>(index);
-    ++index;
-  }
-  throw py::value_error("unknown scheme '" + name + "'");
-}
-
 template <class T>
 py::object resample_as(Scheme scheme, bool log, const py::array& weights, const py::array& u, py::array& ancestors) {
   const int64_t n = row_size(weights), m = row_size(ancestors), rows = weights.size() / n;
@@ -121,12 +113,6 @@ py::object gather(const py::array& particles, const py::array& ancestors, py::ar
   void* target = out.mutable_data();
   return run(static_cast<int64_t>(row_bytes) * m,
              [=] { return gather_particles(n, m, row_bytes, source, from, target); });
-}
-
-py::list schemes() {
-  py::list names;
-  for (const char* scheme : kSchemes) names.append(scheme);
-  return names;
 }
 
 }  // namespace

@@ -4,28 +4,10 @@
 #include <cstddef>
 #include <cstdint>
 
-#include "common/fixed_scan.h"
+#include "common/resampling.h"
 #include "cpu/status.h"
 
 namespace fastsmc::cpu {
-
-enum class Scheme : int { kSystematic, kStratified, kMultinomial, kResidual };
-constexpr const char* kSchemes[] = {"systematic", "stratified", "multinomial", "residual"};
-
-// Uniform numbers of either float type.
-struct Uniforms {
-  const void* data;
-  bool is_double;
-  double operator[](int64_t i) const {
-    return is_double ? static_cast<const double*>(data)[i] : static_cast<const float*>(data)[i];
-  }
-  bool valid(int64_t i) const { return (*this)[i] >= 0 && (*this)[i] < 1; }
-  uint64_t bits(int64_t i) const { return fixed::bits_of((*this)[i]); }
-  Uniforms from(int64_t i) const {
-    return {static_cast<const char*>(data) + i * static_cast<int64_t>(is_double ? sizeof(double) : sizeof(float)),
-            is_double};
-  }
-};
 
 // weights [rows, n], log weights if `log`; u [rows] for systematic, else [rows, m]; ancestors [rows, m],
 // sorted.

@@ -64,13 +64,6 @@ __attribute__((always_inline)) static inline vfloat fma(vfloat a, vfloat b, vflo
 #endif
 }
 
-static inline vfloat fma(vfloat a, float b, vfloat c) {
-  return fma(a, splat<vfloat>(b), c);
-}
-static inline vfloat fma(vfloat a, float b, float c) {
-  return fma(a, splat<vfloat>(b), splat<vfloat>(c));
-}
-
 // The factor one, of which no multiplication is left.
 struct One {};
 static inline vfloat operator*(One, vfloat v) {

@@ -5,7 +5,8 @@
 // lanes over kBlock weights, then in float64.
 #pragma once
 
-#include "common/philox.h"
+#include "common/normal.h"
+#include "common/update.h"
 #include "cpu/kernels.h"
 #include "cpu/simd.h"
 #include "cpu/vector_math.h"
@@ -14,17 +15,6 @@ namespace fastsmc::cpu::FASTSMC_LEVEL {
 
 constexpr int64_t kNormals = 4 * kLanes;  // made at a time: one Philox block per lane
 constexpr int64_t kBlock = 16 * kNormals;
-
-// Box-Muller on the four words of a block: words 0 and 1 give parameters 4j and 4j+1, words 2 and 3 the other
-// two.
-static inline void box_muller(vuint radius_bits, vuint angle_bits, vfloat& first, vfloat& second) {
-  const vfloat u = fma(to_float((vint)(radius_bits >> 1)), 0x1p-31f, 0x1p-32f);  // (0, 1]
-  const vfloat radius = sqrt(log(u) * -2.f);
-  vfloat sine, cosine;
-  sincos_turns(to_float((vint)angle_bits) * 0x1p-32f, sine, cosine);
-  first = radius * cosine;
-  second = radius * sine;
-}
 
 // kNormals standard normals for parameters 4 * block .. 4 * block + kNormals - 1.
 static inline void normals(uint32_t block, philox::Key key, uint32_t slot, uint32_t iteration, uint32_t stream,
@@ -43,8 +33,8 @@ static inline void normals(uint32_t block, philox::Key key, uint32_t slot, uint3
     key.high += philox::kWeyl1;
   }
   vfloat n[4];
-  box_muller(c0, c1, n[0], n[1]);
-  box_muller(c2, c3, n[2], n[3]);
+  box_muller<Lanes>(c0, c1, n[0], n[1]);
+  box_muller<Lanes>(c2, c3, n[2], n[3]);
   for (int lane = 0; lane < kLanes; ++lane)
     for (int k = 0; k < 4; ++k) out[4 * lane + k] = n[k][lane];
 }
@@ -75,12 +65,11 @@ static inline void load_row(const float* row, int64_t at, int64_t count, vfloat&
 template <class Scale>
 static inline void step_vector(const UpdatePlan& plan, Scale scale, vfloat precision, vfloat grad, vfloat theta,
                                vfloat xi, vfloat noise, vfloat& v, vfloat& moved, vfloat sums[3]) {
-  if (plan.refresh)
-    v = plan.persistence == 0 ? xi * noise : fma(v, plan.persistence, xi * noise);  // what is dropped may be NaN
+  if (plan.refresh) v = update::refreshed<Lanes>(v, xi, noise, plan.persistence);
   sums[0] = fma(v, v, sums[0]);
-  v = fma(scale * fma(grad, splat<vfloat>(plan.likelihood_scale), -(precision * theta)), plan.kick, v);
+  v = update::kicked<Lanes>(v, theta, grad, precision, scale, plan.likelihood_scale, plan.kick);
   sums[1] = fma(v, v, sums[1]);
-  moved = fma(scale * v, plan.drift, theta);
+  moved = update::drifted<Lanes>(theta, v, scale, plan.drift);
   sums[2] = fma(precision * moved, moved, sums[2]);
 }
 
