@@ -9,6 +9,7 @@ import os
 from dataclasses import dataclass
 from functools import cache
 from importlib import import_module
+from importlib.util import find_spec
 from types import ModuleType
 from typing import NamedTuple
 
@@ -31,7 +32,8 @@ class Backend:
     device : str
         The type of device whose memory it reads.
     module : str or None
-        Where its functions are; None if this version has none.
+        Where its functions are, and perhaps ``available``, which says whether there is a device; None if there is no
+        such module.
     missing : str
         The reason to give where there is no module.
     tensors : bool
@@ -49,9 +51,11 @@ class Backend:
         if self.module is None:
             return False, self.missing
         try:
-            import_module(self.module)
+            module = import_module(self.module)
         except ImportError as error:
             return False, f"{self.module} cannot be imported: {error}"
+        if hasattr(module, "available") and not (state := module.available())[0]:
+            return state
         if self.device == "cuda" and not import_module("torch").cuda.is_available():
             return False, "torch finds no CUDA device"
         return True, ""
@@ -64,6 +68,13 @@ class Engine(NamedTuple):
     memory: arrays.Memory
 
 
+def _cuda() -> Backend:
+    """The engine of CUDA C++, on the host where it was built as its host twin."""
+    if find_spec("fastsmc._cuda") is None:
+        return Backend("cuda", "cuda", None, "this package was built without it: no nvcc, or FASTSMC_CUDA=OFF")
+    return Backend("cuda", import_module("fastsmc._cuda").device(), "fastsmc.cuda", tensors=True)
+
+
 # In order of preference on a device, but for the reference, which is used only when it is asked for.
 BACKENDS = {
     backend.name: backend
@@ -71,7 +82,7 @@ BACKENDS = {
         Backend("reference", "cpu", "fastsmc.reference"),
         Backend("cpu", "cpu", "fastsmc._cpu"),
         Backend("triton", "cpu" if INTERPRETED else "cuda", "fastsmc.kernels.engine", tensors=True),
-        Backend("cuda", "cuda", None, "this version has no CUDA kernels yet"),
+        _cuda(),
     )
 }
 
@@ -149,7 +160,11 @@ def _triton() -> str:
     return f"Triton {import_module('triton').__version__} {where}"
 
 
-_DETAILS = {"cpu": _instruction_sets, "triton": _triton}
+def _cuda_build() -> str:
+    return import_module("fastsmc._cuda").built_with()
+
+
+_DETAILS = {"cpu": _instruction_sets, "triton": _triton, "cuda": _cuda_build}
 
 
 def report() -> list[Report]:

@@ -46,7 +46,10 @@ class Mirror:
                 return mirrors[id(owner)].view(-1)[begin : begin + a.size].view(a.shape)
 
             there = [mirrored(a) if isinstance(a, np.ndarray) else a for a in arguments[tables:]]
-            status = function(*arguments[:tables], *there)
+            try:
+                status = function(*arguments[:tables], *there)
+            except NotImplementedError as error:
+                pytest.skip(str(error))
             for key, a in bits.items():
                 if a.flags.writeable:
                     a[...] = mirrors[key].cpu().numpy()

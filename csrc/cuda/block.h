@@ -30,6 +30,8 @@
 //   shared<T>(count)           memory of the block, aligned to 16 bytes, not initialised; NaN on the host
 //   shuffle_xor(p, mask)       Private: of the thread whose lane differs in these bits
 //   shuffle_up(p, distance)    Private: of the thread so many lanes below in the warp; its own where there is none
+//   shuffle_from(p, lane)      Private: of that lane of the warp
+//   uniform(p)                 the value of p that all threads hold alike
 //   copy_async(to, from, size) within each: 4, 8 or 16 aligned bytes of global memory into shared memory; until
 //   copy_commit()              ends a group of them, and
 //   copy_wait<N>()             has waited for all groups but the last N, and sync() follows, they are not there
@@ -40,14 +42,24 @@
 #include "common/host_device.h"
 
 #if defined(__CUDACC__)
-#define FASTSMC_KERNEL __device__
+#define FASTSMC_KERNEL __device__ __forceinline__
+#define FASTSMC_UNROLL _Pragma("unroll")
 #else
-#define FASTSMC_KERNEL
+#define FASTSMC_KERNEL inline
+#define FASTSMC_UNROLL
 #endif
 
 namespace fastsmc::cuda {
 
 constexpr int kWarp = 32;
+
+// So many of what a thread has one of: a loop over them is unrolled, and they are registers.
+template <class T, int kCount>
+struct Items {
+  T item[kCount];
+  FASTSMC_HD T& operator[](int k) { return item[k]; }
+  FASTSMC_HD const T& operator[](int k) const { return item[k]; }
+};
 
 // What a piece of shared memory takes from the block's.
 template <class T>
@@ -62,3 +74,22 @@ FASTSMC_HD constexpr size_t shared_size(int64_t count) {
 #else
 #include "cuda/block_host.h"
 #endif
+
+namespace fastsmc::cuda {
+
+// Writes a struct to the device, without a copy from the host.
+template <class T>
+struct Store {
+  T* to;
+  T value;
+  static constexpr int kThreads = kWarp;
+  size_t shared_bytes() const { return 0; }
+  template <class Block>
+  FASTSMC_KERNEL void operator()(Block& block) const {
+    block.each([&](int thread) {
+      if (thread == 0) *to = value;
+    });
+  }
+};
+
+}  // namespace fastsmc::cuda

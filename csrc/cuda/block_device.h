@@ -21,6 +21,7 @@ class DeviceBlock {
   template <class T>
   class Private {
    public:
+    using Value = T;
     __device__ __forceinline__ T& operator[](int) { return value_; }
     __device__ __forceinline__ const T& operator[](int) const { return value_; }
 
@@ -60,6 +61,18 @@ class DeviceBlock {
     return other;
   }
 
+  template <class T>
+  __device__ __forceinline__ Private<T> shuffle_from(const Private<T>& p, int lane) const {
+    Private<T> other;
+    other[0] = __shfl_sync(~0u, p[0], lane);
+    return other;
+  }
+
+  template <class T>
+  __device__ __forceinline__ T uniform(const Private<T>& p) const {
+    return p[0];
+  }
+
   __device__ __forceinline__ void copy_async(void* to, const void* from, int size) const {
     const auto target = static_cast<unsigned>(__cvta_generic_to_shared(to));
     if (size == 16)  // past the first-level cache
@@ -89,13 +102,16 @@ __device__ __forceinline__ void atomic_min(int64_t* address, int64_t value) {
 __device__ __forceinline__ void atomic_add(int32_t* address, int32_t value) {
   atomicAdd(address, value);
 }
+__device__ __forceinline__ void atomic_add(int64_t* address, int64_t value) {
+  atomicAdd(reinterpret_cast<unsigned long long*>(address), static_cast<unsigned long long>(value));
+}
 
 inline void require(cudaError_t error) {
   if (error != cudaSuccess) throw std::runtime_error(std::string("CUDA: ") + cudaGetErrorString(error));
 }
 
 template <class Kernel>
-__global__ void __launch_bounds__(Kernel::kThreads) run(const Kernel kernel) {
+__global__ void __launch_bounds__(Kernel::kThreads) run(const __grid_constant__ Kernel kernel) {
   DeviceBlock<Kernel::kThreads> block;
   kernel(block);
 }
@@ -109,6 +125,10 @@ void launch(const Kernel& kernel, int64_t grid, Stream stream) {
     require(cudaFuncSetAttribute(run<Kernel>, cudaFuncAttributeMaxDynamicSharedMemorySize, static_cast<int>(bytes)));
   run<<<static_cast<unsigned>(grid), Kernel::kThreads, bytes, stream>>>(kernel);
   require(cudaGetLastError());
+}
+
+inline void fill_zero(void* to, size_t bytes, Stream stream) {
+  require(cudaMemsetAsync(to, 0, bytes, stream));
 }
 
 }  // namespace fastsmc::cuda

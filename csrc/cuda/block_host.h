@@ -13,7 +13,7 @@
 
 namespace fastsmc::cuda {
 
-using Stream = const void*;  // none
+using Stream = void*;  // of no meaning here
 
 template <int kThreadsOfBlock>
 class HostBlock {
@@ -24,6 +24,7 @@ class HostBlock {
   template <class T>
   class Private {
    public:
+    using Value = T;
     T& operator[](int thread) { return values_[static_cast<size_t>(thread)]; }
     const T& operator[](int thread) const { return values_[static_cast<size_t>(thread)]; }
 
@@ -67,6 +68,21 @@ class HostBlock {
     return other;
   }
 
+  template <class T>
+  Private<T> shuffle_from(const Private<T>& p, int lane) const {
+    Private<T> other;
+    each([&](int thread) { other[thread] = p[thread / kWarp * kWarp + lane]; });
+    return other;
+  }
+
+  template <class T>
+  T uniform(const Private<T>& p) const {
+    each([&](int thread) {
+      if (memcmp(&p[thread], &p[0], sizeof(T)) != 0) throw std::logic_error("threads differ where all are alike");
+    });
+    return p[0];
+  }
+
   void copy_async(void* to, const void* from, int size) { copies_.back().push_back({to, from, size}); }
   void copy_commit() { copies_.emplace_back(); }
 
@@ -98,6 +114,9 @@ inline void atomic_min(int64_t* address, int64_t value) {
 inline void atomic_add(int32_t* address, int32_t value) {
   *address += value;
 }
+inline void atomic_add(int64_t* address, int64_t value) {
+  *address += value;
+}
 
 template <class Kernel>
 void launch(const Kernel& kernel, int64_t grid, Stream) {
@@ -105,6 +124,10 @@ void launch(const Kernel& kernel, int64_t grid, Stream) {
     HostBlock<Kernel::kThreads> block(index, grid, kernel.shared_bytes());
     kernel(block);
   }
+}
+
+inline void fill_zero(void* to, size_t bytes, Stream) {
+  memset(to, 0, bytes);
 }
 
 }  // namespace fastsmc::cuda

@@ -1,0 +1,40 @@
+#include "cuda/block.h"
+#include "cuda/ops.h"
+
+namespace fastsmc::cuda {
+
+#if defined(__CUDACC__)
+
+std::string unavailable() {
+  int count = 0;
+  const cudaError_t error = cudaGetDeviceCount(&count);
+  if (error != cudaSuccess) return std::string("CUDA finds no device: ") + cudaGetErrorString(error);
+  return count > 0 ? "" : "CUDA finds no device";
+}
+
+std::string device() {
+  return "cuda";
+}
+
+std::string built_with() {
+  return "CUDA " + std::to_string(__CUDACC_VER_MAJOR__) + "." + std::to_string(__CUDACC_VER_MINOR__) + " for " +
+         FASTSMC_CUDA_ARCHITECTURES;
+}
+
+#else
+
+std::string unavailable() {
+  return "";
+}
+
+std::string device() {
+  return "cpu";
+}
+
+std::string built_with() {
+  return "host twin";
+}
+
+#endif
+
+}  // namespace fastsmc::cuda

@@ -1,0 +1,26 @@
+#include "cuda/weights.h"
+
+#include "cuda/ops.h"
+
+namespace fastsmc::cuda {
+
+template <class T>
+void normalize_log_weights(const Queue& queue, Cut cut, int64_t rows, int64_t n, const T* log_weights, T* weights,
+                           T* log_sum, T* ess, int64_t* status) {
+  const auto stream = static_cast<Stream>(queue.stream);
+  const LogWeights<T> from{log_weights, rows, n, status};
+  const Results<T> to{weights, log_sum, ess};
+  if (n <= cut.alone && n <= kGroup) return launch(NormalizeRow<T, 1>{from, to}, rows, stream);
+  if (n <= cut.alone && n <= 2 * kGroup) return launch(NormalizeRow<T, 2>{from, to}, rows, stream);
+  auto* const sums = queue.scratch<GroupSums>(rows * from.groups());
+  launch(SumGroups<T>{from, sums}, rows * from.groups(), stream);
+  launch(SumRow<T>{from, sums, to}, rows, stream);
+  launch(ScaleGroups<T>{from, sums, weights}, rows * from.groups(), stream);
+}
+
+template void normalize_log_weights(const Queue&, Cut, int64_t, int64_t, const float*, float*, float*, float*,
+                                    int64_t*);
+template void normalize_log_weights(const Queue&, Cut, int64_t, int64_t, const double*, double*, double*, double*,
+                                    int64_t*);
+
+}  // namespace fastsmc::cuda

@@ -1,0 +1,147 @@
+"""The engine of CUDA C++: one function per op (see `fastsmc.backends`), on torch tensors.
+
+Tensors become pointers and sizes; work is queued on torch's current stream, and scratch memory is torch's. In a package
+built with ``FASTSMC_CUDA=HOST`` the kernels are their host twins, which compute on the host, thread after thread.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from contextlib import nullcontext
+from typing import Any, NamedTuple, NoReturn
+
+import torch
+from torch import Tensor
+
+from fastsmc import _cuda
+from fastsmc.backends import FINE
+
+
+class Cut(NamedTuple):
+    """The longest row that one block takes whole, and the most parts of a longer one."""
+
+    alone: int = 4096
+    parts: int = 1024
+
+
+DEFAULT_CUT = Cut()
+
+
+def available() -> tuple[bool, str]:
+    """Whether there is a device for it, and the reason if not."""
+    reason = _cuda.unavailable()
+    return not reason, reason
+
+
+def schemes() -> list[str]:
+    """The schemes that `resample` knows."""
+    return _cuda.schemes()
+
+
+def normalize_log_weights(
+    log_weights: Tensor, weights: Tensor, log_sum: Tensor, ess: Tensor, cut: Cut = DEFAULT_CUT
+) -> Tensor:
+    """Weights, log-sum and effective sample size of log weights [..., P]; returns the status."""
+    rows, n = _rows(log_weights)
+    function = _of_type("normalize_log_weights", log_weights)
+    return _checked(function, cut, rows, n, log_weights, weights, log_sum, ess)
+
+
+def resample(scheme: str, log: bool, weights: Tensor, u: Tensor, ancestors: Tensor, cut: Cut = DEFAULT_CUT) -> Tensor:
+    """Ancestors [..., M] of weights [..., P], or of their logarithms, by uniform numbers; returns the status."""
+    rows, n = _rows(weights)
+    function, u_is_double = _of_type("resample", weights), u.dtype == torch.float64
+    return _checked(function, cut, scheme, log, rows, n, ancestors.shape[-1], weights, u, u_is_double, ancestors)
+
+
+def offspring(ancestors: Tensor, counts: Tensor, cut: Cut = DEFAULT_CUT) -> Tensor:
+    """Count ancestors [..., M] into [..., P]; returns the status."""
+    rows, m = _rows(ancestors)
+    return _checked(_cuda.offspring, cut, rows, m, counts.shape[-1], ancestors, counts)
+
+
+def permute_ancestors(ancestors: Tensor, permuted: Tensor, cut: Cut = DEFAULT_CUT) -> Tensor:
+    """Survivors to their own slots, further copies to the others, both in ascending order; returns the status."""
+    return _checked(_cuda.permute_ancestors, cut, *_rows(ancestors), ancestors, permuted)
+
+
+def gather_particles(particles: Tensor, ancestors: Tensor, out: Tensor) -> Tensor:
+    """Rows of particles [P, ...] into out [M, ...], which may be the particles themselves; returns the status."""
+    row_bytes = particles[:1].numel() * particles.element_size()
+    return _checked(_cuda.gather_particles, len(particles), len(ancestors), row_bytes, particles, ancestors, out)
+
+
+def philox(out: Tensor, seed: int, iteration: int, stream: int, first_slot: int) -> None:
+    """The integers themselves, uint32 [slots, numbers]."""
+    _queue(_cuda.philox, *out.shape, out, seed, iteration, stream, first_slot)
+
+
+def uniform(out: Tensor, seed: int, iteration: int, stream: int, first_slot: int) -> None:
+    """Uniform numbers in [0, 1), float64 [slots, numbers]: 53 bits, from two words each."""
+    _queue(_cuda.uniform, *out.shape, out, seed, iteration, stream, first_slot)
+
+
+def normal(out: Tensor, seed: int, iteration: int, stream: int, first_slot: int) -> None:
+    """Standard normal numbers, float32 [slots, numbers]."""
+    _queue(_cuda.normal, *out.shape, out, seed, iteration, stream, first_slot)
+
+
+def leapfrog(
+    particles: Tensor,
+    momentum: Tensor,
+    grad: Tensor,
+    precision: Tensor,
+    scale: Tensor | None,
+    noise: Tensor | None,
+    out: Tensor,
+    energies: Tensor,
+    *step: float,
+) -> None:
+    """Refresh, kick, drift by the numbers of a step; energies [P, 3] as `fastsmc.ops.leapfrog` returns them."""
+    arrays = particles, momentum, grad, precision, scale, noise, out, energies
+    _queue(_cuda.leapfrog, *particles.shape, *arrays, *step)
+
+
+def _missing(name: str) -> Callable[..., NoReturn]:
+    def refuse(*_: Any, **__: Any) -> NoReturn:
+        raise NotImplementedError(f"the cuda engine has no {name} yet; backend='triton' has one")
+
+    return refuse
+
+
+log_likelihood, network_outputs, trajectory, precision_in_use = map(
+    _missing, ("log_likelihood", "network_outputs", "trajectory", "precision_in_use")
+)
+
+
+def _rows(array: Tensor) -> tuple[int, int]:
+    """How many rows [..., n] there are, and n."""
+    n = array.shape[-1]
+    return array.numel() // n, n
+
+
+def _of_type(name: str, like: Tensor) -> Callable[..., None]:
+    return getattr(_cuda, f"{name}_{str(like.dtype).removeprefix('torch.')}")
+
+
+def _checked(function: Callable[..., None], *arguments: Any) -> Tensor:
+    """Queue a function that takes a status, and return that."""
+    like = next(a for a in arguments if isinstance(a, Tensor))
+    status = torch.full((1,), FINE, dtype=torch.int64, device=like.device)
+    _queue(function, *arguments, status)
+    return status
+
+
+def _queue(function: Callable[..., None], *arguments: Any) -> None:
+    """Call a function of the module on the current stream of the device of its tensors."""
+    device = next(a for a in arguments if isinstance(a, Tensor)).device
+    kept = []
+
+    def memory(size: int) -> int:
+        kept.append(torch.empty(size, dtype=torch.uint8, device=device))
+        return kept[-1].data_ptr()
+
+    on_device = device.type == "cuda"
+    with torch.cuda.device(device) if on_device else nullcontext():
+        stream = torch.cuda.current_stream().cuda_stream if on_device else None
+        function(stream, memory, *(a.data_ptr() if isinstance(a, Tensor) else a for a in arguments))
