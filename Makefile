@@ -5,7 +5,9 @@ BENCH ?=
 VENV := .venv
 BIN := $(VENV)/bin
 PARALLEL := tests/statistics tests/test_ahead_of_time.py
-INTERPRETED := $(wildcard tests/test_triton_*.py tests/test_device.py tests/test_weights.py tests/test_hostile_arrays.py)
+INTERPRETED := $(wildcard tests/test_triton_*.py tests/test_engine_*.py tests/test_device.py tests/test_weights.py tests/test_hostile_arrays.py)
+# without nvcc, the CUDA engine is its host twin
+CUDA ?= $(if $(shell command -v nvcc),AUTO,HOST)
 ENGINE := $(wildcard csrc/*/*) CMakeLists.txt setup.py pyproject.toml
 
 .PHONY: install demo test bench lint wheel-check clean
@@ -26,7 +28,7 @@ bench: $(VENV)/.bench
 lint: $(VENV)/.installed
 	$(BIN)/ruff check
 	$(BIN)/ruff format --check
-	$(BIN)/clang-format --dry-run -Werror $(wildcard csrc/*/*.h csrc/*/*.cpp)
+	$(BIN)/clang-format --dry-run -Werror $(wildcard csrc/*/*.h csrc/*/*.cpp csrc/*/*.cu)
 
 # the wheel, built from the source archive, must work where there is nothing but numpy
 wheel-check: $(VENV)/.torch
@@ -47,7 +49,7 @@ $(VENV)/.torch:
 	touch $@
 
 $(VENV)/.installed: $(VENV)/.torch $(ENGINE)
-	$(BIN)/pip install -e '.[demo,test,lint]'
+	FASTSMC_CMAKE_ARGS="-DFASTSMC_CUDA=$(CUDA) $(FASTSMC_CMAKE_ARGS)" $(BIN)/pip install -e '.[demo,test,lint]'
 	touch $@
 
 $(VENV)/.bench: pyproject.toml | $(VENV)/.installed

@@ -1,4 +1,4 @@
-"""Drives CMake for the compiled engine; every other fact about the package stands in pyproject.toml."""
+"""Drives CMake for the compiled engines; every other fact about the package stands in pyproject.toml."""
 
 import os
 import subprocess
@@ -12,12 +12,14 @@ ROOT = Path(__file__).parent.resolve()
 
 
 class CMakeBuild(build_ext):
-    """Configure and build csrc/ into the folder where setuptools expects the extension.
+    """Configure and build csrc/ into the folder where setuptools expects the extensions.
 
     ``FASTSMC_CMAKE_ARGS`` is handed to CMake, for instance ``-DFASTSMC_CUDA=ON -DFASTSMC_SANITIZE=address``.
     """
 
     def build_extension(self, ext: Extension) -> None:
+        if ext.optional:  # built with the other, if at all
+            return
         import pybind11
 
         target = Path(self.get_ext_fullpath(ext.name)).resolve().parent
@@ -38,4 +40,5 @@ class CMakeBuild(build_ext):
         subprocess.run(["cmake", "--build", build], check=True)
 
 
-setup(ext_modules=[Extension("fastsmc._cpu", sources=[])], cmdclass={"build_ext": CMakeBuild})
+EXTENSIONS = [Extension("fastsmc._cpu", sources=[]), Extension("fastsmc._cuda", sources=[], optional=True)]
+setup(ext_modules=EXTENSIONS, cmdclass={"build_ext": CMakeBuild})

@@ -1,6 +1,7 @@
 #!/usr/bin/env bash
 # All that needs a CUDA device, in calls of less than ten minutes: bench/gpu_all.sh test | sanitize | tune | bench
-# Needs torch with CUDA, triton and pytest, and builds the engine of the CPU, to compare with.
+# Needs torch with CUDA, triton and pytest, and builds the engine of the CPU, to compare with, and that of CUDA C++ where
+# there is nvcc.
 set -euo pipefail
 cd "$(dirname "$0")/.."
 OUT=${OUT:-build/gpu}
@@ -9,9 +10,10 @@ export PYTHONPATH=$PWD
 
 build() {  # without pip: the module is put beside the sources, and kernels/ where they import it from
   python -c "from fastsmc import _cpu" 2>"$OUT/import.log" && return
-  cmake -S . -B build/cpu -DCMAKE_BUILD_TYPE=Release -DPython_EXECUTABLE="$(command -v python)" \
+  [ -x /usr/local/cuda/bin/nvcc ] && export PATH=$PATH:/usr/local/cuda/bin
+  cmake -S . -B build/engines -DCMAKE_BUILD_TYPE=Release -DPython_EXECUTABLE="$(command -v python)" \
     -Dpybind11_DIR="$(python -m pybind11 --cmakedir)" -DFASTSMC_OUTPUT_DIR="$PWD/fastsmc" >"$OUT/cmake.log"
-  cmake --build build/cpu -j >>"$OUT/cmake.log"
+  cmake --build build/engines -j >>"$OUT/cmake.log"
 }
 
 test_all() { pytest -q -m gpu -p no:cacheprovider --junitxml="$OUT/gpu.xml" tests; }
@@ -20,7 +22,7 @@ sanitize() {  # the smallest shapes: every access is watched
   local tool failed=0
   for tool in memcheck racecheck synccheck; do
     compute-sanitizer --tool "$tool" --error-exitcode 1 --log-file "$OUT/$tool.log" \
-      pytest -q -m "gpu and not large" -p no:cacheprovider tests/test_triton_*.py ||
+      pytest -q -m "gpu and not large" -p no:cacheprovider tests/test_triton_*.py tests/test_engine_*.py ||
       { failed=1; tail -30 "$OUT/$tool.log"; }
   done
   return "$failed"

@@ -1,19 +1,17 @@
 """Every kernel compiled for GPUs that need not be there: it must keep within its means."""
 
 import pkgutil
-import re
-import subprocess
 import tempfile
 from importlib import import_module
 from pathlib import Path
 
+import cubins
 import pytest
 
 triton = pytest.importorskip("triton")
 
 import triton.language as tl  # noqa: E402
 from triton.backends.compiler import GPUTarget  # noqa: E402
-from triton.backends.nvidia import compiler as nvidia  # noqa: E402
 from triton.compiler import ASTSource  # noqa: E402
 
 from fastsmc import backends  # noqa: E402
@@ -26,7 +24,6 @@ from fastsmc.kernels.build import Build  # noqa: E402
 
 MODULES = [import_module(f"{kernels.__name__}.{module.name}") for module in pkgutil.iter_modules(kernels.__path__)]
 BUILDS = [build for module in MODULES for build in getattr(module, "BUILDS", ())]
-TOOLS = Path(nvidia.__file__).parent / "bin"
 CAPABILITIES = (80, 90)
 SHARED = {80: 166_912, 90: 232_448}
 """Bytes that a block may have, by the CUDA programming guide's table of compute capabilities."""
@@ -47,18 +44,14 @@ def inspect(cubin):
     with tempfile.TemporaryDirectory() as folder:
         path = Path(folder) / "kernel.cubin"
         path.write_bytes(cubin)
-        tool = [TOOLS / "cuobjdump", "--dump-resource-usage", path]
-        usage = subprocess.run(tool, capture_output=True, text=True, check=True).stdout
-        sass = subprocess.run([TOOLS / "nvdisasm", path], capture_output=True, text=True, check=True).stdout
-    figures = {name: int(number) for name, number in re.findall(r"(REG|STACK|LOCAL):(\d+)", usage)}
-    return figures, set(re.findall(r"^\s+(?:/\*[0-9a-f]+\*/\s+)?(?:@!?U?P\w+\s+)?([A-Z][A-Z0-9_]*)", sass, re.M))
+        (figures,) = cubins.usage(path).values()
+        return figures, cubins.instructions(path)
 
 
 def check(build, capability):
     kernel = compiled(build, capability)
     figures, instructions = inspect(kernel.asm["cubin"])
-    assert figures["LOCAL"] == figures["STACK"] == 0, f"local memory: {figures}"
-    assert not {"LDL", "STL"} & instructions, "spills"
+    cubins.check_memory(figures, instructions)
     assert figures["REG"] <= build.registers, f"registers: {figures}"
     assert kernel.metadata.shared <= min(build.shared, SHARED[capability]), "shared memory"
     assert bool({"HMMA", "HGMMA"} & instructions) == build.tensor_cores, "tensor cores"

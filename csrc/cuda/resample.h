@@ -51,10 +51,10 @@ struct Values {
 
   FASTSMC_HD double none() const { return log ? -HUGE_VAL : 0.; }
   FASTSMC_HD bool bad(double x) const { return !(x < HUGE_VAL) || (!log && x < 0); }
-  // In float64; none beyond the end, and where there is no weight.
+  // In float64, -0 as +0; none beyond the end, and where there is no weight.
   FASTSMC_HD double entry(int64_t row, int64_t i) const {
     const double x = i < n ? static_cast<double>(data[row * n + i]) : none();
-    return bad(x) ? none() : x;
+    return bad(x) ? none() : x + 0.;
   }
   FASTSMC_KERNEL void check(int64_t row, int64_t i) const {
     if (i < n && bad(static_cast<double>(data[row * n + i])))
@@ -67,7 +67,7 @@ struct Values {
   FASTSMC_HD uint64_t mass(double x, double largest, int scale) const {
     const double w = log ? exp64<uint64_t, ExpTable>(x - largest) : x * (fixed::lift_of(scale) == 0 ? 1. : 0x1p200);
     uint64_t distance;
-    return fixed::quantise<fixed::Shift>(bit_cast<uint64_t>(w + 0.), scale, distance);  // -0 becomes +0
+    return fixed::quantise<fixed::Shift>(bit_cast<uint64_t>(w), scale, distance);
   }
 };
 

@@ -65,7 +65,11 @@ struct GroupExponentials {
     return thread / kGroupThreads * kGroup + k * kGroupThreads + thread % kGroupThreads;
   }
 
+  // That of a thread's group: an index would keep both in memory.
+  FASTSMC_HD static double own(int thread, double first, double last) { return thread < kGroupThreads ? first : last; }
+
   GroupSums sums[kGroups];
+  static_assert(kGroups <= 2, "a thread's group is the first or the last");
 
   template <class Block, template <class> class Private>
   FASTSMC_KERNEL void compute(Block& block, const LogWeights<T>& from, int64_t row, int64_t first,
@@ -96,7 +100,7 @@ struct GroupExponentials {
       for (int w = 0; w < kWarps; ++w) sums[g].largest = Largest{}(sums[g].largest, of_warps[g * kWarps + w]);
     }
     block.each([&](int thread) {
-      const double largest = sums[kGroups == 1 ? 0 : thread / kGroupThreads].largest;
+      const double largest = own(thread, sums[0].largest, sums[kGroups - 1].largest);
       FASTSMC_UNROLL
       for (int k = 0; k < kGroupItems; ++k) {
         e[thread][k] = exponential(e[thread][k] - Largest{}(largest, -DBL_MAX));
@@ -168,7 +172,7 @@ struct NormalizeRow {
       sums.add(factors[g], groups.sums[g].total, groups.sums[g].squares);
     }
     block.each([&](int thread) {
-      const double factor = factors[kGroups == 1 ? 0 : thread / kGroupThreads] / sums.total;
+      const double factor = groups.own(thread, factors[0], factors[kGroups - 1]) / sums.total;
       FASTSMC_UNROLL
       for (int k = 0; k < kGroupItems; ++k) {
         const int64_t i = GroupExponentials<T, kGroups>::place(thread, k);
@@ -200,8 +204,8 @@ struct SumGroups {
   }
 };
 
-// The sum of a row is a chain, in one thread, that the others serve; a group's `total` becomes the factor of its
-// weights.
+// The sum of a row is a chain that every thread adds, of what they bring to shared memory together; a group's `total`
+// becomes the factor of its weights.
 template <class T>
 struct SumRow {
   LogWeights<T> from;

@@ -1,0 +1,46 @@
+"""What CMake says of the engines that are asked for."""
+
+import os
+import shutil
+import subprocess
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parents[1]
+CMAKE = shutil.which("cmake")
+pytestmark = pytest.mark.skipif(
+    CMAKE is None or not (ROOT / "CMakeLists.txt").exists(), reason="there is no cmake, or there are no sources"
+)
+
+
+def configure(folder, cuda):
+    """Configure where there is no nvcc; the exit status and what was said."""
+    pybind11 = pytest.importorskip("pybind11")
+    paths = [p for p in os.environ["PATH"].split(os.pathsep) if not (Path(p) / "nvcc").exists()]
+    environment = {k: v for k, v in os.environ.items() if k not in ("CUDACXX", "CUDA_PATH", "CUDA_HOME")}
+    command = [CMAKE, "-S", ROOT, "-B", folder, f"-Dpybind11_DIR={pybind11.get_cmake_dir()}", f"-DFASTSMC_CUDA={cuda}"]
+    done = subprocess.run(
+        list(map(str, command)), env={**environment, "PATH": os.pathsep.join(paths)}, capture_output=True, text=True
+    )
+    return done.returncode, " ".join((done.stdout + done.stderr).split())
+
+
+@pytest.mark.parametrize(("cuda", "built"), [("AUTO", False), ("OFF", False), ("HOST", True)])
+def test_without_nvcc_the_cpu_engine_is_built(tmp_path, cuda, built):
+    status, said = configure(tmp_path, cuda)
+    assert status == 0, said
+    assert (tmp_path / "csrc" / "cuda").exists() == built
+
+
+@pytest.mark.parametrize(
+    ("cuda", "sentence"),
+    [
+        ("ON", "FASTSMC_CUDA=ON, but there is no nvcc"),
+        ("YES", "FASTSMC_CUDA=YES, but it must be AUTO, ON, OFF or HOST"),
+    ],
+)
+def test_what_cannot_be_built_is_refused(tmp_path, cuda, sentence):
+    status, said = configure(tmp_path, cuda)
+    assert status != 0
+    assert sentence in said
