@@ -36,11 +36,12 @@ def usage(path):
 
 
 def instructions(path):
-    """All that occur in a cubin."""
-    sass = run(TOOLS / "nvdisasm", path)
-    return set(re.findall(r"^\s+(?:/\*[0-9a-f]+\*/\s+)?(?:@!?U?P\w+\s+)?([A-Z][A-Z0-9_]*)", sass, re.M))
+    """All that occur in a file."""
+    sass = run(TOOLS / "cuobjdump", "--dump-sass", path)
+    return set(re.findall(r"^\s+/\*[0-9a-f]+\*/\s+(?:@!?U?P\w+\s+)?([A-Z][A-Z0-9_]*)", sass, re.M))
 
 
-def check_memory(figures, found):
+def check_memory(figures, found=frozenset()):
+    """Refuse local memory in the resources of a kernel, and in its instructions."""
     assert figures["LOCAL"] == figures["STACK"] == 0, f"local memory: {figures}"
     assert not {"LDL", "STL"} & found, "spills"

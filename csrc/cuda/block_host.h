@@ -15,6 +15,9 @@ namespace fastsmc::cuda {
 
 using Stream = void*;  // of no meaning here
 
+// Whether blocks and threads run from the last to the first: what depends on their order shows.
+inline bool backwards = false;
+
 template <int kThreadsOfBlock>
 class HostBlock {
  public:
@@ -39,7 +42,7 @@ class HostBlock {
 
   template <class Function>
   void each(const Function& function) const {
-    for (int thread = 0; thread < kThreads; ++thread) function(thread);
+    for (int i = 0; i < kThreads; ++i) function(backwards ? kThreads - 1 - i : i);
   }
 
   void sync() const {}
@@ -120,8 +123,8 @@ inline void atomic_add(int64_t* address, int64_t value) {
 
 template <class Kernel>
 void launch(const Kernel& kernel, int64_t grid, Stream) {
-  for (int64_t index = 0; index < grid; ++index) {
-    HostBlock<Kernel::kThreads> block(index, grid, kernel.shared_bytes());
+  for (int64_t i = 0; i < grid; ++i) {
+    HostBlock<Kernel::kThreads> block(backwards ? grid - 1 - i : i, grid, kernel.shared_bytes());
     kernel(block);
   }
 }

@@ -21,7 +21,15 @@ std::string built_with() {
          FASTSMC_CUDA_ARCHITECTURES;
 }
 
+void run_backwards(bool) {
+  throw std::logic_error("only the host twin has an order of threads");
+}
+
 #else
+
+void run_backwards(bool whether) {
+  backwards = whether;
+}
 
 std::string unavailable() {
   return "";

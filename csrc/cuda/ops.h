@@ -31,6 +31,9 @@ std::string unavailable();
 std::string device();
 std::string built_with();
 
+// For tests of the host twin: whether blocks, and threads between barriers, run from the last to the first.
+void run_backwards(bool);
+
 // What the random numbers of a call have in common (common/philox.h).
 struct Names {
   uint64_t seed;

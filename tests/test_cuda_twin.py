@@ -1,0 +1,68 @@
+"""What the host twin of the CUDA engine says of its kernels: they depend on no order that a device does not keep."""
+
+import numpy as np
+import pytest
+
+import fastsmc as fs
+from fastsmc import ops, random
+
+_cuda = pytest.importorskip("fastsmc._cuda", reason="this package was built without the CUDA engine")
+if _cuda.device() != "cpu":
+    pytest.skip("the CUDA engine is that of a device", allow_module_level=True)
+
+NAMES = {"seed": 3, "iteration": 1, "stream": 2, "first_slot": 7}
+
+
+def weights(n):
+    rng = np.random.default_rng(n)
+    return (4 * rng.standard_normal((2, n))).astype(np.float32)
+
+
+def normalised(n):
+    return fs.normalize_log_weights(weights(n), backend="cuda")
+
+
+def resampled(n, scheme):
+    u = np.random.default_rng(1).random((2, n) if ops.SCHEMES[scheme] else 2)
+    ancestors = fs.resample(weights(n), u, scheme, backend="cuda")
+    return ancestors, fs.offspring(ancestors, n, backend="cuda"), fs.permute_ancestors(ancestors, backend="cuda")
+
+
+def gathered(n):
+    particles = np.random.default_rng(2).standard_normal((n, 3))
+    ancestors = fs.permute_ancestors(np.arange(n) // 3 * 2, backend="cuda")
+    apart = fs.gather_particles(particles, ancestors, backend="cuda")
+    return apart, fs.gather_particles(particles, ancestors, particles, backend="cuda")
+
+
+def stepped(dim):
+    theta, v, grad = np.random.default_rng(3).standard_normal((3, 2, dim), np.float32)
+    how = {"precision": np.ones(dim, np.float32), "kick": 0.1, "drift": 0.2, "refresh": 0.5}
+    return *ops.leapfrog(theta, v, grad, **how, **NAMES, backend="cuda"), theta, v
+
+
+def drawn(kind):
+    return (getattr(random, kind)((3, 1500), **NAMES, backend="cuda"),)
+
+
+# one block for a row; parts of it
+EVERYTHING = {
+    **{f"weights of {n}": lambda n=n: normalised(n) for n in (100, 4000, 9000)},
+    **{f"{s} of {n}": lambda n=n, s=s: resampled(n, s) for n in (100, 4000, 9000) for s in ops.SCHEMES},
+    **{f"{n} gathered": lambda n=n: gathered(n) for n in (10, 5000)},
+    **{f"a step of {dim}": lambda dim=dim: stepped(dim) for dim in (10, 3000)},
+    **{kind: lambda kind=kind: drawn(kind) for kind in ("philox", "uniform", "normal")},
+}
+
+
+@pytest.fixture
+def backwards():
+    yield lambda: _cuda.run_backwards(True)
+    _cuda.run_backwards(False)
+
+
+@pytest.mark.parametrize("name", EVERYTHING)
+def test_the_order_of_threads_and_blocks_changes_no_bit(name, backwards):
+    forwards = [np.array(part) for part in EVERYTHING[name]()]
+    backwards()
+    assert all(map(np.array_equal, EVERYTHING[name](), forwards))
