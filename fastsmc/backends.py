@@ -14,6 +14,7 @@ from types import ModuleType
 from typing import NamedTuple
 
 from fastsmc import arrays
+from fastsmc.choice import Choice
 
 FINE = 2**62
 """What a status on a device holds, int64 [1], where all is well; else the smallest ``code << 48 | position``."""
@@ -64,7 +65,7 @@ class Backend:
 class Engine(NamedTuple):
     """The functions of a backend, and the memory whose arrays they take."""
 
-    ops: ModuleType
+    ops: ModuleType | Choice
     memory: arrays.Memory
 
 
@@ -111,10 +112,14 @@ def choose(backend: str | None = None, device: str = "cpu") -> Engine:
     argument, name = ("backend", backend) if backend else ("FASTSMC_BACKEND", os.environ.get("FASTSMC_BACKEND"))
     kind = device.partition(":")[0]
     if not name:
-        for candidate in list(BACKENDS.values())[1:]:
-            if candidate.device == kind and candidate.available()[0]:
-                return _engine(candidate, device)
-        raise ValueError(f"no backend reads arrays on {device}: {reasons(kind)}")
+        usable = [b for b in list(BACKENDS.values())[1:] if b.device == kind and b.available()[0]]
+        if not usable:
+            raise ValueError(f"no backend reads arrays on {device}: {reasons(kind)}")
+        if kind == "cpu" or len(usable) == 1:
+            return _engine(usable[0], device)
+        engines = {b.name: _engine(b, device) for b in usable}
+        modules = {name: engine.ops for name, engine in engines.items()}
+        return Engine(Choice(device, modules), engines[usable[0].name].memory)
     if name not in BACKENDS:
         raise ValueError(f"{argument} is {name!r}; it must be one of {', '.join(map(repr, BACKENDS))}")
     chosen = BACKENDS[name]

@@ -8,13 +8,17 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from contextlib import nullcontext
-from typing import Any, NamedTuple, NoReturn
+from importlib import import_module
+from types import ModuleType
+from typing import Any, NamedTuple
 
+import numpy as np
 import torch
 from torch import Tensor
 
 from fastsmc import _cuda
 from fastsmc.backends import FINE
+from fastsmc.networks import Layer
 
 
 class Cut(NamedTuple):
@@ -102,16 +106,92 @@ def leapfrog(
     _queue(_cuda.leapfrog, *particles.shape, *arrays, *step)
 
 
-def _missing(name: str) -> Callable[..., NoReturn]:
-    def refuse(*_: Any, **__: Any) -> NoReturn:
-        raise NotImplementedError(f"the cuda engine has no {name} yet; backend='triton' has one")
-
-    return refuse
+def serves(layers: np.ndarray, precision: int, samples: int) -> bool:
+    """Whether a block has room for a network: dense, of few layers, a few ten thousand weights."""
+    return _cuda.network_fits(layers, precision, samples)
 
 
-log_likelihood, network_outputs, trajectory, precision_in_use = map(
-    _missing, ("log_likelihood", "network_outputs", "trajectory", "precision_in_use")
-)
+def log_likelihood(
+    layers: np.ndarray,
+    likelihood: int,
+    noise: float,
+    precision: int,
+    particles: Tensor,
+    x: Tensor,
+    y: Tensor,
+    weights: Tensor | None,
+    log_likelihood: Tensor,
+    grad: Tensor | None,
+) -> Tensor | None:
+    """Log-likelihood [P] of every particle, and its gradient [P, d] if it is asked for; returns the status."""
+    arrays = particles, x, y, weights, log_likelihood, grad
+    if not serves(layers, precision, len(x)):
+        return _triton(layers).log_likelihood(layers, likelihood, noise, precision, *arrays)
+    return _checked(_cuda.log_likelihood, layers, likelihood, noise, precision, len(particles), len(x), *arrays)
+
+
+def network_outputs(layers: np.ndarray, precision: int, particles: Tensor, x: Tensor, outputs: Tensor) -> None:
+    """Outputs [P, B, K] of every particle's network."""
+    if not serves(layers, precision, len(x)):
+        return _triton(layers).network_outputs(layers, precision, particles, x, outputs)
+    return _queue(_cuda.network_outputs, layers, precision, len(particles), len(x), particles, x, outputs)
+
+
+def trajectory(
+    layers: np.ndarray,
+    likelihood: int,
+    noise: float,
+    precision: int,
+    particles: Tensor,
+    momentum: Tensor,
+    grad: Tensor,
+    x: Tensor,
+    y: Tensor,
+    weights: Tensor | None,
+    prior_precision: Tensor,
+    scale: Tensor | None,
+    total: Tensor,
+    start: Tensor,
+    end: Tensor,
+    step_size: float,
+    num_steps: int,
+    likelihood_scale: float,
+    *refresh: Any,
+) -> Tensor | None:
+    """Half a kick and a drift, then the gradient and a kick after every drift, to the same bits as one by one.
+
+    One launch where a block takes a particle through the whole batch, which is up to 4,096 samples.
+    """
+    state, batch, terms = (particles, momentum, grad), (x, y, weights), (prior_precision, scale)
+    density = layers, likelihood, noise, precision
+    if not serves(layers, precision, len(x)):
+        plan = step_size, num_steps, likelihood_scale, *refresh
+        return _triton(layers).trajectory(*density, *state, *batch, *terms, total, start, end, *plan)
+    if _cuda.network_slices(len(x)) == 1:
+        plan = step_size, num_steps, likelihood_scale, *refresh
+        sizes, ends = (len(particles), len(x)), (total, start, end)
+        return _checked(_cuda.trajectory, *density, *sizes, *state, *batch, *terms, *ends, *plan)
+    moved = *state, *terms, None, particles
+    half, still = step_size / 2, (False, 0.0, 0, 0, 0, 0)
+    leapfrog(*moved, start, half, step_size, likelihood_scale, *refresh)
+    for k in range(num_steps):
+        status = log_likelihood(*density, particles, *batch, total, grad)
+        kick, drift = (step_size, step_size) if k + 1 < num_steps else (half, 0.0)
+        leapfrog(*moved, end, kick, drift, likelihood_scale, *still)
+    return status
+
+
+def precision_in_use(layers: np.ndarray, precision: int) -> int:
+    """The precision that was asked for: tensor cores have them all."""
+    return precision
+
+
+def _triton(layers: np.ndarray) -> ModuleType:
+    """The engine of the networks that are too large for this one."""
+    if _cuda.device() == "cuda":
+        return import_module("fastsmc.kernels.engine")
+    weights = sum(Layer(*map(int, row)).num_params for row in layers)
+    raise NotImplementedError(f"the cuda engine has no room for {len(layers)} layers of {weights} weights in a block")
 
 
 def _rows(array: Tensor) -> tuple[int, int]:

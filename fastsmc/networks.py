@@ -72,6 +72,11 @@ class Layer(NamedTuple):
             return self.out_channels, self.num_inputs
         return self.out_channels, self.in_channels, self.kernel, self.kernel
 
+    @property
+    def num_params(self) -> int:
+        """Weights and biases."""
+        return math.prod(self.weight_shape) + self.out_channels
+
 
 DENSE, CONVOLUTION = 0, 1
 MAX_POOL = 16

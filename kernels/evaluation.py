@@ -87,7 +87,7 @@ class Evaluation:
         """With the usual tiles unless others are given."""
         tiles = tiles or choose_tiles(precision, data.samples, data.x.device)
         table = [Layer(*map(int, row)) for row in layers]
-        dim = sum(math.prod(layer.weight_shape) + layer.out_channels for layer in table)
+        dim = sum(layer.num_params for layer in table)
         convolutions, begin = [], 0
         for layer in takewhile(lambda layer: not layer.is_dense, table):
             convolutions.append(Convolution(layer, begin, dim))

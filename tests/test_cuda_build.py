@@ -20,11 +20,13 @@ ARCHITECTURES = ("sm_80", "sm_90a")
 MOST = 65536 // 512
 """Registers a thread that let a block of 512 run."""
 REGISTERS = {
+    "AddSlices": 32,
     "CheckAncestors": 24,
     "CountParts": 40,
     "CountRow": 40,
     "Cumulate": 80,
     "Draw": 56,
+    "Evaluate": 128,
     "Fill": 32,
     "FillVacancies": 40,
     "FindLargest": 40,
@@ -41,7 +43,6 @@ REGISTERS = {
     "SumMasses": 56,
     "SumParts": 48,
     "SumRow": 56,
-    "SumRuns": 32,
 }
 """The most that a kernel may take, whatever it is made for."""
 
@@ -82,6 +83,13 @@ def test_a_kernel_beyond_its_means_is_found_out():
     for memory in ("STACK", "LOCAL"):
         with pytest.raises(AssertionError, match="local memory"):
             check(struct, figures | {memory: 8}, REGISTERS)
+
+
+def test_products_are_made_by_tensor_cores():
+    """Of both formats."""
+    sass = cubins.run(cubins.TOOLS / "cuobjdump", "--dump-sass", _cuda.__file__)
+    for instruction in ("HMMA.1688.F32.TF32", "HMMA.16816.F32.BF16"):
+        assert instruction in sass
 
 
 def test_nothing_is_spilled():

@@ -5,6 +5,7 @@ import pytest
 
 import fastsmc as fs
 from fastsmc import ops, random
+from fastsmc.likelihoods import LIKELIHOODS
 
 _cuda = pytest.importorskip("fastsmc._cuda", reason="this package was built without the CUDA engine")
 if _cuda.device() != "cpu":
@@ -45,6 +46,17 @@ def drawn(kind):
     return (getattr(random, kind)((3, 1500), **NAMES, backend="cuda"),)
 
 
+def network(kind, samples):
+    rng = np.random.default_rng(4)
+    post = fs.Posterior(fs.MLP((20, 17, 3), "gelu"), likelihood=kind, precision="high", backend="cuda")
+    theta, v = 0.2 * rng.standard_normal((2, 2, post.network.num_params), np.float32)
+    x, y = rng.standard_normal((samples, 20), np.float32), rng.integers(0, 3, samples)
+    y = y if kind == "categorical" else rng.random((samples, 3), np.float32)
+    value, grad = post.log_likelihood_and_grad(theta, x, y)
+    outputs = post.outputs(theta, x)
+    return value, grad.copy(), outputs, *post.trajectory(theta, v, grad, x, y, step_size=0.01, num_steps=2), theta, v
+
+
 # one block for a row; parts of it
 EVERYTHING = {
     **{f"weights of {n}": lambda n=n: normalised(n) for n in (100, 4000, 9000)},
@@ -52,6 +64,8 @@ EVERYTHING = {
     **{f"{n} gathered": lambda n=n: gathered(n) for n in (10, 5000)},
     **{f"a step of {dim}": lambda dim=dim: stepped(dim) for dim in (10, 3000)},
     **{kind: lambda kind=kind: drawn(kind) for kind in ("philox", "uniform", "normal")},
+    **{f"{kind} network": lambda kind=kind: network(kind, 100) for kind in LIKELIHOODS},
+    "network of slices": lambda: network("categorical", 4096 + 50),
 }
 
 

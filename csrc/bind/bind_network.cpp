@@ -8,30 +8,20 @@
 #include <vector>
 
 #include "bind/bind.h"
+#include "bind/network_spec.h"
+#include "common/fault.h"
 #include "cpu/network.h"
 #include "cpu/random.h"
 #include "cpu/threads.h"
 #include "cpu/update.h"
 
 namespace py = pybind11;
+using namespace fastsmc;
 using namespace fastsmc::cpu;
 
 namespace {
 
-template <class T>
-using Rows = py::array_t<T, py::array::c_style>;
 using Strided = py::array_t<float, 0>;
-
-constexpr int kLabelOutOfRange = 10;  // the code of its sentence in fastsmc/ops/checks.py
-
-// layers [layers, fields of Layer].
-NetworkSpec spec_of(const Rows<int64_t>& layers, int likelihood, float noise, int precision) {
-  static_assert(sizeof(Layer) == 9 * sizeof(int64_t), "a row of the table is a Layer");
-  if (layers.ndim() != 2 || layers.shape(1) * static_cast<int64_t>(sizeof(int64_t)) != sizeof(Layer))
-    throw py::type_error("layers must be [layers, 9]; call the engine through fastsmc.ops");
-  return {static_cast<int>(layers.shape(0)), reinterpret_cast<const Layer*>(layers.data()),
-          static_cast<Likelihood>(likelihood), noise, static_cast<Precision>(precision)};
-}
 
 // Of an array that may be None.
 const float* data_or_null(const py::object& array) {
@@ -52,7 +42,7 @@ Batch batch_of(const NetworkSpec& spec, const Strided& x, const py::object& y, c
 // None, or the status of the first label out of range.
 py::object label_status(int64_t bad_row) {
   if (bad_row < 0) return py::none();
-  return py::make_tuple(kLabelOutOfRange, bad_row);
+  return py::make_tuple(static_cast<int>(Fault::kLabel), bad_row);
 }
 
 void outputs_of(const Rows<int64_t>& layers, int precision, const Rows<float>& particles, const Strided& x,
@@ -159,7 +149,7 @@ void fill(Rows<T>& out, uint64_t seed, uint32_t iteration, uint32_t stream, uint
   Fill(data, slots, dim, seed, first_slot, iteration, stream);
 }
 
-Rows<float> elementary(int function, const Rows<float>& x) {
+Rows<float> elementary_of(int function, const Rows<float>& x) {
   Rows<float> y(x.size());
   kernels().update.elementary(function, x.data(), y.mutable_data(), x.size());
   return y;
@@ -207,7 +197,7 @@ void bind_network(py::module_& m) {
   fill_with("philox", fill<uint32_t, philox_integers>);
   fill_with("uniform", fill<double, uniform>);
   fill_with("normal", fill<float, standard_normal>);
-  m.def("elementary", elementary, py::arg("function"), py::arg("x").noconvert());
+  m.def("elementary", elementary_of, py::arg("function"), py::arg("x").noconvert());
   m.def("multiply_adds", multiply_adds, py::arg("rounds"));
   m.def("simd_level", [] { return kernels().level; });
   m.def("simd_levels", levels);

@@ -7,6 +7,7 @@
 #include <string>
 
 #include "bind/bind.h"
+#include "bind/network_spec.h"
 #include "cuda/ops.h"
 
 namespace py = pybind11;
@@ -99,6 +100,52 @@ void leapfrog_rows(Pointer<> stream, const py::function& memory, int64_t count, 
            likelihood_scale, refresh ? &refreshment : nullptr, energies);
 }
 
+Batch batch_of(const NetworkSpec& spec, int64_t samples, Pointer<float> x, Pointer<> y, Pointer<float> weights) {
+  const bool labels = spec.likelihood == Likelihood::kCategorical;
+  return {samples,
+          x,
+          spec.inputs(),
+          1,
+          labels ? static_cast<const int64_t*>(y.address) : nullptr,
+          labels ? nullptr : static_cast<const float*>(y.address),
+          weights};
+}
+
+bool fits(const Rows<int64_t>& layers, int precision, int64_t samples) {
+  return network_fits(spec_of(layers, 0, 1.f, precision), samples);
+}
+
+void log_likelihood(Pointer<> stream, const py::function& memory, const Rows<int64_t>& layers, int likelihood,
+                    float noise, int precision, int64_t count, int64_t samples, Pointer<float> particles,
+                    Pointer<float> x, Pointer<> y, Pointer<float> weights, Pointer<double> totals,
+                    Pointer<float> gradients, Pointer<int64_t> status) {
+  const NetworkSpec spec = spec_of(layers, likelihood, noise, precision);
+  network_log_likelihood(queue_of(stream, memory), spec, batch_of(spec, samples, x, y, weights), count, particles,
+                         totals, gradients, status);
+}
+
+void outputs_of(Pointer<> stream, const py::function& memory, const Rows<int64_t>& layers, int precision, int64_t count,
+                int64_t samples, Pointer<float> particles, Pointer<float> x, Pointer<float> outputs) {
+  const NetworkSpec spec = spec_of(layers, 0, 1.f, precision);
+  network_outputs(queue_of(stream, memory), spec, batch_of(spec, samples, x, {nullptr}, {nullptr}), count, particles,
+                  outputs);
+}
+
+void trajectory(Pointer<> stream, const py::function& memory, const Rows<int64_t>& layers, int likelihood, float noise,
+                int precision, int64_t count, int64_t samples, Pointer<float> particles, Pointer<float> momentum,
+                Pointer<float> gradient, Pointer<float> x, Pointer<> y, Pointer<float> weights,
+                Pointer<float> prior_precision, Pointer<float> scale, Pointer<double> totals, Pointer<double> start,
+                Pointer<double> end, float size, int64_t steps, float likelihood_scale, bool refresh, float persistence,
+                uint64_t seed, uint32_t iteration, uint32_t stream_of_numbers, uint32_t first_slot,
+                Pointer<int64_t> status) {
+  const NetworkSpec spec = spec_of(layers, likelihood, noise, precision);
+  const Refresh refreshment{persistence, {seed, iteration, stream_of_numbers, first_slot}};
+  const Path path{particles, momentum, gradient, prior_precision,  scale,   start,
+                  end,       steps,    size,     likelihood_scale, refresh, refreshment};
+  network_trajectory(queue_of(stream, memory), spec, batch_of(spec, samples, x, y, weights), count, path, totals,
+                     status);
+}
+
 }  // namespace
 
 PYBIND11_MODULE(_cuda, m, py::mod_gil_not_used()) {
@@ -119,4 +166,9 @@ PYBIND11_MODULE(_cuda, m, py::mod_gil_not_used()) {
   m.def("uniform", fill<double, uniform>);
   m.def("normal", fill<float, standard_normal>);
   m.def("leapfrog", leapfrog_rows);
+  m.def("network_fits", fits);
+  m.def("network_slices", network_slices);
+  m.def("log_likelihood", log_likelihood);
+  m.def("network_outputs", outputs_of);
+  m.def("trajectory", trajectory);
 }

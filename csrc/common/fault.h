@@ -14,6 +14,7 @@ enum class Fault : int {
   kNotPermuted,  // in place, but a[a[i]] != a[i]
   kNotSquare,    // in place, but not as many ancestors as particles
   kOverlap,      // out shares memory with particles, but is not particles
+  kLabel,        // outside [0, outputs)
 };
 
 }  // namespace fastsmc

@@ -16,6 +16,13 @@ std::string device() {
   return "cuda";
 }
 
+size_t shared_memory() {
+  int device = 0, bytes = 0;
+  require(cudaGetDevice(&device));
+  require(cudaDeviceGetAttribute(&bytes, cudaDevAttrMaxSharedMemoryPerBlockOptin, device));
+  return static_cast<size_t>(bytes);
+}
+
 std::string built_with() {
   return "CUDA " + std::to_string(__CUDACC_VER_MAJOR__) + "." + std::to_string(__CUDACC_VER_MINOR__) + " for " +
          FASTSMC_CUDA_ARCHITECTURES;
@@ -37,6 +44,10 @@ std::string unavailable() {
 
 std::string device() {
   return "cpu";
+}
+
+size_t shared_memory() {
+  return 227 << 10;  // of compute capability 9.0
 }
 
 std::string built_with() {

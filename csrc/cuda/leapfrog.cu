@@ -1,8 +1,7 @@
 #include "cuda/leapfrog.h"
 
-#include <cmath>
-
 #include "cuda/ops.h"
+#include "cuda/sums.h"
 
 namespace fastsmc::cuda {
 
@@ -10,9 +9,8 @@ void leapfrog(const Queue& queue, const State& state, float kick, float drift, f
               const Refresh* refresh, double* energies) {
   const auto stream = static_cast<Stream>(queue.stream);
   const float persistence = refresh == nullptr ? 0.f : refresh->persistence;
-  const auto deviation = static_cast<float>(std::sqrt(1 - static_cast<double>(persistence) * persistence));
   auto* const plan = queue.scratch<Plan>(1);
-  launch(Store<Plan>{plan, {kick, drift, likelihood_scale, persistence, deviation}}, 1, stream);
+  launch(Store<Plan>{plan, {kick, drift, likelihood_scale, persistence, deviation_of(persistence)}}, 1, stream);
   Names* names = nullptr;
   if (refresh != nullptr) {
     names = queue.scratch<Names>(1);
@@ -21,8 +19,7 @@ void leapfrog(const Queue& queue, const State& state, float kick, float drift, f
   const int64_t runs = (state.dim + Leapfrog::kRun - 1) / Leapfrog::kRun, width = 3 * state.count;
   auto* const of_runs = runs == 1 ? energies : queue.scratch<double>(runs * width);
   launch(Leapfrog{state, plan, names, runs, of_runs}, runs * state.count, stream);
-  if (runs > 1)
-    launch(SumRuns{of_runs, energies, runs, width}, (width + SumRuns::kThreads - 1) / SumRuns::kThreads, stream);
+  if (runs > 1) add_slices(of_runs, energies, runs, width, stream);
 }
 
 }  // namespace fastsmc::cuda

@@ -8,16 +8,22 @@
 // Everything that varies from one step to the next is read from the device, so that a captured graph can be replayed.
 #pragma once
 
+#include <cmath>
+
 #include "common/update.h"
 #include "cuda/collectives.h"
 #include "cuda/random.h"
 
 namespace fastsmc::cuda {
 
-// The numbers of a step; deviation, sqrt(1 - persistence^2), keeps the momentum standard normal.
+// The numbers of a step; deviation is what keeps the momentum standard normal.
 struct Plan {
   float kick, drift, likelihood_scale, persistence, deviation;
 };
+
+inline float deviation_of(float persistence) {
+  return static_cast<float>(std::sqrt(1 - static_cast<double>(persistence) * persistence));
+}
 
 struct Leapfrog {
   State state;
@@ -85,26 +91,6 @@ struct Leapfrog {
         if (thread == 0) energies[(run * state.count + particle) * 3 + e] = .5 * sum;
       });
     }
-  }
-};
-
-// Sums [runs, width] to [width], in order.
-struct SumRuns {
-  const double* of_runs;
-  double* out;
-  int64_t runs, width;
-  static constexpr int kThreads = 64;
-  size_t shared_bytes() const { return 0; }
-
-  template <class Block>
-  FASTSMC_KERNEL void operator()(Block& block) const {
-    block.each([&](int thread) {
-      const int64_t i = block.index() * kThreads + thread;
-      if (i >= width) return;
-      double sum = 0;
-      for (int64_t run = 0; run < runs; ++run) sum += of_runs[run * width + i];
-      out[i] = sum;
-    });
   }
 };
 

@@ -6,6 +6,7 @@
 #include <functional>
 #include <string>
 
+#include "common/network.h"
 #include "common/resampling.h"
 
 namespace fastsmc::cuda {
@@ -30,6 +31,7 @@ struct Cut {
 std::string unavailable();
 std::string device();
 std::string built_with();
+size_t shared_memory();  // bytes that a block may have
 
 // For tests of the host twin: whether blocks, and threads between barriers, run from the last to the first.
 void run_backwards(bool);
@@ -86,5 +88,33 @@ struct Refresh {
 // refresh may be null; energies [count, 3]: kinetic before and after the kick, of the prior.
 void leapfrog(const Queue&, const State&, float kick, float drift, float likelihood_scale, const Refresh*,
               double* energies);
+
+// Whether a block has room for a network and a tile of so many samples; the functions below serve no other.
+bool network_fits(const NetworkSpec& spec, int64_t samples);
+// Blocks that share the batch of a particle; a trajectory needs that to be one.
+int64_t network_slices(int64_t samples);
+
+// totals [count], the sum over the batch, in float64; gradients [count, dim] or null.
+void network_log_likelihood(const Queue&, const NetworkSpec& spec, const Batch& batch, int64_t count,
+                            const float* particles, double* totals, float* gradients, int64_t* status);
+
+// outputs [count, samples, spec.outputs()]; the batch has no targets.
+void network_outputs(const Queue&, const NetworkSpec& spec, const Batch& batch, int64_t count, const float* particles,
+                     float* outputs);
+
+// Leapfrog steps from particles whose gradient is given, [count, dim] each; all is overwritten.
+struct Path {
+  float *particles, *momentum, *gradient;
+  const float *precision, *scale;  // as of State
+  double *start, *end;             // [count, 3], energies of the first step and of the last
+  int64_t steps;
+  float size, likelihood_scale;
+  bool refresh;  // the momentum, before the first step
+  Refresh refreshment;
+};
+
+// totals [count], at the end.
+void network_trajectory(const Queue&, const NetworkSpec& spec, const Batch& batch, int64_t count, const Path& path,
+                        double* totals, int64_t* status);
 
 }  // namespace fastsmc::cuda

@@ -16,6 +16,16 @@ FASTSMC_HD inline philox::Counter words(const Names& names, int64_t slot, int64_
       philox::key_of(names.seed));
 }
 
+// The standard normal number of one parameter.
+FASTSMC_HD inline float normal(const Names& names, int64_t slot, int64_t i) {
+  const philox::Counter of = words(names, slot, i / 4);
+  const bool upper = (i & 2) != 0;
+  const uint32_t radius = upper ? of.word[2] : of.word[0], angle = upper ? of.word[3] : of.word[1];
+  float first, second;
+  box_muller<Scalar>(radius, angle, first, second);
+  return (i & 1) != 0 ? second : first;
+}
+
 struct Integers {
   using Number = uint32_t;
   static constexpr int kCount = 4;  // of a Philox block

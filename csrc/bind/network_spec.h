@@ -1,0 +1,22 @@
+// A network as Python's table of its layers tells it.
+#pragma once
+
+#include <pybind11/numpy.h>
+
+#include "common/network.h"
+
+namespace fastsmc {
+
+template <class T>
+using Rows = pybind11::array_t<T, pybind11::array::c_style>;
+
+// layers [layers, fields of Layer].
+inline NetworkSpec spec_of(const Rows<int64_t>& layers, int likelihood, float noise, int precision) {
+  static_assert(sizeof(Layer) == 9 * sizeof(int64_t), "a row of the table is a Layer");
+  if (layers.ndim() != 2 || layers.shape(1) * static_cast<int64_t>(sizeof(int64_t)) != sizeof(Layer))
+    throw pybind11::type_error("layers must be [layers, 9]; call the engine through fastsmc.ops");
+  return {static_cast<int>(layers.shape(0)), reinterpret_cast<const Layer*>(layers.data()),
+          static_cast<Likelihood>(likelihood), noise, static_cast<Precision>(precision)};
+}
+
+}  // namespace fastsmc

@@ -1,0 +1,76 @@
+"""Which of several engines of a device serves a call: the fastest, by what was measured on such a card.
+
+``choice.csv`` has a line for each op, row length and card that ``python -m bench.gpu`` measured with more than one
+engine. A call goes by the longest row that is not longer than its own; where there is none, to the engine that is
+preferred. The number of particles decides nothing, so that a particle alone has the same bits as among others.
+"""
+
+from __future__ import annotations
+
+import csv
+from collections.abc import Callable, Mapping
+from functools import cache
+from pathlib import Path
+from types import ModuleType
+from typing import Any, NamedTuple
+
+TABLE = Path(__file__).with_name("choice.csv")
+
+
+class Line(NamedTuple):
+    """On a card of this compute capability the backend is the fastest for an op on rows that are as long, or longer."""
+
+    capability: str
+    op: str
+    row: int
+    backend: str
+
+
+@cache
+def table() -> tuple[Line, ...]:
+    """What was measured."""
+    with TABLE.open(newline="") as file:
+        lines = list(csv.DictReader(file))
+    return tuple(Line(line["capability"], line["op"], int(line["row"]), line["backend"]) for line in lines)
+
+
+@cache
+def capability(device: str) -> str:
+    """Of a CUDA device, as ``"9.0"``."""
+    import torch
+
+    return ".".join(map(str, torch.cuda.get_device_capability(device)))
+
+
+def fastest(device: str, op: str, row: int) -> str | None:
+    """The backend for an op on rows of a length, if something was measured on such a device."""
+    known = [line for line in table() if (line.capability, line.op) == (capability(device), op) and line.row <= row]
+    return max(known, key=lambda line: line.row).backend if known else None
+
+
+class Choice:
+    """Engines of one device as one.
+
+    Parameters
+    ----------
+    device
+        Where the arrays are, as torch says it.
+    engines
+        By the names of their backends; the first is preferred.
+    """
+
+    def __init__(self, device: str, engines: Mapping[str, ModuleType]) -> None:
+        self.__name__ = " or ".join(engines)
+        self._device, self._engines = device, engines
+
+    def __getattr__(self, op: str) -> Callable[..., Any]:
+        functions = {name: getattr(engine, op) for name, engine in self._engines.items()}
+        preferred = next(iter(functions))
+
+        def call(*arguments: Any) -> Any:
+            row = next((int(a.shape[-1]) for a in arguments if hasattr(a, "data_ptr")), 0)
+            name = fastest(self._device, op, row)
+            return functions[name if name in functions else preferred](*arguments)
+
+        setattr(self, op, call)
+        return call
