@@ -7,9 +7,10 @@ graph once more, where launches cost the host nothing. Rows go to bench/results/
 from __future__ import annotations
 
 import argparse
+import csv
 import subprocess
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, fields
 from datetime import datetime, timezone
 from functools import cache, partial
@@ -25,7 +26,7 @@ import fastsmc as fs
 from bench import mlp_gradient
 from bench.harness import OURS, RESULTS, version, write_csv
 from bench.mlp_gradient import Case, problem
-from fastsmc import backends
+from fastsmc import backends, choice
 
 Call = Callable[[], Any]
 
@@ -119,10 +120,14 @@ class Bench:
 
     def __init__(self) -> None:
         self.rows: list[Row] = []
+        self.choices: list[dict[str, Any]] = []
         self.console = Console(width=130)
 
-    def case(self, name: str, calls: Mapping[str, Call], floor: float) -> None:
-        """Time providers in turn, and ours in a graph too; ``floor`` is in seconds."""
+    def case(self, name: str, calls: Mapping[str, Call], floor: float, ops: Sequence[str] = (), row: int = 0) -> None:
+        """Time providers in turn, and ours in a graph too; ``floor`` is in seconds.
+
+        Where there is more than one engine, the fastest is the choice for these ops on rows of this length.
+        """
         calls, repeats = dict(calls), {}
         if DEVICE == "cuda":
             calls |= {f"{name}, as a graph": graphed(call) for name, call in calls.items() if name.startswith(OURS)}
@@ -139,9 +144,20 @@ class Bench:
             ratios = (f"{middle / ours:.2f}x", f"{middle / (1e6 * floor):.1f}x")
             table.add_row(provider, *(f"{t:,.1f} us" for t in (middle, low, high)), *ratios)
         self.console.print(table)
+        ranked = sorted((median(times[provider]), backend) for provider, backend in engines().items())
+        if ops and len(ranked) > 1:
+            (us, backend), (second_us, second) = ranked[:2]
+            found = {"row": row, "backend": backend, "us": us, "second": second, "second_us": second_us}
+            here = {"capability": choice.capability(DEVICE), **{key: machine()[key] for key in ("card", "date")}}
+            self.choices += [{"op": op, **found, **here} for op in ops]
 
     def write(self) -> None:
-        """To bench/results/."""
+        """To bench/results/, and this card's lines to the table of choices."""
+        with choice.TABLE.open(newline="") as file:
+            reader = csv.DictReader(file)
+            columns = list(reader.fieldnames or ())
+            others = [line for line in reader if line["capability"] != choice.capability(DEVICE)]
+        write_csv(choice.TABLE, others + self.choices, columns)
         write_csv(RESULTS / "gpu.csv", [asdict(row) for row in self.rows], [field.name for field in fields(Row)])
 
 
@@ -174,7 +190,8 @@ def gradient(bench: Bench, case: Case, precision: str) -> None:
             calls["jax.vmap (jit)"] = mlp_gradient.with_jax(case, *arrays)
             calls["jax.vmap (jit)"]()  # is compiled at this precision
     floor = max(case.flops / RATES[precision], 2 * arrays[0].nbytes / bytes_a_second())
-    bench.case(f"gradient {case} {precision}", calls, floor)
+    ops = ("log_likelihood", "network_outputs") if precision == "highest" else ()
+    bench.case(f"gradient {case} {precision}", calls, floor, ops, theta.shape[1])
     torch.set_float32_matmul_precision("highest")
 
 
@@ -192,7 +209,8 @@ def trajectory(bench: Bench, case: Case, precision: str, steps: int = 10) -> Non
         calls[name] = partial(fs.ops.trajectory, *model, *state, x, y, **plan, **how)
         calls[f"{name}: its gradients alone"] = lambda gradient=gradient: [gradient() for _ in range(steps)]
     each = max(case.flops / RATES[precision], 4 * arrays[0].nbytes / bytes_a_second())
-    bench.case(f"trajectory {case} {precision}, {steps} steps", calls, steps * each)
+    ops = ("trajectory",) if precision == "highest" else ()
+    bench.case(f"trajectory {case} {precision}, {steps} steps", calls, steps * each, ops, theta.shape[1])
 
 
 def resampling(bench: Bench, n: int) -> None:
@@ -215,7 +233,8 @@ def resampling(bench: Bench, n: int) -> None:
         different = int((call() != by_torch()).sum())
         if different > 1e-6 * n + 2:
             raise AssertionError(f"{different} of {n} ancestors of {name} differ from torch's")
-    bench.case(f"normalise, ESS and systematic, N={n}", calls | {"torch": by_torch}, 24 * n / bytes_a_second())
+    ops, floor = ("normalize_log_weights", "resample"), 24 * n / bytes_a_second()
+    bench.case(f"normalise, ESS and systematic, N={n}", calls | {"torch": by_torch}, floor, ops, n)
 
 
 def main() -> None:
