@@ -28,6 +28,8 @@ class Mirror:
         import torch
 
         function = getattr(self._engine, name)
+        if not callable(function):
+            return function
 
         def whole(array):  # what arrays that share memory are parts of
             owner = array if array.base is None else array.base

@@ -86,7 +86,12 @@ class HostBlock {
     return p[0];
   }
 
-  void copy_async(void* to, const void* from, int size) { copies_.back().push_back({to, from, size}); }
+  void copy_async(void* to, const void* from, int size) {
+    const uintptr_t bits = reinterpret_cast<uintptr_t>(to) | reinterpret_cast<uintptr_t>(from);
+    if ((size != 4 && size != 8 && size != 16) || bits % static_cast<uintptr_t>(size) != 0)
+      throw std::logic_error("an asynchronous copy is of 4, 8 or 16 aligned bytes");
+    copies_.back().push_back({to, from, size});
+  }
   void copy_commit() { copies_.emplace_back(); }
 
   template <int kGroups>

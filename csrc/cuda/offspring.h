@@ -41,11 +41,11 @@ struct Ancestors {
   FASTSMC_KERNEL int32_t* count_row(Block& block) const {
     auto* const counts = block.template shared<int32_t>(n);
     block.each([&](int thread) {
-      for (int64_t i = thread; i < n; i += Block::kThreads) counts[i] = 0;
+      for (int i = thread; i < n; i += Block::kThreads) counts[i] = 0;
     });
     block.sync();
     block.each([&](int thread) {
-      for (int64_t slot = thread; slot < m; slot += Block::kThreads) count(block.index(), slot, counts);
+      for (int slot = thread; slot < m; slot += Block::kThreads) count(block.index(), slot, counts);
     });
     block.sync();
     return counts;
@@ -62,7 +62,7 @@ struct CountRow {
   FASTSMC_KERNEL void operator()(Block& block) const {
     const int32_t* const counted = ancestors.count_row(block);
     block.each([&](int thread) {
-      for (int64_t i = thread; i < ancestors.n; i += kThreads) counts[block.index() * ancestors.n + i] = counted[i];
+      for (int i = thread; i < ancestors.n; i += kThreads) counts[block.index() * ancestors.n + i] = counted[i];
     });
   }
 };
@@ -121,7 +121,7 @@ struct PermuteRow {
     });
     block.sync();
     block.each([&](int thread) {
-      for (int64_t slot = thread; slot < n; slot += kThreads)
+      for (int slot = thread; slot < n; slot += kThreads)
         permuted[block.index() * n + slot] = taken_by(slot, counts[slot] == 0, vacancies, n);
     });
   }

@@ -3,6 +3,7 @@
 #include <algorithm>
 
 #include "cuda/ops.h"
+#include "cuda/resample_parts.h"
 
 namespace fastsmc::cuda {
 
