@@ -27,10 +27,12 @@ from bench import mlp_gradient
 from bench.harness import OURS, RESULTS, version, write_csv
 from bench.mlp_gradient import Case, problem
 from fastsmc import backends, choice
+from fastsmc.arrays import capability
 
 Call = Callable[[], Any]
 
 DEVICE = "cuda" if torch.cuda.is_available() else "cpu"  # there by the interpreter, to try this out
+ITERATIONS = 100_000  # more than are timed
 ROUNDS, SAMPLE = 15, 0.02
 """Samples of a provider, and their length in seconds."""
 WIDTHS = (784, 100, 100, 10)
@@ -123,13 +125,21 @@ class Bench:
         self.choices: list[dict[str, Any]] = []
         self.console = Console(width=130)
 
-    def case(self, name: str, calls: Mapping[str, Call], floor: float, ops: Sequence[str] = (), row: int = 0) -> None:
+    def case(
+        self,
+        name: str,
+        calls: Mapping[str, Call],
+        floor: float,
+        ops: Sequence[str] = (),
+        row: int = 0,
+        graphs: bool = True,
+    ) -> None:
         """Time providers in turn, and ours in a graph too; ``floor`` is in seconds.
 
         Where there is more than one engine, the fastest is the choice for these ops on rows of this length.
         """
         calls, repeats = dict(calls), {}
-        if DEVICE == "cuda":
+        if DEVICE == "cuda" and graphs:
             calls |= {f"{name}, as a graph": graphed(call) for name, call in calls.items() if name.startswith(OURS)}
         for provider, call in calls.items():
             seconds(call, 1)
@@ -148,7 +158,7 @@ class Bench:
         if ops and len(ranked) > 1:
             (us, backend), (second_us, second) = ranked[:2]
             found = {"row": row, "backend": backend, "us": us, "second": second, "second_us": second_us}
-            here = {"capability": choice.capability(DEVICE), **{key: machine()[key] for key in ("card", "date")}}
+            here = {"capability": capability(DEVICE), **{key: machine()[key] for key in ("card", "date")}}
             self.choices += [{"op": op, **found, **here} for op in ops]
 
     def write(self) -> None:
@@ -156,7 +166,7 @@ class Bench:
         with choice.TABLE.open(newline="") as file:
             reader = csv.DictReader(file)
             columns = list(reader.fieldnames or ())
-            others = [line for line in reader if line["capability"] != choice.capability(DEVICE)]
+            others = [line for line in reader if line["capability"] != capability(DEVICE)]
         write_csv(choice.TABLE, others + self.choices, columns)
         write_csv(RESULTS / "gpu.csv", [asdict(row) for row in self.rows], [field.name for field in fields(Row)])
 
@@ -213,6 +223,24 @@ def trajectory(bench: Bench, case: Case, precision: str, steps: int = 10) -> Non
     bench.case(f"trajectory {case} {precision}, {steps} steps", calls, steps * each, ops, theta.shape[1])
 
 
+def iteration(bench: Bench, case: Case, steps: int = 10) -> None:
+    """Of tempered SMC, which resamples every time: what the host's decisions add to the trajectories."""
+    theta, x, y = on_device(*problem(case))
+    post = fs.Posterior(fs.MLP(case.widths))
+    state = [theta, torch.randn_like(theta), torch.zeros_like(theta)]
+    tempering = fs.LikelihoodTempering(tuple(np.linspace(0, 1, ITERATIONS + 1)[1:]))
+    calls: dict[str, Call] = {}
+    for name, backend in engines().items():
+        move = fs.HMC(steps, step_size=1e-4, jitter=0.0)
+        how = {"ess_threshold": 1.0, "backend": backend, "num_iterations": ITERATIONS}
+        states = fs.SMC(post, case.particles, tempering, move, **how).iterate(x, y)
+        calls[name] = partial(next, states)
+        trajectory = partial(post.on(backend).trajectory, *state, x, y, step_size=1e-4, num_steps=steps)
+        calls[f"{name}: its trajectory alone"] = trajectory
+    floor = steps * max(case.flops / RATES["highest"], 4 * theta.numel() * 4 / bytes_a_second())
+    bench.case(f"one iteration of SMC, {case}, {steps} steps", calls, floor, graphs=False)
+
+
 def resampling(bench: Bench, n: int) -> None:
     """Log weights to weights, effective sample size and ancestors."""
     (log_weights,) = on_device(np.random.default_rng(0).standard_normal(n))
@@ -250,6 +278,8 @@ def main() -> None:
         for case in cases:
             gradient(bench, case, precision)
             trajectory(bench, case, precision)
+    for case in cases[1:] or cases:
+        iteration(bench, case)
     if not quick:
         bench.write()
 

@@ -21,8 +21,9 @@ import fastsmc as fs
 from bench.gpu import WIDTHS, machine, on_device, seconds
 from bench.harness import write_csv
 from bench.mlp_gradient import Case, problem
+from fastsmc.arrays import capability
 from fastsmc.kernels.evaluation import log_likelihood
-from fastsmc.kernels.tiles import TABLE, Measured, Tiles, capability, choose_tiles
+from fastsmc.kernels.tiles import TABLE, Measured, Tiles, choose_tiles
 
 BATCHES, PARTICLES = (64, 256, 1000), 256
 ROUNDS, REPEATS = 7, 5
@@ -64,14 +65,14 @@ def tune(batch: int, precision: int) -> dict[str, object] | None:
     if fastest is None:
         return None
     sizes = {name: getattr(fastest, name) for name in ("samples", "depth", "warps", "stages")}
-    line = Measured(capability(theta.device), precision, batch, **sizes)
+    line = Measured(capability(str(theta.device)), precision, batch, **sizes)
     times = {"median_us": round(1e6 * best[0], 1), "default_us": round(1e6 * best[1], 1)}
     return {**asdict(line), **times, **{name: machine()[name] for name in ("card", "triton", "date")}}
 
 
 def main() -> None:
     """Tune every precision and batch, and replace this card's lines."""
-    console, here = Console(), capability(torch.device("cuda"))
+    console, here = Console(), capability("cuda")
     with TABLE.open(newline="") as file:
         reader = csv.DictReader(file)
         columns, lines = list(reader.fieldnames or ()), [line for line in reader if line["capability"] != here]

@@ -11,7 +11,7 @@ from __future__ import annotations
 import sys
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Sequence
-from functools import wraps
+from functools import cache, wraps
 from operator import attrgetter
 from typing import Any, TypeVar
 
@@ -45,6 +45,16 @@ def device(array: Any) -> str:
         kind, index = array.__dlpack_device__()
         return f"{_DLPACK_DEVICES[int(kind)]}:{index}" if int(kind) in _DLPACK_DEVICES else "cpu"
     return "cpu"
+
+
+@cache
+def capability(device: str) -> str:
+    """The compute capability of a CUDA device, as ``"9.0"``; empty for another device."""
+    if not device.startswith("cuda"):
+        return ""
+    import torch
+
+    return ".".join(map(str, torch.cuda.get_device_capability(device)))
 
 
 def on_host(array: Any, name: str) -> np.ndarray:

@@ -14,6 +14,8 @@ from pathlib import Path
 from types import ModuleType
 from typing import Any, NamedTuple
 
+from fastsmc.arrays import capability
+
 TABLE = Path(__file__).with_name("choice.csv")
 
 
@@ -32,14 +34,6 @@ def table() -> tuple[Line, ...]:
     with TABLE.open(newline="") as file:
         lines = list(csv.DictReader(file))
     return tuple(Line(line["capability"], line["op"], int(line["row"]), line["backend"]) for line in lines)
-
-
-@cache
-def capability(device: str) -> str:
-    """Of a CUDA device, as ``"9.0"``."""
-    import torch
-
-    return ".".join(map(str, torch.cuda.get_device_capability(device)))
 
 
 def fastest(device: str, op: str, row: int) -> str | None:

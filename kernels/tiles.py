@@ -15,6 +15,8 @@ from pathlib import Path
 import torch
 import triton
 
+from fastsmc.arrays import capability
+
 TABLE = Path(__file__).with_name("tiles.csv")
 
 
@@ -70,7 +72,7 @@ def choose_tiles(precision: int, batch: int, device: torch.device | None = None)
     """
     most, depth, warps, summed = ((64, 16, 4, 1024), (128, 16, 8, 2048), (128, 64, 8, 4096))[precision]
     stages = Tiles.stages
-    if device is not None and (best := measured(capability(device), precision, batch)):
+    if device is not None and (best := measured(capability(str(device)), precision, batch)):
         most, depth, warps, stages = best.samples, best.depth, best.warps, best.stages
     return Tiles(samples=min(most, power_of_two(batch)), depth=depth, warps=warps, stages=stages, slice=summed)
 
@@ -79,12 +81,6 @@ def measured(capability: str, precision: int, batch: int) -> Measured | None:
     """The line of the smallest batch that is not smaller, else of the largest; None where there is none."""
     lines = [line for line in _table() if (line.capability, line.precision) == (capability, precision)]
     return min(lines, key=lambda line: (line.batch < batch, abs(line.batch - batch)), default=None)
-
-
-@cache
-def capability(device: torch.device) -> str:
-    """Of a CUDA device, as ``"9.0"``; empty for another."""
-    return ".".join(map(str, torch.cuda.get_device_capability(device))) if device.type == "cuda" else ""
 
 
 @cache
