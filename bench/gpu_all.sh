@@ -1,7 +1,7 @@
 #!/usr/bin/env bash
 # All that needs a CUDA device, in calls of less than ten minutes: bench/gpu_all.sh test | sanitize | tune | bench
-# Needs torch with CUDA, triton and pytest, and builds the engine of the CPU, to compare with, and that of CUDA C++ where
-# there is nvcc.
+# Needs torch with CUDA, triton and pytest. Builds the engine of the CPU, to compare with, and that of CUDA C++ where
+# there is nvcc, unless both are there: fastsmc/_cpu*.so and fastsmc/_cuda*.so, built elsewhere for this Python.
 set -euo pipefail
 cd "$(dirname "$0")/.."
 OUT=${OUT:-build/gpu}
@@ -22,7 +22,7 @@ sanitize() {  # the smallest shapes: every access is watched
   local tool failed=0
   for tool in memcheck racecheck synccheck; do
     compute-sanitizer --tool "$tool" --error-exitcode 1 --log-file "$OUT/$tool.log" \
-      pytest -q -m "gpu and not large" -p no:cacheprovider tests/test_triton_*.py tests/test_engine_*.py ||
+      pytest -q -m "gpu and not large" -p no:cacheprovider tests/test_{triton,engine,cuda}_*.py ||
       { failed=1; tail -30 "$OUT/$tool.log"; }
   done
   return "$failed"
@@ -30,7 +30,7 @@ sanitize() {  # the smallest shapes: every access is watched
 
 tune() { python -m bench.gpu_tune && cp kernels/tiles.csv "$OUT/"; }
 
-bench() { python -m bench.gpu && cp bench/results/gpu.csv "$OUT/"; }
+bench() { python -m bench.gpu && cp bench/results/gpu.csv fastsmc/choice.csv "$OUT/"; }
 
 nvidia-smi --query-gpu=name,driver_version --format=csv,noheader
 python -c "import torch, triton; print('torch', torch.__version__, 'triton', triton.__version__)"
