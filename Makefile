@@ -5,7 +5,8 @@ BENCH ?=
 VENV := .venv
 BIN := $(VENV)/bin
 PARALLEL := tests/statistics tests/test_ahead_of_time.py
-INTERPRETED := $(wildcard tests/test_triton_*.py tests/test_engine_*.py tests/test_device.py tests/test_weights.py tests/test_hostile_arrays.py)
+INTERPRETED := $(wildcard tests/test_triton_*.py tests/test_engine_*.py tests/test_device.py \
+  tests/test_weights.py tests/test_hostile_arrays.py)
 # without nvcc, the CUDA engine is its host twin
 CUDA ?= $(if $(shell command -v nvcc),AUTO,HOST)
 ENGINE := $(wildcard csrc/*/*) CMakeLists.txt setup.py pyproject.toml

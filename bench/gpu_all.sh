@@ -9,7 +9,7 @@ mkdir -p "$OUT"
 export PYTHONPATH=$PWD
 
 build() {  # without pip: the module is put beside the sources, and kernels/ where they import it from
-  python -c "from fastsmc import _cpu" 2>"$OUT/import.log" && return
+  python -c "from fastsmc import _cpu, _cuda; assert _cuda.device() == 'cuda'" 2>"$OUT/import.log" && return
   [ -x /usr/local/cuda/bin/nvcc ] && export PATH=$PATH:/usr/local/cuda/bin
   cmake -S . -B build/engines -DCMAKE_BUILD_TYPE=Release -DPython_EXECUTABLE="$(command -v python)" \
     -Dpybind11_DIR="$(python -m pybind11 --cmakedir)" -DFASTSMC_OUTPUT_DIR="$PWD/fastsmc" >"$OUT/cmake.log"

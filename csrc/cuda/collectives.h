@@ -59,13 +59,19 @@ FASTSMC_KERNEL typename P::Value reduce(Block& block, P p, typename P::Value non
   return block.uniform(reduce_warps(block, p, op));
 }
 
-// Tiles: a thread has kItems entries, of which those of a warp are neighbours, and so are those of its threads.
-template <class Block, int kItems>
-constexpr int64_t kTileOf = Block::kThreads * kItems;
-
+// Where in a tile an item of a thread is: the items of a warp are neighbours, and so are equal items of its threads.
 template <int kItems>
 FASTSMC_HD constexpr int place_in_tile(int thread, int item) {
   return thread / kWarp * (kWarp * kItems) + item * kWarp + thread % kWarp;
+}
+
+// Calls work(thread, item, where it is) for all items of a tile that begins somewhere.
+template <int kItems, class Block, class Index, class Work>
+FASTSMC_KERNEL void for_tile(Block& block, Index begin, const Work& work) {
+  block.each([&](int thread) {
+    FASTSMC_UNROLL
+    for (int k = 0; k < kItems; ++k) work(thread, k, begin + place_in_tile<kItems>(thread, k));
+  });
 }
 
 // Items become their inclusive prefix sums in the order of the tile; returns the sum of all.

@@ -15,11 +15,22 @@ FASTSMC_HD inline uint64_t vacancy(int32_t count) {
   return static_cast<uint64_t>(count > 1 ? count - 1 : 0) << 32 | (count == 0);
 }
 
-// What a slot takes, from the inclusive prefix sums of a row's vacancies.
-FASTSMC_HD inline int64_t taken_by(int64_t slot, bool vacant, const uint64_t* vacancies, int64_t n) {
-  if (!vacant) return slot;
-  const uint64_t rank = vacancies[slot] & 0xFFFFFFFFu;  // from 1
-  return search(vacancies, n, (rank << 32) - 1);
+// What the slots of a thread take, from the counts and the inclusive prefix sums of vacancies of a row [n].
+template <int kThreads, int kItems>
+FASTSMC_KERNEL void fill_slots(int thread, int64_t begin, const int32_t* counts, const uint64_t* vacancies, int64_t n,
+                               int64_t* permuted) {
+  Items<uint64_t, kItems> keys{};  // of vacant slots: the sum below that of the copy which they take
+  FASTSMC_UNROLL
+  for (int k = 0; k < kItems; ++k) {
+    const int64_t slot = begin + side_by_side<kThreads>(thread, k);
+    if (slot < n && counts[slot] == 0) keys[k] = ((vacancies[slot] & 0xFFFFFFFFu) << 32) - 1;
+  }
+  const Items<int32_t, kItems> found = search(vacancies, n, keys);
+  FASTSMC_UNROLL
+  for (int k = 0; k < kItems; ++k) {
+    const int64_t slot = begin + side_by_side<kThreads>(thread, k);
+    if (slot < n) permuted[slot] = keys[k] > 0 ? found[k] : slot;
+  }
 }
 
 struct Ancestors {
@@ -104,26 +115,14 @@ struct PermuteRow {
     const int32_t* const counts = ancestors.count_row(block);
     auto* const vacancies = block.template shared<uint64_t>(n);
     typename Block::template Private<Items<uint64_t, kItems>> entries;
-    block.each([&](int thread) {
-      FASTSMC_UNROLL
-      for (int k = 0; k < kItems; ++k) {
-        const int i = place_in_tile<kItems>(thread, k);
-        entries[thread][k] = i < n ? vacancy(counts[i]) : 0;
-      }
-    });
+    for_tile<kItems>(block, 0, [&](int thread, int k, int i) { entries[thread][k] = i < n ? vacancy(counts[i]) : 0; });
     scan_tile(block, entries, scratch);
-    block.each([&](int thread) {
-      FASTSMC_UNROLL
-      for (int k = 0; k < kItems; ++k) {
-        const int i = place_in_tile<kItems>(thread, k);
-        if (i < n) vacancies[i] = entries[thread][k];
-      }
+    for_tile<kItems>(block, 0, [&](int thread, int k, int i) {
+      if (i < n) vacancies[i] = entries[thread][k];
     });
     block.sync();
-    block.each([&](int thread) {
-      for (int slot = thread; slot < n; slot += kThreads)
-        permuted[block.index() * n + slot] = taken_by(slot, counts[slot] == 0, vacancies, n);
-    });
+    int64_t* const out = permuted + block.index() * n;
+    block.each([&](int thread) { fill_slots<kThreads, kItems>(thread, 0, counts, vacancies, n, out); });
   }
 };
 
@@ -153,8 +152,7 @@ struct FillVacancies {
     const int64_t row = slots.row(block.index()) * slots.n;
     slots.for_tiles(block.index(), [&](int64_t begin) {
       block.each([&](int thread) {
-        for (int64_t slot = begin + thread; slot < begin + kTile && slot < slots.n; slot += kThreads)
-          permuted[row + slot] = taken_by(slot, counts[row + slot] == 0, vacancies + row, slots.n);
+        fill_slots<kThreads, kPartItems>(thread, begin, counts + row, vacancies + row, slots.n, permuted + row);
       });
     });
   }

@@ -96,13 +96,36 @@ FASTSMC_HD inline int remainder_shift(int64_t drawn) {
   return fixed::bit_length(static_cast<uint64_t>(drawn));
 }
 
-// Counts the ancestors of independent positions in the prefix sums of a row.
-FASTSMC_KERNEL void draw(const Numbers& numbers, int64_t row, int64_t slot, const uint64_t* sums, int64_t n,
-                         int32_t* counts) {
-  const uint64_t position = fixed::offset(numbers.bits(row, slot), sums[n - 1]);
-  const int64_t ancestor = search(sums, n, position);
-  if (ancestor < n) atomic_add(counts + ancestor, 1);
-}
+// The slots of a row from `begin` to `end`, as far as one tile goes; the threads of a block stand side by side.
+template <int kThreads, int kItems>
+struct Slots {
+  int64_t row, begin, end;
+
+  FASTSMC_HD int64_t slot(int thread, int k) const { return begin + side_by_side<kThreads>(thread, k); }
+
+  // Counts the ancestors of independent positions in the prefix sums of a row.
+  FASTSMC_KERNEL void draw(int thread, const Numbers& numbers, const uint64_t* sums, int64_t n, int32_t* counts) const {
+    Items<uint64_t, kItems> positions{};
+    FASTSMC_UNROLL
+    for (int k = 0; k < kItems; ++k)
+      if (slot(thread, k) < end) positions[k] = fixed::offset(numbers.bits(row, slot(thread, k)), sums[n - 1]);
+    const Items<int32_t, kItems> found = search(sums, n, positions);
+    FASTSMC_UNROLL
+    for (int k = 0; k < kItems; ++k)
+      if (slot(thread, k) < end && found[k] < n) atomic_add(counts + found[k], 1);
+  }
+
+  // Ancestors by cumulative counts.
+  FASTSMC_KERNEL void place(int thread, const int32_t* counts, int64_t n, int64_t* ancestors) const {
+    Items<int32_t, kItems> slots;
+    FASTSMC_UNROLL
+    for (int k = 0; k < kItems; ++k) slots[k] = static_cast<int32_t>(slot(thread, k));
+    const Items<int32_t, kItems> found = search(counts, n, slots);
+    FASTSMC_UNROLL
+    for (int k = 0; k < kItems; ++k)
+      if (slot(thread, k) < end) ancestors[slot(thread, k)] = found[k];
+  }
+};
 
 template <class T, int kRowThreads, int kItems>
 struct ResampleRow {
@@ -118,15 +141,6 @@ struct ResampleRow {
     return kScratch + shared_size<int32_t>(values.n) + (draws(scheme) ? shared_size<uint64_t>(values.n) : 0);
   }
 
-  // work(thread, item, where it is in the row) for all entries.
-  template <class Block, class Work>
-  FASTSMC_KERNEL void for_entries(Block& block, const Work& work) const {
-    block.each([&](int thread) {
-      FASTSMC_UNROLL
-      for (int k = 0; k < kItems; ++k) work(thread, k, place_in_tile<kItems>(thread, k));
-    });
-  }
-
   template <class Block>
   FASTSMC_KERNEL void operator()(Block& block) const {
     const int64_t row = block.index(), n = values.n;
@@ -136,7 +150,7 @@ struct ResampleRow {
     typename Block::template Private<Items<uint64_t, kItems>> masses;
     typename Block::template Private<double> top;
     block.each([&](int thread) { top[thread] = values.none(); });
-    for_entries(block, [&](int thread, int k, int i) {
+    for_tile<kItems>(block, 0, [&](int thread, int k, int i) {
       values.check(row, i);
       x[thread][k] = values.entry(row, i);
       top[thread] = Largest{}(top[thread], x[thread][k]);
@@ -154,27 +168,27 @@ struct ResampleRow {
     const auto sum_at = [&](int scale) {
       typename Block::template Private<uint64_t> sum;
       block.each([&](int thread) { sum[thread] = 0; });
-      for_entries(block, [&](int thread, int k, int) {
+      for_tile<kItems>(block, 0, [&](int thread, int k, int) {
         sum[thread] += masses[thread][k] = values.mass(x[thread][k], largest, scale);
       });
       return reduce(block, sum, uint64_t{0}, Sum{}, scratch);
     };
     int scale = values.first_scale(largest);
     scale = fixed::refined_scale({sum_at(scale), 0, true}, scale, n);
-    if (sum_at(scale) >= fixed::kLimit) for_entries(block, [&](int thread, int k, int) { masses[thread][k] >>= 1; });
+    if (sum_at(scale) >= fixed::kLimit)
+      for_tile<kItems>(block, 0, [&](int thread, int k, int) { masses[thread][k] >>= 1; });
     if (draws(scheme)) {
       count_draws(block, row, masses, counts, scratch);
     } else {
       const uint64_t total = scan_tile(block, masses, scratch);
       const Comb comb = comb_of(numbers, row, scheme, total, m);
-      for_entries(block, [&](int thread, int k, int i) {
+      for_tile<kItems>(block, 0, [&](int thread, int k, int i) {
         if (i < n) counts[i] = comb.below(masses[thread][k]);
       });
     }
     block.sync();
-    block.each([&](int thread) {
-      for (int slot = thread; slot < m; slot += kThreads) ancestors[row * m + slot] = search(counts, n, slot);
-    });
+    const Slots<kThreads, kItems> slots{row, 0, m};
+    block.each([&](int thread) { slots.place(thread, counts, n, ancestors + row * m); });
   }
 
   // Cumulative counts of copies and of draws.
@@ -186,10 +200,10 @@ struct ResampleRow {
     if (scheme == Scheme::kResidual) {
       typename Block::template Private<uint64_t> sum;
       block.each([&](int thread) { sum[thread] = 0; });
-      for_entries(block, [&](int thread, int k, int) { sum[thread] += masses[thread][k]; });
+      for_tile<kItems>(block, 0, [&](int thread, int k, int) { sum[thread] += masses[thread][k]; });
       const fixed::Share share = fixed::share(reduce(block, sum, uint64_t{0}, Sum{}, scratch), m);
       block.each([&](int thread) { sum[thread] = 0; });
-      for_entries(block, [&](int thread, int k, int i) {
+      for_tile<kItems>(block, 0, [&](int thread, int k, int i) {
         const fixed::Division d = fixed::divide(masses[thread][k], share);
         masses[thread][k] = d.remainder;
         sum[thread] += static_cast<uint64_t>(d.quotient);
@@ -197,25 +211,24 @@ struct ResampleRow {
       });
       drawn -= static_cast<int64_t>(reduce(block, sum, uint64_t{0}, Sum{}, scratch));
       const int shift = remainder_shift(drawn);
-      for_entries(block, [&](int thread, int k, int) { masses[thread][k] >>= shift; });
+      for_tile<kItems>(block, 0, [&](int thread, int k, int) { masses[thread][k] >>= shift; });
     } else {
-      for_entries(block, [&](int, int, int i) {
+      for_tile<kItems>(block, 0, [&](int, int, int i) {
         if (i < n) counts[i] = 0;
       });
     }
     scan_tile(block, masses, scratch);
-    for_entries(block, [&](int thread, int k, int i) {
+    for_tile<kItems>(block, 0, [&](int thread, int k, int i) {
       if (i < n) sums[i] = masses[thread][k];
     });
     block.sync();
-    block.each([&](int thread) {
-      for (int slot = thread; slot < drawn; slot += kThreads) draw(numbers, row, slot, sums, n, counts);
-    });
+    const Slots<kThreads, kItems> slots{row, 0, drawn};
+    block.each([&](int thread) { slots.draw(thread, numbers, sums, n, counts); });
     block.sync();
     typename Block::template Private<Items<int32_t, kItems>> below;
-    for_entries(block, [&](int thread, int k, int i) { below[thread][k] = i < n ? counts[i] : 0; });
+    for_tile<kItems>(block, 0, [&](int thread, int k, int i) { below[thread][k] = i < n ? counts[i] : 0; });
     scan_tile(block, below, scratch);
-    for_entries(block, [&](int thread, int k, int i) {
+    for_tile<kItems>(block, 0, [&](int thread, int k, int i) {
       if (i < n) counts[i] = below[thread][k];
     });
   }

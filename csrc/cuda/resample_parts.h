@@ -69,15 +69,6 @@ struct LongRows {
     const uint64_t copied = sum_parts(block, copies + row * parts.parts, scratch);
     return copied < static_cast<uint64_t>(m) ? m - static_cast<int64_t>(copied) : 0;
   }
-
-  // work(thread, item, where it is in the row) for the entries of a tile.
-  template <class Block, class Work>
-  FASTSMC_KERNEL void for_entries(Block& block, int64_t begin, const Work& work) const {
-    block.each([&](int thread) {
-      FASTSMC_UNROLL
-      for (int k = 0; k < kPartItems; ++k) work(thread, k, begin + place_in_tile<kPartItems>(thread, k));
-    });
-  }
 };
 
 template <class T>
@@ -93,7 +84,7 @@ struct FindLargest {
     typename Block::template Private<double> top;
     block.each([&](int thread) { top[thread] = rows.values.none(); });
     rows.parts.for_tiles(block.index(), [&](int64_t begin) {
-      rows.for_entries(block, begin, [&](int thread, int, int64_t i) {
+      for_tile<kPartItems>(block, begin, [&](int thread, int, int64_t i) {
         rows.values.check(row, i);
         top[thread] = Largest{}(top[thread], rows.values.entry(row, i));
       });
@@ -121,7 +112,7 @@ struct SumMasses {
     typename Block::template Private<uint64_t> fine, coarse;
     block.each([&](int thread) { fine[thread] = coarse[thread] = 0; });
     rows.parts.for_tiles(block.index(), [&](int64_t begin) {
-      rows.for_entries(block, begin, [&](int thread, int, int64_t i) {
+      for_tile<kPartItems>(block, begin, [&](int thread, int, int64_t i) {
         const uint64_t mass = rows.values.mass(rows.values.entry(row, i), top, scale);
         fine[thread] += mass;
         coarse[thread] += mass >> 1;
@@ -166,11 +157,11 @@ struct Cumulate {
     typename Block::template Private<uint64_t> copied;
     block.each([&](int thread) { copied[thread] = 0; });
     rows.parts.for_tiles(block.index(), [&](int64_t begin) {
-      rows.for_entries(block, begin, [&](int thread, int k, int64_t i) {
+      for_tile<kPartItems>(block, begin, [&](int thread, int k, int64_t i) {
         masses[thread][k] = rows.values.mass(rows.values.entry(row, i), top, scale);
       });
       if (rows.scheme == Scheme::kResidual) {
-        rows.for_entries(block, begin, [&](int thread, int k, int64_t i) {
+        for_tile<kPartItems>(block, begin, [&](int thread, int k, int64_t i) {
           if (i >= n) return;
           const fixed::Division d = fixed::divide(masses[thread][k], comb.share);
           rows.sums[row * n + i] = d.remainder;
@@ -180,7 +171,7 @@ struct Cumulate {
         return;
       }
       const uint64_t of_tile = scan_tile(block, masses, scratch);
-      rows.for_entries(block, begin, [&](int thread, int k, int64_t i) {
+      for_tile<kPartItems>(block, begin, [&](int thread, int k, int64_t i) {
         if (i >= n) return;
         const uint64_t c = before + masses[thread][k];
         if (rows.scheme == Scheme::kMultinomial) {
@@ -236,10 +227,8 @@ struct Draw {
     const int64_t row = slots.row(block.index()), n = rows.values.n;
     const int64_t drawn = rows.draws_of(block, row, scratch);
     slots.for_tiles(block.index(), [&](int64_t begin) {
-      block.each([&](int thread) {
-        for (int64_t slot = begin + thread; slot < begin + kTile && slot < drawn; slot += kThreads)
-          draw(rows.numbers, row, slot, rows.sums + row * n, n, rows.counts + row * n);
-      });
+      const Slots<kThreads, kPartItems> tile{row, begin, drawn};
+      block.each([&](int thread) { tile.draw(thread, rows.numbers, rows.sums + row * n, n, rows.counts + row * n); });
     });
   }
 };
@@ -257,11 +246,11 @@ struct Place {
   FASTSMC_KERNEL void operator()(Block& block) const {
     const int64_t row = slots.row(block.index());
     slots.for_tiles(block.index(), [&](int64_t begin) {
+      const Slots<kThreads, kPartItems> tile{row, begin, slots.n};
       block.each([&](int thread) {
-        for (int64_t slot = begin + thread; slot < begin + kTile && slot < slots.n; slot += kThreads) {
-          if (slot < numbers.of_row) numbers.check(row, slot);
-          ancestors[row * slots.n + slot] = search(counts + row * n, n, static_cast<int32_t>(slot));
-        }
+        for (int k = 0; k < kPartItems; ++k)
+          if (tile.slot(thread, k) < numbers.of_row) numbers.check(row, tile.slot(thread, k));
+        tile.place(thread, counts + row * n, n, ancestors + row * slots.n);
       });
     });
   }

@@ -28,7 +28,6 @@ FASTSMC_KERNEL void report(int64_t* status, Fault fault, int64_t position) {
 constexpr int kPartThreads = 256;
 constexpr int kPartItems = 8;
 constexpr int64_t kTile = kPartThreads * kPartItems;
-constexpr int64_t kMostParts = 1024;
 
 // Rows of n in parts; block b has part b % parts of row b / parts.
 struct Parts {
@@ -62,12 +61,23 @@ FASTSMC_KERNEL T reduce_parts(Block& block, const T* left, int64_t count, T none
   return reduce(block, own, none, op, scratch);
 }
 
-// The first entry of an ascending table [n] that is larger than the key; n if there is none.
-template <class T>
-FASTSMC_HD inline int64_t search(const T* table, int64_t n, T key) {
-  int32_t found = 0, step = int32_t{1} << (fixed::bit_length(static_cast<uint64_t>(n)) - 1);
-  for (; step > 0; step /= 2)
-    if (step <= n - found && table[found + step - 1] <= key) found += step;
+// Where item k of a thread is, when the threads of a block stand side by side.
+template <int kThreads>
+FASTSMC_HD constexpr int side_by_side(int thread, int item) {
+  return item * kThreads + thread;
+}
+
+// The first entry of an ascending table [n] that is larger than each key; n if there is none. All keys take a step
+// before any takes the next: their reads do not wait for each other.
+template <class T, int kKeys>
+FASTSMC_HD inline Items<int32_t, kKeys> search(const T* table, int64_t n, const Items<T, kKeys>& keys) {
+  const auto size = static_cast<int32_t>(n);
+  Items<int32_t, kKeys> found{};
+  for (int32_t step = int32_t{1} << (fixed::bit_length(static_cast<uint64_t>(n)) - 1); step > 0; step /= 2) {
+    FASTSMC_UNROLL
+    for (int k = 0; k < kKeys; ++k)
+      if (step <= size - found[k] && table[found[k] + step - 1] <= keys[k]) found[k] += step;
+  }
   return found;
 }
 

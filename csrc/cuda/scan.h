@@ -29,12 +29,8 @@ struct SumParts {
     typename Block::template Private<uint64_t> sum;
     block.each([&](int thread) { sum[thread] = 0; });
     parts.for_tiles(block.index(), [&](int64_t begin) {
-      block.each([&](int thread) {
-        FASTSMC_UNROLL
-        for (int k = 0; k < kPartItems; ++k) {
-          const int64_t i = begin + place_in_tile<kPartItems>(thread, k);
-          if (i < parts.n) sum[thread] += what.entry(prepared, row * parts.n + i);
-        }
+      for_tile<kPartItems>(block, begin, [&](int thread, int, int64_t i) {
+        if (i < parts.n) sum[thread] += what.entry(prepared, row * parts.n + i);
       });
     });
     const uint64_t total = reduce(block, sum, uint64_t{0}, Sum{}, scratch);
@@ -61,20 +57,12 @@ struct ScanParts {
         reduce_parts(block, sums + row * parts.parts, parts.part(block.index()), uint64_t{0}, Sum{}, scratch);
     typename Block::template Private<Items<uint64_t, kPartItems>> entries;
     parts.for_tiles(block.index(), [&](int64_t begin) {
-      block.each([&](int thread) {
-        FASTSMC_UNROLL
-        for (int k = 0; k < kPartItems; ++k) {
-          const int64_t i = begin + place_in_tile<kPartItems>(thread, k);
-          entries[thread][k] = i < parts.n ? what.entry(prepared, row * parts.n + i) : 0;
-        }
+      for_tile<kPartItems>(block, begin, [&](int thread, int k, int64_t i) {
+        entries[thread][k] = i < parts.n ? what.entry(prepared, row * parts.n + i) : 0;
       });
       const uint64_t total = scan_tile(block, entries, scratch);
-      block.each([&](int thread) {
-        FASTSMC_UNROLL
-        for (int k = 0; k < kPartItems; ++k) {
-          const int64_t i = begin + place_in_tile<kPartItems>(thread, k);
-          if (i < parts.n) what.store(row * parts.n + i, before + entries[thread][k]);
-        }
+      for_tile<kPartItems>(block, begin, [&](int thread, int k, int64_t i) {
+        if (i < parts.n) what.store(row * parts.n + i, before + entries[thread][k]);
       });
       before += total;
     });
