@@ -68,15 +68,18 @@ FASTSMC_HD constexpr int side_by_side(int thread, int item) {
 }
 
 // The first entry of an ascending table [n] that is larger than each key; n if there is none. All keys take a step
-// before any takes the next: their reads do not wait for each other.
+// before any takes the next, without a branch: their reads do not wait for each other.
 template <class T, int kKeys>
 FASTSMC_HD inline Items<int32_t, kKeys> search(const T* table, int64_t n, const Items<T, kKeys>& keys) {
   const auto size = static_cast<int32_t>(n);
   Items<int32_t, kKeys> found{};
   for (int32_t step = int32_t{1} << (fixed::bit_length(static_cast<uint64_t>(n)) - 1); step > 0; step /= 2) {
     FASTSMC_UNROLL
-    for (int k = 0; k < kKeys; ++k)
-      if (step <= size - found[k] && table[found[k] + step - 1] <= keys[k]) found[k] += step;
+    for (int k = 0; k < kKeys; ++k) {
+      const bool inside = step <= size - found[k];
+      const T entry = table[inside ? found[k] + step - 1 : 0];
+      found[k] += inside & (entry <= keys[k]) ? step : 0;
+    }
   }
   return found;
 }
