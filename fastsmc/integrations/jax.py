@@ -1,0 +1,143 @@
+"""The CPU engine inside of jax.jit, jax.vmap and jax.grad, as custom calls of XLA (jax.ffi).
+
+An op under ``jax.vmap`` is one call for all elements: what is not mapped over stays as it is, so that a vmapped sampler
+evaluates all its particles at once on data that are not replicated. Arrays are float32 or float64; networks are computed
+in float32. What an engine refuses, such as weights that are NaN, is raised by XLA when the result is waited for.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from functools import partial
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from fastsmc import ops
+from fastsmc.likelihoods import Likelihood, as_likelihood
+from fastsmc.networks import Network
+from fastsmc.ops import SCHEMES, NormalizedWeights
+
+try:
+    from fastsmc import _jax
+except ImportError as error:
+    raise ImportError(
+        "this package was built without its JAX module; install jax first, then fastsmc with --no-build-isolation"
+    ) from error
+
+for _name, _target in _jax.targets().items():
+    jax.ffi.register_ffi_target(_name, _target, platform="cpu")
+
+Array = Any
+
+
+def normalize_log_weights(log_weights: Array) -> NormalizedWeights:
+    """As `fastsmc.normalize_log_weights`, of log weights [..., P]."""
+    log_weights = _floats(log_weights, "log_weights")
+    lead, dtype = log_weights.shape[:-1], log_weights.dtype
+    results = [jax.ShapeDtypeStruct(shape, dtype) for shape in (log_weights.shape, lead, lead)]
+    return NormalizedWeights(*_call("normalize_log_weights", results)(log_weights))
+
+
+def resample(
+    weights: Array, u: Array, scheme: str = "systematic", num_samples: int | None = None, *, log: bool = True
+) -> Array:
+    """Ancestors [..., M] of log weights [..., P], or of weights where ``log`` is False: see `fastsmc.resample`.
+
+    Parameters
+    ----------
+    weights : array [..., P]
+    u : array [...] for ``"systematic"``, else [..., M]
+        Uniform numbers in [0, 1).
+    scheme : {"systematic", "stratified", "multinomial", "residual"}
+    num_samples
+        M, as many as there are particles if not given.
+
+    Returns
+    -------
+    ancestors : array [..., M]
+        Of the integer type that JAX has by default.
+    """
+    if scheme not in SCHEMES:
+        raise ValueError(f"scheme is {scheme!r}; it must be one of {', '.join(map(repr, SCHEMES))}")
+    weights, u = _floats(weights, "weights"), _floats(u, "u")
+    samples = weights.shape[-1] if num_samples is None else num_samples
+    expected = (*weights.shape[:-1], samples) if SCHEMES[scheme] else weights.shape[:-1]
+    if u.shape != expected:
+        raise ValueError(f"u has shape {u.shape}; with weights of shape {weights.shape} it must have {expected}")
+    result = jax.ShapeDtypeStruct((*weights.shape[:-1], samples), jax.dtypes.canonicalize_dtype(np.int64))
+    call = _call("resample", result)
+    return call(weights, u, scheme=np.int64(list(SCHEMES).index(scheme)), log=np.int64(log))
+
+
+systematic, stratified, multinomial, residual = (partial(resample, scheme=scheme, log=False) for scheme in SCHEMES)
+
+
+def log_likelihood(
+    network: Network,
+    x: Array,
+    y: Array,
+    likelihood: str | Likelihood = "categorical",
+    precision: str = "highest",
+) -> Callable[[Array], Array]:
+    """The log-likelihood of a batch as a function of one particle [d], to be mapped and differentiated by JAX.
+
+    A gradient costs one call, which computes the value too; second derivatives and forward mode are not to be had.
+
+    Parameters
+    ----------
+    network, likelihood, precision
+        As for `fastsmc.Posterior`.
+    x : array [B, inputs] or [B, ...]
+    y : array [B] or [B, outputs]
+        As the likelihood takes it.
+    """
+    density = as_likelihood(likelihood)
+    inputs = jnp.asarray(np.asarray(x, np.float32).reshape(len(x), -1))
+    targets = jnp.asarray(density.targets(np.asarray(y), network.num_outputs))
+    if inputs.shape[1] != network.num_inputs or len(inputs) != len(targets):
+        raise ValueError(
+            f"x has shape {np.shape(x)} and y {np.shape(y)}; this network needs [B, {network.num_inputs}] and B targets"
+        )
+    settings = {
+        "layers": network.layer_table.ravel(),
+        "likelihood": np.int64(density.code),
+        "noise": np.float64(density.noise),
+        "precision": np.int64(ops.PRECISIONS.index(precision)),
+    }
+
+    def checked(particle: Array) -> Array:
+        particle = _floats(particle, "particle")
+        if particle.shape != (network.num_params,):
+            raise ValueError(f"particle has shape {particle.shape}; this network needs ({network.num_params},)")
+        return particle
+
+    @jax.custom_vjp
+    def value(particle: Array) -> Array:
+        particle = checked(particle)
+        call = _call("log_likelihood", jax.ShapeDtypeStruct((), particle.dtype))
+        return call(particle, inputs, targets, **settings)
+
+    def forward(particle: Array) -> tuple[Array, Array]:
+        particle = checked(particle)
+        results = [jax.ShapeDtypeStruct(shape, particle.dtype) for shape in ((), particle.shape)]
+        return tuple(_call("log_likelihood_and_grad", results)(particle, inputs, targets, **settings))
+
+    def backward(grad: Array, cotangent: Array) -> tuple[Array]:
+        return (cotangent * grad,)
+
+    value.defvjp(forward, backward)
+    return value
+
+
+def _call(name: str, results: Any) -> Callable[..., Any]:
+    return jax.ffi.ffi_call(f"fastsmc_{name}", results, vmap_method="expand_dims")
+
+
+def _floats(array: Array, name: str) -> Array:
+    array = jnp.asarray(array)
+    if array.dtype not in (jnp.float32, jnp.float64):
+        raise TypeError(f"{name} has dtype {array.dtype}; it must be float32 or float64")
+    return array

@@ -1,0 +1,173 @@
+"""The engine inside of JAX: the same numbers, one call for all that is mapped over, under jit, vmap and grad."""
+
+import numpy as np
+import pytest
+from problems import Problem, as_exact_as
+
+import fastsmc as fs
+from fastsmc import ops
+
+jax = pytest.importorskip("jax")
+pytest.importorskip("fastsmc._jax", reason="this package was built without its JAX module")
+
+import jax.numpy as jnp  # noqa: E402
+
+from fastsmc.integrations import jax as accelerated  # noqa: E402
+
+RNG = np.random.default_rng(0)
+WEIGHTS = RNG.random((3, 20)).astype(np.float32)
+
+every_scheme = pytest.mark.parametrize("scheme", ops.SCHEMES)
+
+
+@pytest.fixture(params=[False, True], ids=["float32", "float64"])
+def dtype(request):
+    """JAX's default, and what it has with 64 bits."""
+    with jax.enable_x64(request.param):
+        yield np.float64 if request.param else np.float32
+
+
+def uniforms(scheme, lead, samples):
+    return RNG.random((*lead, samples) if ops.SCHEMES[scheme] else lead)
+
+
+def calls(function, *arguments):
+    """Shapes of the operands of the custom calls that a function makes."""
+    found = []
+
+    def walk(jaxpr):
+        for equation in jaxpr.eqns:
+            if equation.primitive.name == "ffi_call":
+                found.append([var.aval.shape for var in equation.invars])
+            for value in equation.params.values():
+                if hasattr(value, "jaxpr"):
+                    walk(value.jaxpr)
+
+    walk(jax.make_jaxpr(function)(*arguments).jaxpr)
+    return found
+
+
+@every_scheme
+@pytest.mark.parametrize("samples", [7, 20, 50])
+def test_ancestors_are_those_of_the_plain_function(scheme, samples, dtype):
+    weights, u = WEIGHTS.astype(dtype), uniforms(scheme, (3,), samples).astype(dtype)
+    expected = fs.resample(weights, u, scheme, samples, log=False)
+    call = jax.jit(lambda w, u: accelerated.resample(w, u, scheme, samples, log=False))
+    found = call(weights, u)
+    assert found.dtype == (np.int64 if dtype == np.float64 else np.int32)
+    assert np.array_equal(found, expected)
+    logs = np.log(weights)
+    assert np.array_equal(accelerated.resample(logs, u, scheme, samples), fs.resample(logs, u, scheme, samples))
+
+
+@every_scheme
+def test_what_is_mapped_over_is_one_call(scheme):
+    u = uniforms(scheme, (3,), 20).astype(np.float32)
+    function = getattr(accelerated, scheme)
+    both = jax.vmap(function)
+    expected = fs.resample(WEIGHTS, u, scheme, log=False)
+    assert np.array_equal(both(WEIGHTS, u), expected)
+    assert calls(both, WEIGHTS, u) == [[WEIGHTS.shape, u.shape]]
+    for axes, arrays in (((None, 0), (WEIGHTS[0], u)), ((0, None), (WEIGHTS, u[0]))):
+        mapped = jax.vmap(function, axes)
+        rows = [np.broadcast_to(a, b.shape) for a, b in zip(arrays, (WEIGHTS, u), strict=True)]
+        assert np.array_equal(mapped(*arrays), fs.resample(*rows, scheme, log=False))
+        assert len(calls(mapped, *arrays)) == 1
+    nested = jax.vmap(jax.vmap(function, (None, 0)), (0, None))  # all pairs
+    for i, j in np.ndindex(3, 3):
+        assert np.array_equal(nested(WEIGHTS, u)[i, j], fs.resample(WEIGHTS[i], u[j], scheme, log=False))
+
+
+def test_log_weights_are_normalised(dtype):
+    log_weights = np.log(WEIGHTS).astype(dtype)
+    expected = fs.normalize_log_weights(log_weights)
+    for found in (
+        jax.jit(accelerated.normalize_log_weights)(log_weights),
+        jax.vmap(accelerated.normalize_log_weights)(log_weights),
+    ):
+        assert all(map(np.array_equal, found, expected))
+
+
+@pytest.mark.parametrize("kind", ["categorical", "bernoulli", "gaussian"])
+def test_densities_and_gradients_are_as_exact_as_torch(kind, dtype):
+    problem = Problem(fs.MLP((6, 5, 3), "tanh"), 4, 30, kind, seed=1)
+    value = accelerated.log_likelihood(problem.net, problem.x, problem.y, problem.likelihood)
+    theta = problem.theta.astype(dtype)
+    found = jax.vmap(jax.value_and_grad(value))(theta)
+    assert all(part.dtype == dtype for part in found)
+    for ours, truth, plain in zip(found, problem.truth()[:2], problem.by_torch()[:2], strict=True):
+        as_exact_as(plain, ours, truth)
+    np.testing.assert_allclose(jax.vmap(value)(theta), found[0], rtol=1e-7)
+    np.testing.assert_allclose(jax.jit(value)(theta[0]), found[0][0], rtol=1e-6)
+    scaled = jax.grad(lambda t: 2.5 * value(t) + t.sum())(theta[0])
+    np.testing.assert_allclose(scaled, 2.5 * found[1][0] + 1, rtol=1e-5, atol=1e-5)
+
+
+def test_all_particles_are_one_call_on_data_that_are_not_replicated():
+    problem = Problem(fs.MLP((6, 5, 3)), 4, 30, "categorical", seed=1)
+    value = accelerated.log_likelihood(problem.net, problem.x, problem.y)
+    shapes = [[(4, problem.net.num_params), (1, 30, 6), (1, 30)]]
+    assert calls(jax.vmap(value), problem.theta) == shapes
+    assert calls(jax.vmap(jax.value_and_grad(value)), problem.theta) == shapes
+    nested = jnp.reshape(problem.theta, (2, 2, -1))
+    assert np.array_equal(jax.vmap(jax.vmap(value))(nested).ravel(), jax.vmap(value)(problem.theta))
+
+
+def test_it_lives_in_loops():
+    problem = Problem(fs.MLP((6, 5, 3)), 4, 30, "categorical", seed=1)
+    value = accelerated.log_likelihood(problem.net, problem.x, problem.y)
+
+    @jax.jit
+    def climb(theta):
+        step = jax.vmap(lambda t: t + 0.01 * jax.grad(value)(t))
+        return jax.lax.fori_loop(0, 20, lambda _, t: step(t), theta)
+
+    before, after = (jax.vmap(value)(theta) for theta in (problem.theta, climb(problem.theta)))
+    assert np.all(after > before)
+
+
+@pytest.mark.parametrize(
+    ("call", "sentence"),
+    [
+        (lambda: accelerated.systematic(np.array([0.5, np.nan]), 0.5), "a weight is negative, infinite or NaN, the first at entry 1"),
+        (lambda: accelerated.systematic(np.zeros(3), 0.5), "a row of weights has only zeros"),
+        (lambda: accelerated.resample(np.full(3, -np.inf), 0.5), "a row of log weights has only -inf"),
+        (lambda: accelerated.systematic(np.ones(3), 1.0), r"a uniform number is not in \[0, 1\)"),
+    ],
+)  # fmt: skip
+def test_values_that_are_refused(call, sentence):
+    with pytest.raises(Exception, match=f"fastsmc: {sentence}"):
+        call().block_until_ready()
+
+
+def test_bad_labels_are_refused():
+    value = accelerated.log_likelihood(fs.MLP((2, 3)), np.zeros((4, 2)), np.array([0, 1, 3, 2]))
+    with pytest.raises(Exception, match=r"fastsmc: a label is not in \[0, outputs\), the first at entry 2"):
+        value(jnp.zeros(9)).block_until_ready()
+
+
+@pytest.mark.parametrize(
+    ("call", "error", "sentence"),
+    [
+        (
+            lambda: accelerated.systematic(np.arange(3), 0.5),
+            TypeError,
+            "weights has dtype int32; it must be float32 or",
+        ),
+        (lambda: accelerated.resample(WEIGHTS, 0.5), ValueError, r"u has shape \(\); with weights of shape \(3, 20\)"),
+        (lambda: accelerated.resample(WEIGHTS[0], 0.5, "best"), ValueError, "scheme is 'best'; it must be one of"),
+        (
+            lambda: accelerated.log_likelihood(fs.MLP((2, 3)), np.zeros((4, 2)), np.zeros(4, int))(jnp.zeros(8)),
+            ValueError,
+            r"particle has shape \(8,\); this network needs \(9,\)",
+        ),
+        (
+            lambda: accelerated.log_likelihood(fs.MLP((2, 3)), np.zeros((4, 3)), np.zeros(4, int)),
+            ValueError,
+            r"x has shape \(4, 3\) and y \(4,\); this network needs \[B, 2\]",
+        ),
+    ],
+)
+def test_shapes_and_types_that_are_refused(call, error, sentence):
+    with pytest.raises(error, match=sentence):
+        call()
