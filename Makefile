@@ -9,6 +9,9 @@ INTERPRETED := $(wildcard tests/test_triton_*.py tests/test_engine_*.py tests/te
   tests/test_weights.py tests/test_hostile_arrays.py)
 # without nvcc, the CUDA engine is its host twin
 CUDA ?= $(if $(shell command -v nvcc),AUTO,HOST)
+# the custom calls for JAX, where JAX is installed
+JAX = $(shell $(BIN)/python -c "import jax.ffi; print(jax.ffi.include_dir())" 2>/dev/null)
+BUILD = FASTSMC_CMAKE_ARGS="-DFASTSMC_CUDA=$(CUDA) -DFASTSMC_JAX_INCLUDE=$(JAX) $(FASTSMC_CMAKE_ARGS)"
 ENGINE := $(wildcard csrc/*/*) CMakeLists.txt setup.py pyproject.toml
 
 .PHONY: install demo test bench lint wheel-check clean
@@ -50,9 +53,10 @@ $(VENV)/.torch:
 	touch $@
 
 $(VENV)/.installed: $(VENV)/.torch $(ENGINE)
-	FASTSMC_CMAKE_ARGS="-DFASTSMC_CUDA=$(CUDA) $(FASTSMC_CMAKE_ARGS)" $(BIN)/pip install -e '.[demo,test,lint]'
+	$(BUILD) $(BIN)/pip install -e '.[demo,test,lint]'
 	touch $@
 
 $(VENV)/.bench: pyproject.toml | $(VENV)/.installed
 	$(BIN)/pip install -e '.[bench]'
+	$(BUILD) $(BIN)/pip install --no-deps -e .
 	touch $@

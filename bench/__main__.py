@@ -2,7 +2,7 @@
 
 import argparse
 
-from bench import iteration, lenet, mlp_gradient, readme, resampling, scaling, trajectory
+from bench import drop_in, iteration, lenet, mlp_gradient, readme, resampling, scaling, trajectory
 from bench.harness import QUICK, Effort
 
 BENCHES = {
@@ -11,6 +11,7 @@ BENCHES = {
     "lenet": lenet.run,
     "trajectory": trajectory.run,
     "iteration": iteration.run,
+    "drop_in": drop_in.run,
     "scaling": scaling.run,
 }
 

@@ -33,24 +33,25 @@ def whole_iteration(case, theta, x, y):
 
 
 def with_blackjax(case, theta, x, y):
+    from blackjax.smc import resampling
+
+    return tempered(theta, *blackjax_log_densities(case, x, y), resampling.systematic)
+
+
+def tempered(theta, log_prior, log_likelihood, resample):
+    """Tempered SMC of blackjax's with a likelihood and a resampling function."""
     import blackjax
     import jax
-    from blackjax.smc import extend_params, resampling
+    from blackjax.smc import extend_params
 
-    log_prior, log_likelihood = blackjax_log_densities(case, x, y)
     parameters = {
         "step_size": STEP_SIZE,
         "inverse_mass_matrix": np.ones(theta.shape[1]),
         "num_integration_steps": STEPS,
     }
+    kernel = blackjax.hmc.build_kernel(), blackjax.hmc.init
     smc = blackjax.tempered_smc(
-        log_prior,
-        log_likelihood,
-        blackjax.hmc.build_kernel(),
-        blackjax.hmc.init,
-        extend_params(parameters),
-        resampling.systematic,
-        num_mcmc_steps=1,
+        log_prior, log_likelihood, *kernel, extend_params(parameters), resample, num_mcmc_steps=1
     )
     step, keys = jax.jit(smc.step), iter(jax.random.split(jax.random.key(0), len(TEMPERATURES)))
     state, temperatures = smc.init(jax.numpy.asarray(theta)), iter(TEMPERATURES)

@@ -31,6 +31,7 @@ _PUBLIC = {
     "SGHMC": "stochastic",
     "SMC": "smc",
     "SmoothDataAnnealing": "annealing",
+    "accelerate": "integrations",
     "gather_particles": "ops",
     "load": "result",
     "multinomial": "ops",

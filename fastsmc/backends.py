@@ -112,14 +112,14 @@ def choose(backend: str | None = None, device: str = "cpu") -> Engine:
     argument, name = ("backend", backend) if backend else ("FASTSMC_BACKEND", os.environ.get("FASTSMC_BACKEND"))
     kind = device.partition(":")[0]
     if not name:
-        usable = [b for b in list(BACKENDS.values())[1:] if b.device == kind and b.available()[0]]
-        if not usable:
+        candidates = (b for b in list(BACKENDS.values())[1:] if b.device == kind and b.available()[0])
+        if (first := next(candidates, None)) is None:
             raise ValueError(f"no backend reads arrays on {device}: {reasons(kind)}")
-        if kind == "cpu" or len(usable) == 1:
-            return _engine(usable[0], device)
-        engines = {b.name: _engine(b, device) for b in usable}
+        if kind == "cpu" or not (others := list(candidates)):
+            return _engine(first, device)
+        engines = {b.name: _engine(b, device) for b in (first, *others)}
         modules = {name: engine.ops for name, engine in engines.items()}
-        return Engine(Choice(device, modules), engines[usable[0].name].memory)
+        return Engine(Choice(device, modules), engines[first.name].memory)
     if name not in BACKENDS:
         raise ValueError(f"{argument} is {name!r}; it must be one of {', '.join(map(repr, BACKENDS))}")
     chosen = BACKENDS[name]

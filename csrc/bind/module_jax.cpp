@@ -58,16 +58,11 @@ class As {
   explicit As(const ffi::AnyBuffer* buffer) {
     if (buffer == nullptr) return;
     data_ = static_cast<const To*>(buffer->untyped_data());
-    switch (buffer->element_type()) {
-      case ffi::F32:
-        return convert<float>(*buffer);
-      case ffi::F64:
-        return convert<double>(*buffer);
-      case ffi::S32:
-        return convert<int32_t>(*buffer);
-      default:
-        return convert<int64_t>(*buffer);
-    }
+    const ffi::DataType type = buffer->element_type();
+    if (type == ffi::F32) convert<float>(*buffer);
+    if (type == ffi::F64) convert<double>(*buffer);
+    if (type == ffi::S32) convert<int32_t>(*buffer);
+    if (type == ffi::S64) convert<int64_t>(*buffer);
   }
   const To* at(int64_t i) const { return data_ == nullptr ? nullptr : data_ + i; }
 

@@ -1,6 +1,7 @@
 """For blackjax: its resampling functions, and the log-likelihood of a network, by the CPU engine inside of jax.jit.
 
->>> blackjax.tempered_smc(log_prior, bnn_log_likelihood(net, x, y), hmc.build_kernel(), hmc.init, parameters, systematic, 5)
+>>> likelihood = bnn_log_likelihood(net, x, y)
+>>> blackjax.tempered_smc(log_prior, likelihood, hmc.build_kernel(), hmc.init, parameters, systematic, 5)
 """
 
 from __future__ import annotations
@@ -24,10 +25,17 @@ def _as_blackjax(scheme: str) -> Callable[[Array, Array, int], Array]:
         """Indices [num_samples] of particles, drawn by weights [N]."""
         shape = (num_samples,) if SCHEMES[scheme] else ()
         u = jax.random.uniform(rng_key, shape, weights.dtype)
-        return resample(weights, u, scheme, num_samples, log=False)
+        return resample(weights, u, scheme, log=False, num_samples=num_samples)
 
     resampling.__name__ = resampling.__qualname__ = scheme
     return resampling
 
 
 systematic, stratified, multinomial, residual = map(_as_blackjax, SCHEMES)
+
+
+def replacements() -> dict[Callable[..., Array], Callable[..., Array]]:
+    """What `accelerate` replaces: the resampling functions."""
+    from blackjax.smc import resampling
+
+    return {getattr(resampling, scheme): globals()[scheme] for scheme in SCHEMES}

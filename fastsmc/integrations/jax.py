@@ -1,8 +1,9 @@
 """The CPU engine inside of jax.jit, jax.vmap and jax.grad, as custom calls of XLA (jax.ffi).
 
 An op under ``jax.vmap`` is one call for all elements: what is not mapped over stays as it is, so that a vmapped sampler
-evaluates all its particles at once on data that are not replicated. Arrays are float32 or float64; networks are computed
-in float32. What an engine refuses, such as weights that are NaN, is raised by XLA when the result is waited for.
+evaluates all its particles at once on data that are not replicated. Arrays are float32 or float64; networks are
+computed in float32. What an engine refuses, such as weights that are NaN, is raised by XLA when the result is waited
+for.
 """
 
 from __future__ import annotations
@@ -42,7 +43,7 @@ def normalize_log_weights(log_weights: Array) -> NormalizedWeights:
 
 
 def resample(
-    weights: Array, u: Array, scheme: str = "systematic", num_samples: int | None = None, *, log: bool = True
+    weights: Array, u: Array, scheme: str = "systematic", log: bool = True, num_samples: int | None = None
 ) -> Array:
     """Ancestors [..., M] of log weights [..., P], or of weights where ``log`` is False: see `fastsmc.resample`.
 

@@ -1,0 +1,60 @@
+"""What other libraries gain from our functions: their own samplers, unmodified, with and without."""
+
+from __future__ import annotations
+
+import numpy as np
+
+import fastsmc as fs
+from bench.harness import OURS, Bench, Effort
+from bench.iteration import agree, tempered, with_blackjax
+from bench.mlp_gradient import Case, problem
+from bench.trajectory import STEPS, blackjax_log_densities
+
+# of the sizes of scikit-learn's digits, and of a subset of MNIST
+CASES = (Case((64, 32, 10), 64, 1437), Case((784, 100, 10), 32, 2000))
+PARTICLES = 1_000_000
+
+
+def accelerated_blackjax(case, theta, x, y):
+    from fastsmc.integrations.blackjax import bnn_log_likelihood, systematic
+
+    log_prior, _ = blackjax_log_densities(case, x, y)
+    return tempered(theta, log_prior, bnn_log_likelihood(fs.MLP(case.widths), x, y), systematic)
+
+
+def ours_in_particles(weights):
+    import fastsmc.integrations.particles  # noqa: F401  (registers the name)
+
+    return by_name("fastsmc_systematic", weights)
+
+
+def particles_alone(weights):
+    return by_name("systematic", weights)
+
+
+def by_name(scheme, weights):
+    """As particles' SMC class resamples; returns the mean ancestor."""
+    from particles import resampling
+
+    return lambda: float(np.mean(resampling.resampling(scheme, weights)))
+
+
+def same_mean(ours, other) -> None:
+    """Of ancestors by other random numbers: a spacing apart at most."""
+    if not abs(ours - other) < 1:
+        raise AssertionError(f"mean ancestors are {ours} and {other}")
+
+
+def run(effort: Effort, quick: bool) -> None:
+    """Measure all libraries."""
+    bench = Bench("drop_in", effort)
+    for case in CASES[: 1 if quick else None]:
+        name = str(case).replace(" categorical", f", tempered SMC, HMC of {STEPS} steps")
+        providers = {OURS: accelerated_blackjax, "blackjax (jit)": with_blackjax}
+        bench.case(name, providers, (case, *problem(case)), agree, flops=STEPS * case.flops)
+    weights = np.random.default_rng(0).random(10_000 if quick else PARTICLES)
+    weights /= weights.sum()
+    providers = {OURS: ours_in_particles, "particles": particles_alone}
+    bench.case(f"systematic resampling by name, N={len(weights)}", providers, (weights,), same_mean)
+    if not quick:
+        bench.write()
