@@ -17,23 +17,21 @@ if not cubins.TOOLS.is_dir():
     pytest.skip("there is no cuobjdump: Triton's wheel has one", allow_module_level=True)
 
 ARCHITECTURES = ("sm_80", "sm_90a")
-MOST = 65536 // 512
-"""Registers a thread that let a block of 512 run."""
 REGISTERS = {
     "AddSlices": 32,
     "CheckAncestors": 24,
     "CountParts": 40,
-    "CountRow": 40,
-    "Cumulate": 80,
+    "CountRow": 24,
+    "Cumulate": 88,
     "Draw": 72,
     "Evaluate": 128,
     "Fill": 32,
-    "FillVacancies": 72,
+    "FillVacancies": 80,
     "FindLargest": 40,
     "Gather": 64,
     "Leapfrog": 64,
     "NormalizeRow": 56,
-    "PermuteRow": 56,
+    "PermuteRow": 64,
     "Place": 72,
     "ResampleRow": 80,
     "ScaleGroups": 56,
