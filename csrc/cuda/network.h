@@ -153,7 +153,7 @@ struct Evaluate {
     return {bias ? layer.biases + row : layer.weights + cell, layer.gradient + cell};
   }
 
-  // work(number in the here.particle, place) for every weight and bias, always by the same thread.
+  // work(number in the particle, place) for every weight and bias, always by the same thread.
   template <class Block, class Work>
   FASTSMC_KERNEL void for_weights(Block& block, const Work& work) const {
     block.each([&](int thread) {
