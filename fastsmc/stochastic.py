@@ -32,7 +32,8 @@ class SGHMC(Move):
     half of it at least. The noise is known weight by weight from the mean squares of the gradients, which scale the
     weights too (after Ahn, Korattikara and Welling, 2012, who let the noise of the gradient do the work of the
     sampler's own), but not how that of different weights correlates. Groups of ``sharing`` particles have parts of
-    their own: were all forces of one part, their noise would move the cloud as one instead of spreading it.
+    their own: were all forces of one part, their noise would move the cloud as one instead of spreading it. There are
+    sixteen groups at most, of more particles where need be, for each group is a call of the kernels.
 
     Drifts and kicks preserve volume, so that the proposal and its reversal have a ratio, whatever the force: with
     ``weighted`` it is the weight of `ForwardProposal`, and the particles stay exactly weighted, at the price of the
@@ -49,6 +50,7 @@ class SGHMC(Move):
 
     uses_gradient: ClassVar[bool] = False
     noise_share: ClassVar[float] = 0.5
+    most_groups: ClassVar[int] = 16
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -104,7 +106,8 @@ class SGHMC(Move):
             cloud.know_gradient(data, target)
             return self.whole.propose(cloud, data, target, step_size, draw)
         posterior, count = cloud.posterior, len(cloud.particles)
-        groups = [slice(begin, begin + self.sharing) for begin in range(0, count, self.sharing)]
+        size = max(self.sharing, math.ceil(count / self.most_groups))
+        groups = [slice(begin, begin + size) for begin in range(0, count, size)]
         parts = Parts(cloud, data, target, self.batch_size, draw)
         steps = max(self.num_steps, round(self.coverage * parts.number))
         keys = [draw._replace(number=draw.number * steps + k).key(random.Stream.MOMENTUM) for k in range(steps)]

@@ -182,6 +182,23 @@ def test_the_variance_of_forces_is_that_of_the_parts_there_are():
     np.testing.assert_allclose(forces.var(axis=0), expected, rtol=6 * (2 / 5000) ** 0.5)
 
 
+@pytest.mark.parametrize(("particles", "sizes"), [(3, [3]), (10, [4, 4, 2]), (64, [4] * 16), (100, [7] * 14 + [2])])
+def test_groups_of_particles_have_parts_of_their_own(particles, sizes, monkeypatch):
+    cloud, data, target, _ = posterior_cloud(50, particles)
+    move, seen, force = fs.SGHMC(num_steps=1, batch_size=10), [], Parts.force
+
+    def watched(parts, theta, part):
+        seen.append(len(theta))
+        return force(parts, theta, part)
+
+    cloud.learn(np.ones(cloud.particles.shape[1]))
+    monkeypatch.setattr(Parts, "force", watched)
+    before = cloud.particles.copy()
+    move(cloud, data, target, 0.1, Draw(0, 0))
+    assert seen == sizes
+    assert np.all(np.any(cloud.particles != before, axis=1))
+
+
 def test_sghmc_goes_from_exact_forces_to_parts_and_back():
     posterior, x, y = problem(60)
     data, cloud = Data(x, y, posterior, 0), Cloud.from_prior(posterior, 16, 0, with_grad=False)
