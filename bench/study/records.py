@@ -108,11 +108,11 @@ def read(path: Path, run: Run) -> Record:
     try:
         content = json.loads(path.read_bytes())
     except ValueError as error:
-        raise ValueError(f"{path} is not a whole run file: {error}") from None
+        raise ValueError(f"{path.name} is not a whole run file: {error}") from None
     if not isinstance(content, dict) or content.get("format") != FORMAT:
-        raise ValueError(f"{path} is not a run file of format {FORMAT}")
+        raise ValueError(f"{path.name} is not a run file of format {FORMAT}")
     if content.get("settings") != run.settings:
-        raise ValueError(f"{path} was made with other settings than the table's {run.name} has now")
+        raise ValueError(f"{path.name} was made with other settings than the table's {run.name} has now")
     return Record(**content)
 
 
