@@ -88,7 +88,7 @@ PROBLEMS = (
         net=fs.LeNet5(),
         preset=replace(MNIST, particles=16),
         rows=60_000,
-        budget=600.0,
+        budget=300.0,
         opt_in="lenet",
     ),
 )

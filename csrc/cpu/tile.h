@@ -88,8 +88,8 @@ class TileRegisters {
     for (int m = 0; m < 16; ++m) {
       vfloat even{}, odd{};
       for (int k = 0; k < 16; ++k) {  // fused: a product alone may pass the range of float32
-        even = fma(load_row(b_even[k]), number(a[m][k] << 16), even);
-        odd = fma(load_row(b_odd[k]), number(a[m][k] & 0xFFFF0000u), odd);
+        even = fma(load_row(b_even[k]), splat<vfloat>(number(a[m][k] << 16)), even);
+        odd = fma(load_row(b_odd[k]), splat<vfloat>(number(a[m][k] & 0xFFFF0000u)), odd);
       }
       float sum[16];
       const vfloat both = even + odd;
