@@ -243,7 +243,7 @@ def test_done_is_not_done_again_and_damage_is(tmp_path, capsys):
     assert study(tmp_path, *choice, "--report") == 1
     assert "0 of 1 runs are done" in capsys.readouterr().out
     assert study(tmp_path, *choice) == 0
-    assert f"{path} is not a whole run file" in capsys.readouterr().out
+    assert f"{path.name} is not a whole run file" in capsys.readouterr().out
     assert path.read_bytes() != content[: len(content) // 2]
     assert "smooth-none-hmc" in (tmp_path / "annealing_study.csv").read_text()
 
