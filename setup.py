@@ -40,5 +40,6 @@ class CMakeBuild(build_ext):
         subprocess.run(["cmake", "--build", build], check=True)
 
 
-EXTENSIONS = [Extension("fastsmc._cpu", sources=[]), Extension("fastsmc._cuda", sources=[], optional=True)]
+OPTIONAL = [Extension(f"fastsmc.{name}", sources=[], optional=True) for name in ("_cuda", "_jax")]
+EXTENSIONS = [Extension("fastsmc._cpu", sources=[]), *OPTIONAL]
 setup(ext_modules=EXTENSIONS, cmdclass={"build_ext": CMakeBuild})
