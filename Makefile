@@ -4,7 +4,8 @@ TORCH ?= torch==2.13.0
 BENCH ?=
 VENV := .venv
 BIN := $(VENV)/bin
-PARALLEL := tests/statistics $(wildcard tests/test_cuda_*.py tests/test_engine_*.py) $(addprefix tests/test_,$(addsuffix .py,ahead_of_time convolution mlp precision resampling))
+LARGE := ahead_of_time convolution mlp precision resampling
+PARALLEL := tests/statistics $(wildcard tests/test_cuda_*.py tests/test_engine_*.py) $(LARGE:%=tests/test_%.py)
 INTERPRETED := $(wildcard tests/test_triton_*.py tests/test_engine_*.py tests/test_device.py \
   tests/test_weights.py tests/test_hostile_arrays.py)
 # without nvcc, the CUDA engine is its host twin

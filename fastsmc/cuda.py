@@ -31,6 +31,10 @@ class Cut(NamedTuple):
 DEFAULT_CUT = Cut()
 
 
+class NoRoomError(NotImplementedError):
+    """A block cannot hold a network, and its host twin has no other engine beside it."""
+
+
 def available() -> tuple[bool, str]:
     """Whether there is a device for it, and the reason if not."""
     reason = _cuda.unavailable()
@@ -191,7 +195,7 @@ def _triton(layers: np.ndarray) -> ModuleType:
     if _cuda.device() == "cuda":
         return import_module("fastsmc.kernels.engine")
     weights = sum(Layer(*map(int, row)).num_params for row in layers)
-    raise NotImplementedError(f"the cuda engine has no room for {len(layers)} layers of {weights} weights in a block")
+    raise NoRoomError(f"the cuda engine has no room for {len(layers)} layers of {weights} weights in a block")
 
 
 def _rows(array: Tensor) -> tuple[int, int]:

@@ -40,10 +40,9 @@ class Mirror:
             tables = 1 if name in ("log_likelihood", "network_outputs", "precision_in_use", "trajectory") else 0
             owners = {id(whole(a)): whole(a) for a in arguments[tables:] if isinstance(a, np.ndarray)}
             bits = {key: a.view(np.int16) if a.dtype == BFLOAT16 else a for key, a in owners.items()}
-            try:
-                mirrors = {key: torch.from_numpy(a.copy()).to(self._device) for key, a in bits.items()}
-            except TypeError as error:
-                pytest.skip(str(error))
+            if name == "gather_particles" and any(a.dtype.kind in "SV" for a in bits.values()):
+                pytest.skip(f"{self.__name__} takes torch's tensors, which hold no bytes")
+            mirrors = {key: torch.from_numpy(a.copy()).to(self._device) for key, a in bits.items()}
 
             def mirrored(a):
                 owner = whole(a)
@@ -53,7 +52,7 @@ class Mirror:
             there = [mirrored(a) if isinstance(a, np.ndarray) else a for a in arguments[tables:]]
             try:
                 status = function(*arguments[:tables], *there)
-            except NotImplementedError as error:
+            except getattr(self._engine, "NoRoomError", ()) as error:  # test_cuda_network.py says for which networks
                 pytest.skip(str(error))
             for key, a in bits.items():
                 if a.flags.writeable:

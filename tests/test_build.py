@@ -1,22 +1,19 @@
 """What CMake says of the engines that are asked for."""
 
 import os
-import shutil
 import subprocess
 from pathlib import Path
 
+import cmake
+import pybind11
 import pytest
 
 ROOT = Path(__file__).parents[1]
-CMAKE = shutil.which("cmake")
-pytestmark = pytest.mark.skipif(
-    CMAKE is None or not (ROOT / "CMakeLists.txt").exists(), reason="there is no cmake, or there are no sources"
-)
+CMAKE = Path(cmake.CMAKE_BIN_DIR) / "cmake"
 
 
 def configure(folder, cuda):
     """Configure where there is no nvcc; the exit status and what was said."""
-    pybind11 = pytest.importorskip("pybind11")
     paths = [p for p in os.environ["PATH"].split(os.pathsep) if not (Path(p) / "nvcc").exists()]
     environment = {k: v for k, v in os.environ.items() if k not in ("CUDACXX", "CUDA_PATH", "CUDA_HOME")}
     command = [CMAKE, "-S", ROOT, "-B", folder, f"-Dpybind11_DIR={pybind11.get_cmake_dir()}", f"-DFASTSMC_CUDA={cuda}"]

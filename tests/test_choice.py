@@ -3,12 +3,11 @@
 from types import SimpleNamespace
 
 import pytest
+import torch
 
 from fastsmc import arrays, backends, choice
 from fastsmc.backends import Backend
 from fastsmc.choice import Choice, Line
-
-torch = pytest.importorskip("torch")
 
 
 @pytest.fixture

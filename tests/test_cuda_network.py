@@ -57,6 +57,14 @@ def is_exact(problem, precision):
 
 
 @every_shape
+def test_a_block_has_room_for_every_shape(shape, unmirrored):
+    """Where it had none, the tests below would be skipped."""
+    widths, _, samples = SHAPES[shape]
+    engine = backends.choose("cuda", backends.BACKENDS["cuda"].device).ops
+    assert all(engine.serves(fs.MLP(widths).layer_table, precision, samples) for precision in range(3))
+
+
+@every_shape
 @every_precision
 def test_every_shape_is_as_exact_as_torch(shape, precision):
     is_exact(Problem(shape, "gelu").weighted(), precision)

@@ -6,26 +6,17 @@ from types import ModuleType, SimpleNamespace
 
 import numpy as np
 import pytest
+import torch
+from foreign import Exchanged
 
 import fastsmc as fs
-
-torch = pytest.importorskip("torch")
 
 POINTER = 12345
 RNG = np.random.default_rng(0)
 
 
-class Impostor:
-    """An array of a library that knows DLPack and asarray, and has no array namespace: as CuPy 14."""
-
-    def __init__(self, array):
-        self.array = np.asarray(array)
-
-    def __dlpack__(self, **kwargs):
-        return self.array.__dlpack__(**kwargs)
-
-    def __dlpack_device__(self):
-        return self.array.__dlpack_device__()
+class Impostor(Exchanged):
+    """An array whose library has asarray, and no array namespace: as CuPy 14."""
 
 
 @pytest.fixture

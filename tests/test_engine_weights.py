@@ -5,11 +5,10 @@ Triton's run on a GPU, or under TRITON_INTERPRET=1 on tiny shapes; those of CUDA
 
 import numpy as np
 import pytest
+import torch
 
 import fastsmc as fs
 from fastsmc import backends, ops, reference
-
-torch = pytest.importorskip("torch")
 
 pytestmark = pytest.mark.filterwarnings("ignore::RuntimeWarning")  # of NumPy, on what invalid entries become
 

@@ -4,6 +4,7 @@ import json
 
 import numpy as np
 import pytest
+from foreign import Exchanged
 
 import fastsmc as fs
 from fastsmc import backends
@@ -266,17 +267,8 @@ def test_torch_tensors_come_back_as_torch_tensors(backend):
         fs.gather_particles(particles, pick, torch.zeros(2, 3).T, backend=backend)
 
 
-class Foreign:
-    """An array of another library: DLPack and an array namespace, nothing else."""
-
-    def __init__(self, array):
-        self.array = np.asarray(array)
-
-    def __dlpack__(self, **kwargs):
-        return self.array.__dlpack__(**kwargs)
-
-    def __dlpack_device__(self):
-        return self.array.__dlpack_device__()
+class Foreign(Exchanged):
+    """An array with an array namespace."""
 
     def __array_namespace__(self):
         class Namespace:
