@@ -265,6 +265,29 @@ def resampling(bench: Bench, n: int) -> None:
     bench.case(f"normalise, ESS and systematic, N={n}", calls | {"torch": by_torch}, floor, ops, n)
 
 
+def resampling_step(bench: Bench, n: int) -> None:
+    """Log weights to ancestors in place, offspring and log weights: by one op, and by those that it is made of."""
+    (log_weights,) = on_device(np.random.default_rng(0).standard_normal(n))
+
+    def whole(backend: str) -> torch.Tensor:
+        return fs.adaptive_resample(log_weights, 0.37, 1.0, backend=backend, check=False).ancestors
+
+    def in_parts(backend: str) -> torch.Tensor:
+        how = {"backend": backend, "check": False}
+        fs.normalize_log_weights(log_weights, **how)
+        ancestors = fs.resample(log_weights, 0.37, **how)
+        fs.offspring(ancestors, n, **how)
+        return fs.permute_ancestors(ancestors, **how)
+
+    calls: dict[str, Call] = {}
+    for name, backend in engines().items():
+        calls |= {name: partial(whole, backend), f"{name}: four ops": partial(in_parts, backend)}
+    for name, call in calls.items():
+        if not torch.equal(call(), next(iter(calls.values()))()):
+            raise AssertionError(f"ancestors of {name} differ from the first engine's")
+    bench.case(f"a resampling step, N={n}", calls, 32 * n / bytes_a_second(), ("adaptive_resample",), n)
+
+
 def main() -> None:
     """Run all cases."""
     parser = argparse.ArgumentParser("bench.gpu", description=__doc__.partition("\n")[0])
@@ -273,6 +296,7 @@ def main() -> None:
     bench = Bench()
     for n in (300,) if quick else (4096, 1_000_000, 10_000_000):
         resampling(bench, n)
+        resampling_step(bench, n)
     cases = [Case((5, 4, 3), 2, 8)] if quick else [Case(widths, p, b) for widths, p, b in SHAPES]
     for precision in fs.ops.PRECISIONS:
         for case in cases:

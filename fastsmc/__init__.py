@@ -32,6 +32,7 @@ _PUBLIC = {
     "SMC": "smc",
     "SmoothDataAnnealing": "annealing",
     "accelerate": "integrations",
+    "adaptive_resample": "ops",
     "gather_particles": "ops",
     "load": "result",
     "multinomial": "ops",

@@ -62,6 +62,24 @@ def resample(scheme: str, log: bool, weights: Tensor, u: Tensor, ancestors: Tens
     return _checked(function, cut, scheme, log, rows, n, ancestors.shape[-1], weights, u, u_is_double, ancestors)
 
 
+def adaptive_resample(
+    scheme: str,
+    threshold: float,
+    log_weights: Tensor,
+    u: Tensor,
+    ancestors: Tensor,
+    offspring: Tensor,
+    normalized: Tensor,
+    log_sum: Tensor,
+    ess: Tensor,
+    cut: Cut = DEFAULT_CUT,
+) -> Tensor:
+    """Ancestors in place, offspring and log weights [..., P] of rows that are resampled or kept; returns the status."""
+    function, u_is_double = _of_type("adaptive_resample", log_weights), u.dtype == torch.float64
+    results = ancestors, offspring, normalized, log_sum, ess
+    return _checked(function, cut, scheme, threshold, *_rows(log_weights), log_weights, u, u_is_double, *results)
+
+
 def offspring(ancestors: Tensor, counts: Tensor, cut: Cut = DEFAULT_CUT) -> Tensor:
     """Count ancestors [..., M] into [..., P]; returns the status."""
     rows, m = _rows(ancestors)

@@ -139,6 +139,34 @@ def permute_ancestors(ancestors: np.ndarray, permuted: np.ndarray) -> Status:
     return None
 
 
+def adaptive_resample(
+    scheme: str,
+    threshold: float,
+    log_weights: np.ndarray,
+    u: np.ndarray,
+    ancestors: np.ndarray,
+    counts: np.ndarray,
+    normalized: np.ndarray,
+    log_sum: np.ndarray,
+    ess: np.ndarray,
+) -> Status:
+    """Ancestors in place, offspring and log weights [..., P] of rows that are resampled, or kept."""
+    if status := normalize_log_weights(log_weights, normalized, log_sum, ess):
+        return status
+    if status := resample(scheme, True, log_weights, u, counts):
+        return status
+    permute_ancestors(counts, ancestors)
+    particles = log_weights.shape[-1]
+    kept = ~(ess.astype(np.float64) < threshold * particles)
+    ancestors[kept] = np.arange(particles)
+    offspring(ancestors, counts)
+    exact = log_weights.astype(np.float64)
+    exact -= exact.max(axis=-1, keepdims=True)
+    exact -= np.log(np.exp(exact).sum(axis=-1, keepdims=True))
+    normalized[...] = np.where(kept[..., None], exact, -np.log(particles))
+    return None
+
+
 def gather_particles(particles: np.ndarray, ancestors: np.ndarray, out: np.ndarray) -> Status:
     """Rows of particles [P, ...] into out [M, ...], which may be the particles themselves."""
     if status := _check_ancestors(ancestors, len(particles)):

@@ -1,5 +1,6 @@
 """The engine of CUDA devices: one function per op (see `fastsmc.backends`), on torch tensors."""
 
+from fastsmc.kernels.adaptive_resample import adaptive_resample
 from fastsmc.kernels.evaluation import log_likelihood, network_outputs, precision_in_use
 from fastsmc.kernels.gather import gather_particles
 from fastsmc.kernels.leapfrog import leapfrog, trajectory
@@ -9,6 +10,7 @@ from fastsmc.kernels.resample import resample, schemes
 from fastsmc.kernels.weights import normalize_log_weights
 
 __all__ = [
+    "adaptive_resample",
     "gather_particles",
     "leapfrog",
     "log_likelihood",

@@ -17,7 +17,7 @@ import triton.language as tl
 
 from fastsmc.backends import FINE
 from fastsmc.kernels.build import Build
-from fastsmc.kernels.rows import new_status, report, warps_of
+from fastsmc.kernels.rows import new_status, options_of, report
 
 _TILE = 2048  # words
 _WORDS = {1: torch.int8, 2: torch.int16, 4: torch.int32, 8: torch.int64}
@@ -36,7 +36,7 @@ def gather_particles(particles: torch.Tensor, ancestors: torch.Tensor, out: torc
     if fault:
         status.fill_(fault << 48)
     _check[(triton.cdiv(m, _TILE),)](
-        ancestors, status, n, m, IN_PLACE=in_place and not fault, BLOCK=_TILE, num_warps=warps_of(_TILE)
+        ancestors, status, n, m, IN_PLACE=in_place and not fault, BLOCK=_TILE, **options_of(_TILE)
     )
     row_bytes = particles[:1].numel() * particles.element_size()
     word = math.gcd(8, row_bytes, particles.data_ptr(), out.data_ptr()) if row_bytes else 1
@@ -45,7 +45,7 @@ def gather_particles(particles: torch.Tensor, ancestors: torch.Tensor, out: torc
     tall = _TILE // wide
     _gather[(triton.cdiv(m, tall), max(1, triton.cdiv(words, wide)))](
         *(_as_words(particles, word), ancestors, _as_words(out, word), status, m, words),
-        IN_PLACE=in_place, ROWS=tall, WORDS=wide, num_warps=warps_of(_TILE),
+        IN_PLACE=in_place, ROWS=tall, WORDS=wide, **options_of(_TILE),
     )  # fmt: skip
     return status
 
@@ -99,9 +99,9 @@ BUILDS = (
             _check,
             {name: _TYPES[name] for name in signature(_check.fn).parameters},
             {"IN_PLACE": in_place, "BLOCK": _TILE},
-            num_warps=warps_of(_TILE),
             registers=56,
             shared=64,
+            options=options_of(_TILE),
         )
         for in_place in (False, True)
     ),
@@ -111,9 +111,9 @@ BUILDS = (
             _gather,
             {name: _TYPES.get(name, f"*{type_}") for name in signature(_gather.fn).parameters},
             {"IN_PLACE": in_place, "ROWS": rows, "WORDS": words},
-            num_warps=warps_of(_TILE),
             registers=72,
             shared=8192,
+            options=options_of(_TILE),
         )
         for type_ in ("i8", "i32", "i64")
         for in_place in (False, True)

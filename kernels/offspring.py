@@ -14,35 +14,44 @@ import triton
 import triton.language as tl
 
 from fastsmc.kernels.build import Build
-from fastsmc.kernels.rows import DEFAULT_CUT, Cut, new_status, report, tile_index, warps_of
+from fastsmc.kernels.rows import DEFAULT_CUT, Cut, new_status, options_of, report, tile_index
 from fastsmc.kernels.scan import VACANCIES, scan_parts, search, sum_parts, vacancies_of
 
 
 def offspring(ancestors: torch.Tensor, counts: torch.Tensor, cut: Cut = DEFAULT_CUT) -> torch.Tensor:
     """Count ancestors [..., M] into [..., P]; returns the status."""
     m, n = ancestors.shape[-1], counts.shape[-1]
-    rows, status, warps = ancestors.numel() // m, new_status(ancestors), warps_of(cut.tile)
+    rows, status = ancestors.numel() // m, new_status(ancestors)
     counts.zero_()
-    _count[cut.grid(rows, m)](ancestors, counts, status, n, m, cut.tiles(m), BLOCK=cut.tile, num_warps=warps)
+    _count[cut.grid(rows, m)](ancestors, counts, status, n, m, cut.tiles(m), BLOCK=cut.tile, **options_of(cut.tile))
     return status
 
 
 def permute_ancestors(ancestors: torch.Tensor, permuted: torch.Tensor, cut: Cut = DEFAULT_CUT) -> torch.Tensor:
     """Survivors to their own slots, further copies to the others, both in ascending order; returns the status."""
     n = ancestors.shape[-1]
-    rows, status, vacancies = ancestors.numel() // n, new_status(ancestors), torch.empty_like(ancestors)
+    rows, status = ancestors.numel() // n, new_status(ancestors)
     if n <= cut.alone:
-        counts, block = torch.empty_like(ancestors, dtype=torch.int32), triton.next_power_of_2(n)
-        _permute_row[(rows,)](ancestors, permuted, counts, vacancies, status, n, BLOCK=block, num_warps=warps_of(block))
+        counts, vacancies = torch.empty_like(ancestors, dtype=torch.int32), torch.empty_like(ancestors)
+        block = triton.next_power_of_2(n)
+        _permute_row[(rows,)](ancestors, permuted, counts, vacancies, status, n, BLOCK=block, **options_of(block))
         return status
-    grid, tiles, block = cut.grid(rows, n), cut.tiles(n), {"BLOCK": cut.tile, "num_warps": warps_of(cut.tile)}
-    counts, sums = torch.zeros_like(ancestors, dtype=torch.int32), ancestors.new_empty((rows, cut.parts))
+    counts = torch.zeros_like(ancestors, dtype=torch.int32)
+    _count[cut.grid(rows, n)](ancestors, counts, status, n, n, cut.tiles(n), BLOCK=cut.tile, **options_of(cut.tile))
+    permute_by_counts(counts, permuted, cut)
+    return status
+
+
+def permute_by_counts(counts: torch.Tensor, permuted: torch.Tensor, cut: Cut) -> None:
+    """Ancestors in place from the counts [..., P] of offspring, by parts of rows."""
+    n = counts.shape[-1]
+    rows = counts.numel() // n
+    grid, tiles, block = cut.grid(rows, n), cut.tiles(n), {"BLOCK": cut.tile, **options_of(cut.tile)}
+    sums, vacancies = permuted.new_empty((rows, cut.parts)), torch.empty_like(permuted)
     what = {"WHAT": VACANCIES.value, "PARTS": cut.parts}
-    _count[grid](ancestors, counts, status, n, n, tiles, **block)
     sum_parts[grid](counts, None, sums, n, n, tiles, **what, **block)
     scan_parts[grid](counts, None, sums, vacancies, n, n, tiles, **what, **block)
     _fill_vacancies[grid](counts, vacancies, permuted, n, tiles, **block)
-    return status
 
 
 @triton.jit
@@ -54,7 +63,8 @@ def _count_tile(ancestors, counts, status, row, slot, n, m):
 
 
 @triton.jit
-def _fill_tile(counts, vacancies, permuted, row, slot, n):
+def fill_tile(counts, vacancies, permuted, row, slot, n):
+    """Survivors to their own slots, the vacant ones by the prefix sums of vacancies."""
     vacant = tl.load(counts + row * n + slot, slot < n, other=1) == 0
     rank = tl.load(vacancies + row * n + slot, slot < n, other=0) & 0xFFFFFFFF  # from 1 at a vacant slot
     parent = search(vacancies + row * n, n, (rank << 32) - 1)
@@ -72,7 +82,7 @@ def _count(ancestors, counts, status, n, m, tiles, BLOCK: tl.constexpr):
 def _fill_vacancies(counts, vacancies, permuted, n, tiles, BLOCK: tl.constexpr):
     row = tl.program_id(0).to(tl.int64)
     for tile in range(tiles):
-        _fill_tile(counts, vacancies, permuted, row, tile_index(tile, tiles, BLOCK), n)
+        fill_tile(counts, vacancies, permuted, row, tile_index(tile, tiles, BLOCK), n)
 
 
 @triton.jit
@@ -85,7 +95,7 @@ def _permute_row(ancestors, permuted, counts, vacancies, status, n, BLOCK: tl.co
     entries = vacancies_of(tl.load(counts + row * n + slot, slot < n, other=1))
     tl.store(vacancies + row * n + slot, tl.cumsum(entries, axis=0), slot < n)
     tl.debug_barrier()
-    _fill_tile(counts, vacancies, permuted, row, slot, n)
+    fill_tile(counts, vacancies, permuted, row, slot, n)
 
 
 _TYPES = {
@@ -101,9 +111,9 @@ BUILDS = tuple(
         kernel,
         {name: _TYPES[name] for name in signature(kernel.fn).parameters},
         {"BLOCK": block},
-        num_warps=warps_of(block),
         registers=registers,
         shared=shared,
+        options=options_of(block),
     )
     for kernel, block, registers, shared in (
         (_count, 2048, 64, 64),

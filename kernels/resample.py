@@ -22,7 +22,7 @@ import torch
 import triton
 import triton.language as tl
 
-from fastsmc.kernels.build import EXACT, Build
+from fastsmc.kernels.build import Build
 from fastsmc.kernels.exponential import exp64
 from fastsmc.kernels.fixed_scan import (
     bit_length,
@@ -39,15 +39,17 @@ from fastsmc.kernels.rows import (
     Cut,
     load_parts,
     new_status,
+    options_of,
     report,
     report_row,
     sum_before,
     tile_index,
-    warps_of,
 )
 from fastsmc.kernels.scan import COUNTS, REMAINDERS, scan_parts, search, sum_parts
 
 SCHEMES = ("systematic", "stratified", "multinomial", "residual")
+DRAWN = ("multinomial", "residual")
+"""Those with independent draws."""
 _SYSTEMATIC, _STRATIFIED, _MULTINOMIAL, _RESIDUAL = (tl.constexpr(code) for code in range(4))
 
 
@@ -61,21 +63,33 @@ def resample(
 ) -> torch.Tensor:
     """Ancestors [..., M] of weights [..., P], or of their logarithms, by uniform numbers; returns the status."""
     n, m = weights.shape[-1], ancestors.shape[-1]
-    rows = weights.numel() // n
-    status = new_status(weights)
-    code, drawn = SCHEMES.index(scheme), scheme in ("multinomial", "residual")
-    sums = weights.new_empty((rows, n if drawn else 1), dtype=torch.int64)
-    counts = weights.new_empty((rows, n), dtype=torch.int32)
+    rows, status, code = weights.numel() // n, new_status(weights), SCHEMES.index(scheme)
     if max(n, m) <= cut.alone:
+        sums = weights.new_empty((rows, n if scheme in DRAWN else 1), dtype=torch.int64)
+        counts = weights.new_empty((rows, n), dtype=torch.int32)
         shape = {"BLOCK": triton.next_power_of_2(n), "SLOTS": min(cut.tile, triton.next_power_of_2(m))}
         _resample_row[(rows,)](
             *(weights, u, ancestors, sums, counts, status, n, m),
-            **shape, SCHEME=code, LOG=log, num_warps=warps_of(max(shape.values())), **EXACT,
+            **shape, SCHEME=code, LOG=log, **options_of(max(shape.values())),
         )  # fmt: skip
         return status
+    counts = cumulative_counts(scheme, log, weights, u, m, status, cut)
+    shape = {"BLOCK": cut.tile, "PARTS": cut.parts, **options_of(cut.tile)}
+    _place[cut.grid(rows, m)](u, counts, ancestors, status, n, m, cut.tiles(m), SCHEME=code, **shape)
+    return status
+
+
+def cumulative_counts(
+    scheme: str, log: bool, weights: torch.Tensor, u: torch.Tensor, m: int, status: torch.Tensor, cut: Cut
+) -> torch.Tensor:
+    """How many of m samples have an ancestor of at most i: int32 [rows, n], by parts of rows."""
+    n = weights.shape[-1]
+    rows, code, drawn = weights.numel() // n, SCHEMES.index(scheme), scheme in DRAWN
+    sums = weights.new_empty((rows, n if drawn else 1), dtype=torch.int64)
+    counts = weights.new_empty((rows, n), dtype=torch.int32)
     grid, tiles = cut.grid(rows, n), cut.tiles(n)
     slot_grid, slot_tiles = cut.grid(rows, m), cut.tiles(m)
-    shape = {"BLOCK": cut.tile, "PARTS": cut.parts, "num_warps": warps_of(cut.tile)}
+    shape = {"BLOCK": cut.tile, "PARTS": cut.parts, **options_of(cut.tile)}
     passes = refinements(n) + 1
     largest = weights.new_empty((rows, cut.parts), dtype=torch.float64)
     scales = weights.new_empty((passes, rows), dtype=torch.int64)
@@ -86,11 +100,11 @@ def resample(
     for k in range(passes):
         _sum_masses[grid](
             *(weights, largest, scales[k - 1], fine[k - 1], scales[k], fine[k], coarse[k], status, n, tiles),
-            FIRST=k == 0, LOG=log, **shape, **EXACT,
+            FIRST=k == 0, LOG=log, **shape,
         )  # fmt: skip
     _cumulate[grid](
         *(weights, u, largest, scales[-1], fine[-1], coarse[-1], sums, counts, copies, n, m, tiles),
-        SCHEME=code, LOG=log, **shape, **EXACT,
+        SCHEME=code, LOG=log, **shape,
     )  # fmt: skip
     if scheme == "residual":
         sum_parts[grid](sums, copies, part_sums, n, m, tiles, WHAT=REMAINDERS.value, **shape)
@@ -99,8 +113,7 @@ def resample(
         _draw[slot_grid](u, sums, counts, copies, status, n, m, slot_tiles, grid[1], SCHEME=code, **shape)
         sum_parts[grid](counts, copies, part_sums, n, m, tiles, WHAT=COUNTS.value, **shape)
         scan_parts[grid](counts, copies, part_sums, counts, n, m, tiles, WHAT=COUNTS.value, **shape)
-    _place[slot_grid](u, counts, ancestors, status, n, m, slot_tiles, SCHEME=code, **shape)
-    return status
+    return counts
 
 
 @triton.jit
@@ -152,6 +165,15 @@ def _uniforms(u, start, index, n, status):
 
 
 @triton.jit
+def check_comb(u, status, row, slot, m, SCHEME: tl.constexpr):
+    """Check the numbers of slots, where the scheme makes a comb of them."""
+    if SCHEME == _SYSTEMATIC:
+        _uniforms(u, row, slot, 1, status)
+    if SCHEME == _STRATIFIED:
+        _uniforms(u, row * m, slot, m, status)
+
+
+@triton.jit
 def _comb_below(c, total, u, row, m, SCHEME: tl.constexpr):
     """How many positions of a comb lie below each prefix sum."""
     quotient, remainder = divide(c, total, m)
@@ -173,21 +195,16 @@ def _draw_tile(u, sums, counts, status, row, slot, drawn, total, n, m):
 
 @triton.jit
 def _place_tile(u, below, ancestors, status, row, slot, n, m, SCHEME: tl.constexpr):
-    """Ancestors of the slots, and a check of a comb's numbers."""
-    if SCHEME == _SYSTEMATIC:
-        _uniforms(u, row, slot, 1, status)
-    if SCHEME == _STRATIFIED:
-        _uniforms(u, row * m, slot, m, status)
+    """Ancestors of the slots."""
+    check_comb(u, status, row, slot, m, SCHEME)
     tl.store(ancestors + row * m + slot, search(below + row * n, n, slot), slot < m)
 
 
 @triton.jit
-def _resample_row(
-    values, u, ancestors, sums, counts, status, n, m,
-    BLOCK: tl.constexpr, SLOTS: tl.constexpr, SCHEME: tl.constexpr, LOG: tl.constexpr,
-):  # fmt: skip
-    row, index = tl.program_id(0).to(tl.int64), tl.arange(0, BLOCK)
-    x = _load(values, row * n, index, n, LOG)
+def cumulate_row(
+    x, u, sums, counts, status, row, index, n, m, SLOTS: tl.constexpr, SCHEME: tl.constexpr, LOG: tl.constexpr
+):
+    """How many of m samples have an ancestor of at most i, into counts [rows, n], from the weights of a row."""
     largest = _largest_of(x, row * n, index, status, LOG)
     _report_empty(status, largest, row * n, LOG)
     w = _weights(x, largest, LOG)
@@ -218,6 +235,16 @@ def _resample_row(
         tl.debug_barrier()
     tl.store(counts + row * n + index, below, index < n)
     tl.debug_barrier()
+
+
+@triton.jit
+def _resample_row(
+    values, u, ancestors, sums, counts, status, n, m,
+    BLOCK: tl.constexpr, SLOTS: tl.constexpr, SCHEME: tl.constexpr, LOG: tl.constexpr,
+):  # fmt: skip
+    row, index = tl.program_id(0).to(tl.int64), tl.arange(0, BLOCK)
+    x = _load(values, row * n, index, n, LOG)
+    cumulate_row(x, u, sums, counts, status, row, index, n, m, SLOTS, SCHEME, LOG)
     for start in range(0, m, SLOTS):
         _place_tile(u, counts, ancestors, status, row, start + tl.arange(0, SLOTS), n, m, SCHEME)
 
@@ -322,30 +349,29 @@ def _place(u, below, ancestors, status, n, m, tiles, SCHEME: tl.constexpr, BLOCK
         _place_tile(u, below, ancestors, status, row, slot, n, m, SCHEME)
 
 
-_TYPES = {
-    **dict.fromkeys(("ancestors", "sums", "fine", "coarse", "copies"), "*i64"),
+TYPES = {
+    **dict.fromkeys(("ancestors", "offspring", "sums", "fine", "coarse", "copies"), "*i64"),
     **dict.fromkeys(("scales", "scale_before", "scale_now", "sums_before", "status"), "*i64"),
     **dict.fromkeys(("counts", "below"), "*i32"),
     **dict.fromkeys(("n", "m", "tiles", "parts"), "i32"),
     **dict.fromkeys(("BLOCK", "SLOTS", "PARTS", "SCHEME", "LOG", "FIRST"), "constexpr"),
-    **dict.fromkeys(("largest", "u"), "*fp64"),
+    **dict.fromkeys(("largest", "total", "squares", "least", "u"), "*fp64"),
 }
 
 
-def _builds(kernel: Any, registers: int, shared: int, **choices: tuple[int, ...]) -> list[Build]:
+def builds(kernel: Any, registers: int, shared: int, **choices: tuple[int, ...]) -> list[Build]:
     """A kernel in all combinations of choices, for weights of both types where it reads them."""
     names = signature(kernel.fn).parameters
-    floats = ("fp32", "fp64") if "values" in names else ("",)
+    floats = ("fp32", "fp64") if {"values", "log_weights"} & {*names} else ("",)
     return [
         Build(
             " ".join([kernel.__name__, *filter(None, [values]), *(f"{k}={v}" for k, v in constexprs.items())]),
             kernel,
-            {name: _TYPES.get(name, f"*{values}") for name in names},
+            {name: TYPES.get(name, f"*{values}") for name in names},
             constexprs,
-            num_warps=warps_of(constexprs["BLOCK"]),
             registers=registers,
             shared=shared,
-            options=EXACT,
+            options=options_of(constexprs["BLOCK"]),
         )
         for values in floats
         for constexprs in (dict(zip(choices, chosen, strict=True)) for chosen in product(*choices.values()))
@@ -354,10 +380,10 @@ def _builds(kernel: Any, registers: int, shared: int, **choices: tuple[int, ...]
 
 _PART = {"BLOCK": (2048,), "PARTS": (1024,)}
 BUILDS = (
-    *_builds(_resample_row, 128, 1024, BLOCK=(4096,), SLOTS=(2048,), SCHEME=(0, 1, 2, 3), LOG=(0, 1)),
-    *_builds(_find_largest, 56, 64, LOG=(0, 1), **_PART),
-    *_builds(_sum_masses, 80, 128, FIRST=(0, 1), LOG=(0, 1), **_PART),
-    *_builds(_cumulate, 128, 512, SCHEME=(0, 1, 2, 3), LOG=(0, 1), **_PART),
-    *_builds(_draw, 72, 64, SCHEME=(2, 3), **_PART),
-    *_builds(_place, 80, 64, SCHEME=(0, 1, 2, 3), **_PART),
+    *builds(_resample_row, 128, 1024, BLOCK=(4096,), SLOTS=(2048,), SCHEME=(0, 1, 2, 3), LOG=(0, 1)),
+    *builds(_find_largest, 56, 64, LOG=(0, 1), **_PART),
+    *builds(_sum_masses, 80, 128, FIRST=(0, 1), LOG=(0, 1), **_PART),
+    *builds(_cumulate, 128, 512, SCHEME=(0, 1, 2, 3), LOG=(0, 1), **_PART),
+    *builds(_draw, 72, 64, SCHEME=(2, 3), **_PART),
+    *builds(_place, 80, 64, SCHEME=(0, 1, 2, 3), **_PART),
 )

@@ -9,12 +9,14 @@ on that, and no sum depends on who came first.
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 import triton
 import triton.language as tl
 
 from fastsmc.backends import FINE
+from fastsmc.kernels.build import EXACT
 
 _NONE = tl.constexpr(2**31 - 1)  # beyond any index
 
@@ -39,9 +41,13 @@ class Cut:
 DEFAULT_CUT = Cut()
 
 
-def warps_of(entries: int) -> int:
-    """Warps for a block: eight entries for each thread, as far as 1 to 16 warps allow."""
-    return min(16, max(1, entries // 256))
+def options_of(entries: int) -> dict[str, Any]:
+    """How a block is compiled: eight entries for each thread, as far as 1 to 16 warps allow.
+
+    It may have all registers: without ``maxnreg`` the assembler spills, to make room for one more block.
+    """
+    warps = min(16, max(1, entries // 256))
+    return {"num_warps": warps, "maxnreg": min(255, 2**11 // warps), **EXACT}
 
 
 def new_status(like: torch.Tensor) -> torch.Tensor:

@@ -11,7 +11,7 @@ import triton.language as tl
 
 from fastsmc.kernels.build import Build
 from fastsmc.kernels.fixed_scan import bit_length
-from fastsmc.kernels.rows import load_parts, sum_before, tile_index, warps_of
+from fastsmc.kernels.rows import load_parts, options_of, sum_before, tile_index
 
 # What is summed along a row.
 COUNTS, REMAINDERS, VACANCIES = (tl.constexpr(code) for code in range(3))
@@ -81,9 +81,9 @@ BUILDS = tuple(
         kernel,
         {name: {"values": values, "out": out}.get(name) or _TYPES[name] for name in signature(kernel.fn).parameters},
         {"WHAT": code.value, "BLOCK": 2048, "PARTS": 1024},
-        num_warps=warps_of(2048),
         registers=registers,
         shared=shared,
+        options=options_of(2048),
     )
     for kernel, registers, shared in ((sum_parts, 40, 64), (scan_parts, 112, 512))
     for what, code, values, out in (

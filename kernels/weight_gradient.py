@@ -152,7 +152,7 @@ def weight_gradient(
 
 def _tiles(weights: Weights, precision: int) -> tuple[int, int, int, int, int]:
     """Units, inputs and samples of a tile, warps and stages: such that accumulators and update stay in registers."""
-    n = max(16, min(128, triton.next_power_of_2(weights.outputs)))
+    n = max(16, min(64, triton.next_power_of_2(weights.outputs)))
     k = max(16, min(64, triton.next_power_of_2(weights.inputs + 1)))
     return n, k, 64 if precision == MEDIUM.value else 32, 8 if n * k >= 4096 else 4, 3
 

@@ -13,11 +13,11 @@ import torch
 import triton
 import triton.language as tl
 
-from fastsmc.kernels.build import EXACT, Build
+from fastsmc.kernels.build import Build
 from fastsmc.kernels.exponential import exp64
-from fastsmc.kernels.rows import DEFAULT_CUT, Cut, load_parts, new_status, report, report_row, tile_index, warps_of
+from fastsmc.kernels.rows import DEFAULT_CUT, Cut, load_parts, new_status, options_of, report, report_row, tile_index
 
-_LOWEST = tl.constexpr(-1.7976931348623157e308)  # a reference for entries that are all -inf
+LOWEST = tl.constexpr(-1.7976931348623157e308)  # a reference for entries that are all -inf
 
 
 def normalize_log_weights(
@@ -29,20 +29,27 @@ def normalize_log_weights(
     status = new_status(log_weights)
     if n <= cut.alone:
         block = triton.next_power_of_2(n)
-        _normalize_row[(rows,)](
-            log_weights, weights, log_sum, ess, status, n, BLOCK=block, num_warps=warps_of(block), **EXACT
-        )
+        _normalize_row[(rows,)](log_weights, weights, log_sum, ess, status, n, BLOCK=block, **options_of(block))
         return status
     grid, tiles = cut.grid(rows, n), cut.tiles(n)
-    largest, total, squares = log_weights.new_empty((3, rows, cut.parts), dtype=torch.float64)
-    shape = {"BLOCK": cut.tile, "PARTS": cut.parts, "num_warps": warps_of(cut.tile)}
-    _sum_parts[grid](log_weights, largest, total, squares, status, n, tiles, **shape, **EXACT)
-    _scale_parts[grid](log_weights, largest, total, squares, weights, log_sum, ess, status, n, tiles, **shape, **EXACT)
+    shape = {"BLOCK": cut.tile, "PARTS": cut.parts, **options_of(cut.tile)}
+    sums = sums_of_parts(log_weights, status, cut)
+    _scale_parts[grid](log_weights, *sums, weights, log_sum, ess, status, n, tiles, **shape)
     return status
 
 
+def sums_of_parts(log_weights: torch.Tensor, status: torch.Tensor, cut: Cut) -> torch.Tensor:
+    """Of every part the largest entry, and the sums of exponentials relative to it and of their squares: [3, ..]."""
+    n = log_weights.shape[-1]
+    rows = log_weights.numel() // n
+    sums = log_weights.new_empty((3, rows, cut.parts), dtype=torch.float64)
+    shape = {"BLOCK": cut.tile, "PARTS": cut.parts, **options_of(cut.tile)}
+    _sum_parts[cut.grid(rows, n)](log_weights, *sums, status, n, cut.tiles(n), **shape)
+    return sums
+
+
 @triton.jit
-def _load(log_weights, start, index, n, status):
+def load_log_weights(log_weights, start, index, n, status):
     """Entries as float64, those that are no log weights as -inf."""
     x = tl.load(log_weights + start + index, index < n, other=float("-inf")).to(tl.float64)
     bad = ~(x < float("inf"))
@@ -58,7 +65,7 @@ def _store_weights(weights, at, w, mask):
 
 
 @triton.jit
-def _finish(log_sum, ess, status, row, n, largest, total, squares):
+def finish(log_sum, ess, status, row, n, largest, total, squares):
     """The results of a row."""
     report_row(status, largest == float("-inf"), 4, row * n)
     tl.store(log_sum + row, largest + tl.log(total))
@@ -66,14 +73,24 @@ def _finish(log_sum, ess, status, row, n, largest, total, squares):
 
 
 @triton.jit
+def sums_of_row(largest, total, squares, row, parts, PARTS: tl.constexpr):
+    """The largest entry of a row that is cut, and both sums relative to it."""
+    references = load_parts(largest, row, parts, PARTS, float("-inf"))
+    top = tl.max(references, axis=0)
+    factor = exp64(references - tl.maximum(top, LOWEST))
+    sum_e = tl.sum(factor * load_parts(total, row, parts, PARTS, 0.0), axis=0)
+    return top, sum_e, tl.sum(factor * factor * load_parts(squares, row, parts, PARTS, 0.0), axis=0)
+
+
+@triton.jit
 def _normalize_row(log_weights, weights, log_sum, ess, status, n, BLOCK: tl.constexpr):
     row, index = tl.program_id(0).to(tl.int64), tl.arange(0, BLOCK)
-    x = _load(log_weights, row * n, index, n, status)
+    x = load_log_weights(log_weights, row * n, index, n, status)
     largest = tl.max(x, axis=0)
-    e = exp64(x - tl.maximum(largest, _LOWEST))
+    e = exp64(x - tl.maximum(largest, LOWEST))
     total = tl.sum(e, axis=0)
     _store_weights(weights, row * n + index, e * (1 / total), index < n)
-    _finish(log_sum, ess, status, row, n, largest, total, tl.sum(e * e, axis=0))
+    finish(log_sum, ess, status, row, n, largest, total, tl.sum(e * e, axis=0))
 
 
 @triton.jit
@@ -86,9 +103,9 @@ def _sum_parts(log_weights, largest, total, squares, status, n, tiles, BLOCK: tl
     )
     for tile in range(tiles):
         index = tile_index(tile, tiles, BLOCK)
-        x = _load(log_weights, row * n, index, n, status)
+        x = load_log_weights(log_weights, row * n, index, n, status)
         before, top = top, tl.maximum(top, tl.max(x, axis=0, keep_dims=True))
-        reference = tl.maximum(top, _LOWEST)
+        reference = tl.maximum(top, LOWEST)
         e, factor = exp64(x - reference), exp64(before - reference)
         sum_e = factor * sum_e + tl.sum(e, axis=0, keep_dims=True)
         sum_e2 = factor * factor * sum_e2 + tl.sum(e * e, axis=0, keep_dims=True)
@@ -113,19 +130,15 @@ def _scale_parts(
     BLOCK: tl.constexpr,
     PARTS: tl.constexpr,
 ):
-    row, parts = tl.program_id(0).to(tl.int64), tl.num_programs(1)
-    references = load_parts(largest, row, parts, PARTS, float("-inf"))
-    top = tl.max(references, axis=0)
-    reference = tl.maximum(top, _LOWEST)
-    factor = exp64(references - reference)
-    sum_e = tl.sum(factor * load_parts(total, row, parts, PARTS, 0.0), axis=0)
+    row = tl.program_id(0).to(tl.int64)
+    top, sum_e, sum_e2 = sums_of_row(largest, total, squares, row, tl.num_programs(1), PARTS)
+    reference = tl.maximum(top, LOWEST)
     for tile in range(tiles):
         index = tile_index(tile, tiles, BLOCK)
         x = tl.load(log_weights + row * n + index, index < n, other=float("-inf")).to(tl.float64)
         _store_weights(weights, row * n + index, exp64(x - reference) * (1 / sum_e), index < n)
     if tl.program_id(1) == 0:
-        sum_e2 = tl.sum(factor * factor * load_parts(squares, row, parts, PARTS, 0.0), axis=0)
-        _finish(log_sum, ess, status, row, n, top, sum_e, sum_e2)
+        finish(log_sum, ess, status, row, n, top, sum_e, sum_e2)
 
 
 _TYPES = {
@@ -141,10 +154,9 @@ BUILDS = tuple(
         kernel,
         {name: _TYPES.get(name, f"*{float_type}") for name in signature(kernel.fn).parameters},
         constexprs,
-        num_warps=warps_of(constexprs["BLOCK"]),
         registers=registers,
         shared=shared,
-        options=EXACT,
+        options=options_of(constexprs["BLOCK"]),
     )
     for float_type in ("fp32", "fp64")
     for kernel, constexprs, registers, shared in (

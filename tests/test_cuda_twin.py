@@ -29,6 +29,12 @@ def resampled(n, scheme):
     return ancestors, fs.offspring(ancestors, n, backend="cuda"), fs.permute_ancestors(ancestors, backend="cuda")
 
 
+def adapted(n, scheme):
+    u = np.random.default_rng(1).random((2, n) if ops.SCHEMES[scheme] else 2)
+    log_weights = weights(n) * [[1.0], [0.01]]  # one row is resampled, one is not
+    return fs.adaptive_resample(log_weights, u, scheme=scheme, backend="cuda")
+
+
 def gathered(n):
     particles = np.random.default_rng(2).standard_normal((n, 3))
     ancestors = fs.permute_ancestors(np.arange(n) // 3 * 2, backend="cuda")
@@ -61,6 +67,7 @@ def network(kind, samples):
 EVERYTHING = {
     **{f"weights of {n}": lambda n=n: normalised(n) for n in (100, 4000, 9000)},
     **{f"{s} of {n}": lambda n=n, s=s: resampled(n, s) for n in (100, 4000, 9000) for s in ops.SCHEMES},
+    **{f"a {s} step of {n}": lambda n=n, s=s: adapted(n, s) for n in (100, 4000, 9000) for s in ops.SCHEMES},
     **{f"{n} gathered": lambda n=n: gathered(n) for n in (10, 5000)},
     **{f"a step of {dim}": lambda dim=dim: stepped(dim) for dim in (10, 3000)},
     **{kind: lambda kind=kind: drawn(kind) for kind in ("philox", "uniform", "normal")},

@@ -3,6 +3,8 @@
 Triton's run on a GPU, or under TRITON_INTERPRET=1 on tiny shapes; those of CUDA C++ on a GPU, or as their host twins.
 """
 
+import math
+
 import numpy as np
 import pytest
 import torch
@@ -74,6 +76,11 @@ class Kernels:
 
     def permute(self, ancestors, cut):
         return self.run("permute_ancestors", ancestors, outputs=[(ancestors.shape, np.int64)], cut=self.cuts[cut])
+
+    def adapt(self, scheme, threshold, log_weights, u, cut):
+        shape, lead, dtype = log_weights.shape, log_weights.shape[:-1], log_weights.dtype
+        outputs = [(shape, np.int64), (shape, np.int64), (shape, dtype), (lead, dtype), (lead, dtype)]
+        return self.run("adaptive_resample", scheme, threshold, log_weights, u, outputs=outputs, cut=self.cuts[cut])
 
     def gather(self, *arrays):
         return code_of(self.engine.gather_particles(*arrays))
@@ -223,6 +230,38 @@ def test_offspring_and_permuted_ancestors(kernels, cut):
             status, permuted = kernels.permute(ancestors, cut)
             assert status is None
             assert np.array_equal(permuted, fs.permute_ancestors(ancestors, backend="reference"))
+
+
+@cuts
+@pytest.mark.parametrize("scheme", ops.SCHEMES)
+def test_a_whole_resampling_step(kernels, scheme, cut):
+    rng = np.random.default_rng(8)
+    for k, (lead, n) in enumerate([((), 1), ((), 9), ((4,), 33), ((3,), kernels.long[cut])]):
+        spread = np.array([6.0, 0.05, 6.0, 0.05][: math.prod(lead)]).reshape(*lead, 1)
+        log_weights = (spread * rng.standard_normal((*lead, n)) + 1e3).astype(FLOATS[k % 2])
+        log_weights[..., 1::9] = -INF
+        u = np.asarray(rng.random((*lead, n) if ops.SCHEMES[scheme] else lead))
+        for threshold in (0.0, 0.5, INF):
+            status, *step = kernels.adapt(scheme, threshold, log_weights, u, cut)
+            assert status is None
+            truth = fs.adaptive_resample(log_weights, u, threshold, scheme, backend="reference")
+            for ours, exact in zip(step[:2], truth[:2], strict=True):
+                assert np.array_equal(ours, exact)
+            for ours, exact in zip(step[2:], truth[2:], strict=True):
+                np.testing.assert_allclose(ours, exact, rtol=n * np.finfo(log_weights.dtype).eps)
+
+
+@cuts
+@pytest.mark.parametrize("threshold", [0.0, INF])
+@pytest.mark.parametrize("scheme", ops.SCHEMES)
+def test_the_status_of_a_bad_step(kernels, scheme, threshold, cut):
+    u, good = np.full((2, 3) if ops.SCHEMES[scheme] else 2, 0.5), np.array([[0.0, 1, 2], [0, 0, 0]])
+    for row in ([0.0, NAN, 1], [0.0, 1, INF], [-INF, -INF, -INF]):
+        values = np.array([good[0], row])
+        outputs = np.zeros((2, 3)), np.zeros(2), np.zeros(2)
+        assert kernels.adapt(scheme, threshold, values, u, cut)[0] == reference.normalize_log_weights(values, *outputs)
+    u.ravel()[-1] = 1.0
+    assert kernels.adapt(scheme, threshold, good, u, cut)[0] == (5, u.size - 1)
 
 
 DTYPES = ("float32", "float64", "float16", "bfloat16", "int8", "bool", "complex128")

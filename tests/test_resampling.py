@@ -399,6 +399,8 @@ for lead, n in (((), 1000), ((), 100_003), ((), 2**17), ((50,), 1111), ((2,), 40
                 values = log_weights if log else np.exp(log_weights)
                 a = fs.resample(values, u, scheme, log)
                 digest.update(a)
+            for part in fs.adaptive_resample(log_weights, u, 0.2, scheme):
+                digest.update(np.ascontiguousarray(part))
             digest.update(fs.offspring(a, n))
             digest.update(fs.permute_ancestors(a))
 print(digest.hexdigest())

@@ -69,14 +69,19 @@ py::object normalize(const py::array& log_weights, py::array& weights, py::array
                                    : normalize_as<double>(log_weights, weights, log_sum, ess);
 }
 
+Uniforms uniforms_of(const py::array& u, Scheme scheme, int64_t rows, int64_t m) {
+  const Uniforms uniforms{u.data(), holds<double>(u)};
+  require(uniforms.is_double || holds<float>(u), "u must be a C-contiguous float array");
+  require(u.size() == (scheme == Scheme::kSystematic ? rows : rows * m), "u has the wrong size");
+  return uniforms;
+}
+
 template <class T>
 py::object resample_as(Scheme scheme, bool log, const py::array& weights, const py::array& u, py::array& ancestors) {
   const int64_t n = row_size(weights), m = row_size(ancestors), rows = weights.size() / n;
   const T* from = input<T>(weights);
   int64_t* to = output<int64_t>(ancestors, rows * m);
-  const Uniforms uniforms{u.data(), holds<double>(u)};
-  require(uniforms.is_double || holds<float>(u), "u must be a C-contiguous float array");
-  require(u.size() == (scheme == Scheme::kSystematic ? rows : rows * m), "u has the wrong size");
+  const Uniforms uniforms = uniforms_of(u, scheme, rows, m);
   return run(rows * (n + m), [=] { return resample(scheme, log, rows, n, m, from, uniforms, to); });
 }
 
@@ -85,6 +90,25 @@ py::object resample_any(const std::string& name, bool log, const py::array& weig
   const Scheme scheme = scheme_of(name);
   return holds<float>(weights) ? resample_as<float>(scheme, log, weights, u, ancestors)
                                : resample_as<double>(scheme, log, weights, u, ancestors);
+}
+
+template <class T>
+py::object adapt_as(Scheme scheme, double threshold, const py::array& log_weights, const py::array& u,
+                    py::array& ancestors, py::array& counts, py::array& normalized, py::array& log_sum,
+                    py::array& ess) {
+  const int64_t n = row_size(log_weights), rows = log_weights.size() / n;
+  const T* from = input<T>(log_weights);
+  const Uniforms uniforms = uniforms_of(u, scheme, rows, n);
+  int64_t *a = output<int64_t>(ancestors, rows * n), *o = output<int64_t>(counts, rows * n);
+  T *to = output<T>(normalized, rows * n), *sums = output<T>(log_sum, rows), *sizes = output<T>(ess, rows);
+  return run(rows * n,
+             [=] { return adaptive_resample(scheme, threshold, rows, n, from, uniforms, a, o, to, sums, sizes); });
+}
+
+py::object adapt(const std::string& name, double threshold, const py::array& log_weights, const py::array& u,
+                 py::array& ancestors, py::array& counts, py::array& normalized, py::array& log_sum, py::array& ess) {
+  const auto function = holds<float>(log_weights) ? adapt_as<float> : adapt_as<double>;
+  return function(scheme_of(name), threshold, log_weights, u, ancestors, counts, normalized, log_sum, ess);
 }
 
 py::object count_offspring(const py::array& ancestors, py::array& counts) {
@@ -120,6 +144,7 @@ py::object gather(const py::array& particles, const py::array& ancestors, py::ar
 void bind_weights(py::module_& m) {
   m.def("normalize_log_weights", normalize);
   m.def("resample", resample_any);
+  m.def("adaptive_resample", adapt);
   m.def("offspring", count_offspring);
   m.def("permute_ancestors", permute);
   m.def("gather_particles", gather);

@@ -69,6 +69,17 @@ void resample_as(Pointer<> stream, const py::function& memory, const py::tuple& 
            static_cast<const T*>(weights.address), Uniforms{u.address, u_is_double}, ancestors, status);
 }
 
+template <class T>
+void adapt_as(Pointer<> stream, const py::function& memory, const py::tuple& cut, const std::string& scheme,
+              double threshold, int64_t rows, int64_t n, Pointer<> log_weights, Pointer<> u, bool u_is_double,
+              Pointer<int64_t> ancestors, Pointer<int64_t> offspring, Pointer<> normalized, Pointer<> log_sum,
+              Pointer<> ess, Pointer<int64_t> status) {
+  adaptive_resample(queue_of(stream, memory), cut_of(cut), scheme_of(scheme), threshold, rows, n,
+                    static_cast<const T*>(log_weights.address), Uniforms{u.address, u_is_double}, ancestors, offspring,
+                    static_cast<T*>(normalized.address), static_cast<T*>(log_sum.address), static_cast<T*>(ess.address),
+                    status);
+}
+
 void count_offspring(Pointer<> stream, const py::function& memory, const py::tuple& cut, int64_t rows, int64_t m,
                      int64_t n, Pointer<int64_t> ancestors, Pointer<int64_t> counts, Pointer<int64_t> status) {
   offspring(queue_of(stream, memory), cut_of(cut), rows, m, n, ancestors, counts, status);
@@ -159,6 +170,8 @@ PYBIND11_MODULE(_cuda, m, py::mod_gil_not_used()) {
   m.def("normalize_log_weights_float64", normalize_as<double>);
   m.def("resample_float32", resample_as<float>);
   m.def("resample_float64", resample_as<double>);
+  m.def("adaptive_resample_float32", adapt_as<float>);
+  m.def("adaptive_resample_float64", adapt_as<double>);
   m.def("offspring", count_offspring);
   m.def("permute_ancestors", permute);
   m.def("gather_particles", gather);

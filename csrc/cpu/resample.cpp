@@ -11,6 +11,7 @@
 #include <cmath>
 #include <cstring>
 #include <limits>
+#include <numeric>
 #include <vector>
 
 #include "common/fixed_scan.h"
@@ -318,7 +319,7 @@ void emit(const Scheme& scheme, bool parallel, int64_t* out) {
 }
 
 template <class T>
-void resample_row(Scheme scheme, const Masses<T>& masses, int64_t m, Uniforms u, bool parallel, int64_t* out) {
+void draw_row(Scheme scheme, const Masses<T>& masses, int64_t m, Uniforms u, bool parallel, int64_t* out) {
   const fixed::Share share = fixed::share(masses.total(), m);
   switch (scheme) {
     case Scheme::kSystematic:
@@ -331,6 +332,30 @@ void resample_row(Scheme scheme, const Masses<T>& masses, int64_t m, Uniforms u,
     case Scheme::kResidual:
       return emit(Residual<T>(masses, m, u, parallel), parallel, out);
   }
+}
+
+// Those of a row of m samples.
+int64_t numbers_of(Scheme scheme, int64_t m) {
+  return scheme == Scheme::kSystematic ? 1 : m;
+}
+
+Status check_uniforms(Scheme scheme, int64_t row, int64_t m, Uniforms u) {
+  const int64_t numbers = numbers_of(scheme, m);
+  for (int64_t j = row * numbers; j < (row + 1) * numbers; ++j)
+    if (!u.valid(j)) return {Fault::kUniform, j};
+  return {};
+}
+
+// One of the rows of weights [rows, n].
+template <class T>
+Status resample_row(Scheme scheme, bool log, int64_t row, int64_t n, int64_t m, const T* weights, Uniforms u,
+                    bool parallel, int64_t* out) {
+  Masses<T> masses{weights + row * n, n, {log, 0, 0}, {}};
+  Status status = measure(masses, parallel);
+  status.position += row * n;
+  if (!status) status = check_uniforms(scheme, row, m, u);
+  if (!status) draw_row(scheme, masses, m, u.from(row * numbers_of(scheme, m)), parallel, out);
+  return status;
 }
 
 Status check_ancestors(const int64_t* ancestors, int64_t m, int64_t n) {
@@ -349,27 +374,63 @@ Status offspring_row(int64_t m, int64_t n, const int64_t* ancestors, int64_t* co
   return {};
 }
 
+// Survivors keep their slots; the others take the further copies, both in ascending order.
+void permute_row(int64_t n, const int64_t* counts, int64_t* permuted) {
+  int64_t parent = -1, copies = 0;
+  for (int64_t i = 0; i < n; ++i) {
+    permuted[i] = i;
+    if (counts[i] > 0) continue;
+    while (copies < 1) copies = counts[++parent] - 1;
+    --copies;
+    permuted[i] = parent;
+  }
+}
+
 }  // namespace
 
 template <class T>
 Status resample(Scheme scheme, bool log, int64_t rows, int64_t n, int64_t m, const T* weights, Uniforms u,
                 int64_t* ancestors) {
-  const int64_t numbers = scheme == Scheme::kSystematic ? 1 : m;
-  return for_each_row(rows, std::max(n, m), [&](int64_t row, bool parallel) -> Status {
-    Masses<T> masses{weights + row * n, n, {log, 0, 0}, {}};
-    Status status = measure(masses, parallel);
+  return for_each_row(rows, std::max(n, m), [&](int64_t row, bool parallel) {
+    return resample_row(scheme, log, row, n, m, weights, u, parallel, ancestors + row * m);
+  });
+}
+
+template <class T>
+Status adaptive_resample(Scheme scheme, double threshold, int64_t rows, int64_t n, const T* log_weights, Uniforms u,
+                         int64_t* ancestors, int64_t* counts, T* normalized, T* log_sum, T* ess) {
+  return for_each_row(rows, n, [&](int64_t row, bool parallel) {
+    const T* const from = log_weights + row * n;
+    int64_t *const a = ancestors + row * n, *const o = counts + row * n;
+    T* const to = normalized + row * n;
+    RowSums sums;
+    Status status = sum_row(n, from, to, parallel, sums);
     status.position += row * n;
+    if (!status) status = check_uniforms(scheme, row, n, u);
     if (status) return status;
-    const Uniforms numbers_of_row = u.from(row * numbers);
-    for (int64_t j = 0; j < numbers; ++j)
-      if (!numbers_of_row.valid(j)) return {Fault::kUniform, row * numbers + j};
-    resample_row(scheme, masses, m, numbers_of_row, parallel, ancestors + row * m);
-    return {};
+    log_sum[row] = static_cast<T>(sums.log_sum());
+    ess[row] = static_cast<T>(sums.ess());
+    if (static_cast<double>(ess[row]) < threshold * static_cast<double>(n)) {
+      if ((status = resample_row(scheme, true, row, n, n, log_weights, u, parallel, a))) return status;
+      status = offspring_row(n, n, a, o);
+      permute_row(n, o, a);
+      std::fill_n(to, n, static_cast<T>(-std::log(static_cast<double>(n))));
+      return status;
+    }
+    std::iota(a, a + n, 0);
+    std::fill_n(o, n, 1);
+    const double log_total = std::log(sums.total);
+    for (int64_t i = 0; i < n; ++i) to[i] = static_cast<T>((static_cast<double>(from[i]) - sums.largest) - log_total);
+    return status;
   });
 }
 
 template Status resample(Scheme, bool, int64_t, int64_t, int64_t, const float*, Uniforms, int64_t*);
 template Status resample(Scheme, bool, int64_t, int64_t, int64_t, const double*, Uniforms, int64_t*);
+template Status adaptive_resample(Scheme, double, int64_t, int64_t, const float*, Uniforms, int64_t*, int64_t*, float*,
+                                  float*, float*);
+template Status adaptive_resample(Scheme, double, int64_t, int64_t, const double*, Uniforms, int64_t*, int64_t*,
+                                  double*, double*, double*);
 
 Status offspring(int64_t rows, int64_t m, int64_t n, const int64_t* ancestors, int64_t* counts) {
   return for_each_row(rows, std::max(m, n), [&](int64_t row, bool) {
@@ -385,15 +446,7 @@ Status permute_ancestors(int64_t rows, int64_t n, const int64_t* ancestors, int6
     Status status = offspring_row(n, n, ancestors + row * n, counts.data());
     status.position += row * n;
     if (status) return status;
-    int64_t* out = permuted + row * n;
-    size_t parent = 0;  // of the next surplus child
-    for (int64_t i = 0; i < n; ++i) {
-      out[i] = i;
-      if (counts[static_cast<size_t>(i)] > 0) continue;
-      while (counts[parent] < 2) ++parent;
-      --counts[parent];
-      out[i] = static_cast<int64_t>(parent);
-    }
+    permute_row(n, counts.data(), permuted + row * n);
     return status;
   });
 }

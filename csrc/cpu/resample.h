@@ -15,6 +15,12 @@ template <class T>
 Status resample(Scheme scheme, bool log, int64_t rows, int64_t n, int64_t m, const T* weights, Uniforms u,
                 int64_t* ancestors);
 
+// log_weights, ancestors, counts, normalized [rows, n]; log_sum, ess [rows]. Rows whose ess is below threshold * n are
+// resampled, their ancestors permuted; the others stay as they are.
+template <class T>
+Status adaptive_resample(Scheme scheme, double threshold, int64_t rows, int64_t n, const T* log_weights, Uniforms u,
+                         int64_t* ancestors, int64_t* counts, T* normalized, T* log_sum, T* ess);
+
 // ancestors [rows, m] -> counts [rows, n]
 Status offspring(int64_t rows, int64_t m, int64_t n, const int64_t* ancestors, int64_t* counts);
 

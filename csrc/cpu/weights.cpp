@@ -20,28 +20,14 @@ constexpr double kInfinity = std::numeric_limits<double>::infinity();
 
 template <class T>
 Status normalize_row(int64_t n, const T* log_weights, T* weights, T* log_sum, T* ess, bool parallel) {
-  const WeightKernelsOf<T>& kernel = weight_kernels_of<T>();
-  const int64_t blocks = blocks_of(n);
-  std::vector<ExpSums> parts(static_cast<size_t>(blocks));
-  for_each(blocks, parallel, [&](int64_t b) {
-    const int64_t at = b * kWeightBlock;
-    parts[static_cast<size_t>(b)] = kernel.exponentials(log_weights + at, size_of_block(n, b), weights + at);
+  RowSums sums;
+  if (const Status status = sum_row(n, log_weights, weights, parallel, sums)) return status;
+  for_each(blocks_of(n), parallel, [&](int64_t b) {
+    weight_kernels_of<T>().scale(weights + b * kWeightBlock, size_of_block(n, b),
+                                 sums.factors[static_cast<size_t>(b)] / sums.total);
   });
-  double largest = -kInfinity, total = 0, squares = 0;
-  for (const ExpSums& part : parts) largest = std::max(largest, part.largest);
-  std::vector<double> factors;
-  for (const ExpSums& part : parts) factors.push_back(part.largest - largest);
-  kernels().weights.exp(factors.data(), blocks);
-  for (size_t b = 0; b < parts.size(); ++b) {
-    total += factors[b] * parts[b].total;
-    squares += factors[b] * factors[b] * parts[b].squares;
-  }
-  if (!(total > 0)) return largest_weight(log_weights, n, true, parallel, &largest);  // which says what is wrong
-  for_each(blocks, parallel, [&](int64_t b) {
-    kernel.scale(weights + b * kWeightBlock, size_of_block(n, b), factors[static_cast<size_t>(b)] / total);
-  });
-  *log_sum = static_cast<T>(largest + std::log(total));
-  *ess = static_cast<T>(total * total / squares);
+  *log_sum = static_cast<T>(sums.log_sum());
+  *ess = static_cast<T>(sums.ess());
   return {};
 }
 
@@ -80,6 +66,27 @@ Status largest_weight(const T* values, int64_t n, bool log, bool parallel, doubl
 }
 
 template <class T>
+Status sum_row(int64_t n, const T* log_weights, T* exponentials, bool parallel, RowSums& sums) {
+  const int64_t blocks = blocks_of(n);
+  std::vector<ExpSums> parts(static_cast<size_t>(blocks));
+  for_each(blocks, parallel, [&](int64_t b) {
+    const int64_t at = b * kWeightBlock;
+    parts[static_cast<size_t>(b)] =
+        weight_kernels_of<T>().exponentials(log_weights + at, size_of_block(n, b), exponentials + at);
+  });
+  sums.largest = -kInfinity;
+  for (const ExpSums& part : parts) sums.largest = std::max(sums.largest, part.largest);
+  for (const ExpSums& part : parts) sums.factors.push_back(part.largest - sums.largest);
+  kernels().weights.exp(sums.factors.data(), blocks);
+  for (size_t b = 0; b < parts.size(); ++b) {
+    sums.total += sums.factors[b] * parts[b].total;
+    sums.squares += sums.factors[b] * sums.factors[b] * parts[b].squares;
+  }
+  if (sums.total > 0) return {};
+  return largest_weight(log_weights, n, true, parallel, &sums.largest);  // which says what is wrong
+}
+
+template <class T>
 Status normalize_log_weights(int64_t rows, int64_t n, const T* log_weights, T* weights, T* log_sum, T* ess) {
   return for_each_row(rows, n, [&](int64_t row, bool parallel) {
     const int64_t at = row * n;
@@ -91,6 +98,8 @@ Status normalize_log_weights(int64_t rows, int64_t n, const T* log_weights, T* w
 
 template Status normalize_log_weights(int64_t, int64_t, const float*, float*, float*, float*);
 template Status normalize_log_weights(int64_t, int64_t, const double*, double*, double*, double*);
+template Status sum_row(int64_t, const float*, float*, bool, RowSums&);
+template Status sum_row(int64_t, const double*, double*, bool, RowSums&);
 template Status largest_weight(const float*, int64_t, bool, bool, double*);
 template Status largest_weight(const double*, int64_t, bool, bool, double*);
 

@@ -2,6 +2,8 @@
 #pragma once
 
 #include <algorithm>
+#include <cmath>
+#include <vector>
 
 #include "cpu/kernels.h"
 #include "cpu/status.h"
@@ -11,6 +13,20 @@ namespace fastsmc::cpu {
 // log_weights, weights [rows, n]; log_sum, ess [rows]. T is float or double.
 template <class T>
 Status normalize_log_weights(int64_t rows, int64_t n, const T* log_weights, T* weights, T* log_sum, T* ess);
+
+// Of the exponentials of a row relative to its largest entry; each block of the row has a factor of its own, which
+// brings what is relative to its own largest entry there.
+struct RowSums {
+  double largest = 0, total = 0, squares = 0;
+  std::vector<double> factors;
+
+  double log_sum() const { return largest + std::log(total); }
+  double ess() const { return total * total / squares; }
+};
+
+// Leaves the exponentials of n log weights, each block's relative to its own largest one.
+template <class T>
+Status sum_row(int64_t n, const T* log_weights, T* exponentials, bool parallel, RowSums& sums);
 
 // The largest of n weights, or log weights, or what is wrong with them.
 template <class T>

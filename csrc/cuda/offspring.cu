@@ -23,11 +23,9 @@ void permute_ancestors(const Queue& queue, Cut cut, int64_t rows, int64_t n, con
   if (n <= std::min(cut.alone, kAlone)) return launch(PermuteRow{of, permuted}, rows, stream);
   const Parts parts = parts_of(rows, n, cut.parts);
   auto* const counts = queue.scratch<int32_t>(rows * n);
-  auto* const vacancies = queue.scratch<uint64_t>(rows * n);
   fill_zero(counts, static_cast<size_t>(rows * n) * sizeof(int32_t), stream);
   launch(CountParts<int32_t>{of, parts, counts}, parts.grid(), stream);
-  scan_rows(Vacancies{counts, vacancies}, parts, queue.scratch<uint64_t>(parts.grid()), stream);
-  launch(FillVacancies{parts, counts, vacancies, permuted}, parts.grid(), stream);
+  permute_by_counts(queue, parts, counts, permuted);
 }
 
 }  // namespace fastsmc::cuda

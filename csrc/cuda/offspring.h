@@ -6,18 +6,19 @@
 // four launches.
 #pragma once
 
+#include "cuda/ops.h"
 #include "cuda/scan.h"
 
 namespace fastsmc::cuda {
 
 // Further copies of a particle in the upper half, its slot if vacant in the lower one: one sum counts both.
-FASTSMC_HD inline uint64_t vacancy(int32_t count) {
+FASTSMC_HD inline uint64_t vacancy(int64_t count) {
   return static_cast<uint64_t>(count > 1 ? count - 1 : 0) << 32 | (count == 0);
 }
 
 // What the slots of a thread take, from the counts and the inclusive prefix sums of vacancies of a row [n].
-template <int kThreads, int kItems>
-FASTSMC_KERNEL void fill_slots(int thread, int64_t begin, const int32_t* counts, const uint64_t* vacancies, int64_t n,
+template <int kThreads, int kItems, class Count>
+FASTSMC_KERNEL void fill_slots(int thread, int64_t begin, const Count* counts, const uint64_t* vacancies, int64_t n,
                                int64_t* permuted) {
   Items<uint64_t, kItems> keys{};  // of vacant slots: the sum below that of the copy which they take
   FASTSMC_UNROLL
@@ -99,6 +100,20 @@ struct CountParts {
   }
 };
 
+// The same of a row that one block takes whole: counts [n], and room for vacancies [n], are in its shared memory.
+template <int kThreads, int kItems, class Block>
+FASTSMC_KERNEL void fill_row(Block& block, const int32_t* counts, uint64_t* vacancies, int64_t n, int64_t* permuted,
+                             void* scratch) {
+  typename Block::template Private<Items<uint64_t, kItems>> entries;
+  for_tile<kItems>(block, 0, [&](int thread, int k, int i) { entries[thread][k] = i < n ? vacancy(counts[i]) : 0; });
+  scan_tile(block, entries, scratch);
+  for_tile<kItems>(block, 0, [&](int thread, int k, int i) {
+    if (i < n) vacancies[i] = entries[thread][k];
+  });
+  block.sync();
+  block.each([&](int thread) { fill_slots<kThreads, kItems>(thread, 0, counts, vacancies, n, permuted); });
+}
+
 struct PermuteRow {
   Ancestors ancestors;
   int64_t* permuted;
@@ -114,21 +129,14 @@ struct PermuteRow {
     void* const scratch = take_scratch(block);
     const int32_t* const counts = ancestors.count_row(block);
     auto* const vacancies = block.template shared<uint64_t>(n);
-    typename Block::template Private<Items<uint64_t, kItems>> entries;
-    for_tile<kItems>(block, 0, [&](int thread, int k, int i) { entries[thread][k] = i < n ? vacancy(counts[i]) : 0; });
-    scan_tile(block, entries, scratch);
-    for_tile<kItems>(block, 0, [&](int thread, int k, int i) {
-      if (i < n) vacancies[i] = entries[thread][k];
-    });
-    block.sync();
-    int64_t* const out = permuted + block.index() * n;
-    block.each([&](int thread) { fill_slots<kThreads, kItems>(thread, 0, counts, vacancies, n, out); });
+    fill_row<kThreads, kItems>(block, counts, vacancies, n, permuted + block.index() * n, scratch);
   }
 };
 
 // To be summed along rows.
+template <class Count>
 struct Vacancies {
-  const int32_t* counts;
+  const Count* counts;
   uint64_t* sums;
   struct Nothing {};
   template <class Block>
@@ -139,9 +147,10 @@ struct Vacancies {
   FASTSMC_HD void store(int64_t at, uint64_t sum) const { sums[at] = sum; }
 };
 
+template <class Count>
 struct FillVacancies {
   Parts slots;
-  const int32_t* counts;
+  const Count* counts;
   const uint64_t* vacancies;
   int64_t* permuted;
   static constexpr int kThreads = kPartThreads;
@@ -157,5 +166,14 @@ struct FillVacancies {
     });
   }
 };
+
+// Ancestors in place from the counts of offspring [rows, n].
+template <class Count>
+void permute_by_counts(const Queue& queue, const Parts& parts, const Count* counts, int64_t* permuted) {
+  const auto stream = static_cast<Stream>(queue.stream);
+  auto* const vacancies = queue.scratch<uint64_t>(parts.rows * parts.n);
+  scan_rows(Vacancies<Count>{counts, vacancies}, parts, queue.scratch<uint64_t>(parts.grid()), stream);
+  launch(FillVacancies<Count>{parts, counts, vacancies, permuted}, parts.grid(), stream);
+}
 
 }  // namespace fastsmc::cuda

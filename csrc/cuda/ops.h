@@ -57,6 +57,13 @@ template <class T>
 void resample(const Queue&, Cut, Scheme scheme, bool log, int64_t rows, int64_t n, int64_t m, const T* weights,
               Uniforms u, int64_t* ancestors, int64_t* status);
 
+// log_weights, ancestors, offspring, normalized [rows, n]; log_sum, ess [rows]. Rows whose ess is below threshold * n
+// are resampled, their ancestors permuted; the others stay as they are.
+template <class T>
+void adaptive_resample(const Queue&, Cut, Scheme scheme, double threshold, int64_t rows, int64_t n,
+                       const T* log_weights, Uniforms u, int64_t* ancestors, int64_t* offspring, T* normalized,
+                       T* log_sum, T* ess, int64_t* status);
+
 // ancestors [rows, m] -> counts [rows, n]
 void offspring(const Queue&, Cut, int64_t rows, int64_t m, int64_t n, const int64_t* ancestors, int64_t* counts,
                int64_t* status);

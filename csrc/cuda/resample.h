@@ -69,6 +69,10 @@ struct Numbers {
   }
 };
 
+inline Numbers numbers_of(Uniforms u, Scheme scheme, int64_t m, int64_t* status) {
+  return {u, scheme == Scheme::kSystematic ? 1 : m, status};
+}
+
 // How many positions of a row's comb lie below a prefix sum.
 struct Comb {
   Numbers numbers;
@@ -127,25 +131,26 @@ struct Slots {
   }
 };
 
-template <class T, int kRowThreads, int kItems>
-struct ResampleRow {
+// Cumulative counts of a row that one block takes whole.
+template <class T, int kThreads, int kItems>
+struct RowCounts {
   Values<T> values;
   Numbers numbers;
   Scheme scheme;
   int64_t m;
-  int64_t* ancestors;  // [rows, m]
-  static constexpr int kThreads = kRowThreads;
   static constexpr int64_t kLongest = int64_t{kThreads} * kItems;
 
-  size_t shared_bytes() const {
-    return kScratch + shared_size<int32_t>(values.n) + (draws(scheme) ? shared_size<uint64_t>(values.n) : 0);
+  template <class Block>
+  FASTSMC_KERNEL void check_numbers(Block& block) const {
+    block.each([&](int thread) {
+      for (int j = thread; j < numbers.of_row; j += kThreads) numbers.check(block.index(), j);
+    });
   }
 
+  // Into counts [n], with room for sums [n] where the scheme draws, in shared memory; false if there are no weights.
   template <class Block>
-  FASTSMC_KERNEL void operator()(Block& block) const {
+  FASTSMC_KERNEL bool compute(Block& block, int32_t* counts, uint64_t* sums, void* scratch) const {
     const int64_t row = block.index(), n = values.n;
-    void* const scratch = take_scratch(block);
-    auto* const counts = block.template shared<int32_t>(n);
     typename Block::template Private<Items<double, kItems>> x;
     typename Block::template Private<Items<uint64_t, kItems>> masses;
     typename Block::template Private<double> top;
@@ -155,15 +160,13 @@ struct ResampleRow {
       x[thread][k] = values.entry(row, i);
       top[thread] = Largest{}(top[thread], x[thread][k]);
     });
-    block.each([&](int thread) {
-      for (int j = thread; j < numbers.of_row; j += kThreads) numbers.check(row, j);
-    });
+    check_numbers(block);
     const double largest = reduce(block, top, values.none(), Largest{}, scratch);
     if (largest == values.none()) {
       block.each([&](int thread) {
         if (thread == 0) values.report_empty(row);
       });
-      return;
+      return false;
     }
     const auto sum_at = [&](int scale) {
       typename Block::template Private<uint64_t> sum;
@@ -178,7 +181,7 @@ struct ResampleRow {
     if (sum_at(scale) >= fixed::kLimit)
       for_tile<kItems>(block, 0, [&](int thread, int k, int) { masses[thread][k] >>= 1; });
     if (draws(scheme)) {
-      count_draws(block, row, masses, counts, scratch);
+      count_draws(block, row, masses, counts, sums, scratch);
     } else {
       const uint64_t total = scan_tile(block, masses, scratch);
       const Comb comb = comb_of(numbers, row, scheme, total, m);
@@ -187,15 +190,14 @@ struct ResampleRow {
       });
     }
     block.sync();
-    const Slots<kThreads, kItems> slots{row, 0, m};
-    block.each([&](int thread) { slots.place(thread, counts, n, ancestors + row * m); });
+    return true;
   }
 
-  // Cumulative counts of copies and of draws.
+  // Of copies and of draws.
   template <class Block, class Masses>
-  FASTSMC_KERNEL void count_draws(Block& block, int64_t row, Masses& masses, int32_t* counts, void* scratch) const {
+  FASTSMC_KERNEL void count_draws(Block& block, int64_t row, Masses& masses, int32_t* counts, uint64_t* sums,
+                                  void* scratch) const {
     const int64_t n = values.n;
-    auto* const sums = block.template shared<uint64_t>(n);
     int64_t drawn = m;
     if (scheme == Scheme::kResidual) {
       typename Block::template Private<uint64_t> sum;
@@ -231,6 +233,29 @@ struct ResampleRow {
     for_tile<kItems>(block, 0, [&](int thread, int k, int i) {
       if (i < n) counts[i] = below[thread][k];
     });
+  }
+};
+
+template <class T, int kRowThreads, int kItems>
+struct ResampleRow {
+  RowCounts<T, kRowThreads, kItems> of_row;
+  int64_t* ancestors;  // [rows, m]
+  static constexpr int kThreads = kRowThreads;
+
+  size_t shared_bytes() const {
+    const int64_t n = of_row.values.n;
+    return kScratch + shared_size<int32_t>(n) + (draws(of_row.scheme) ? shared_size<uint64_t>(n) : 0);
+  }
+
+  template <class Block>
+  FASTSMC_KERNEL void operator()(Block& block) const {
+    const int64_t n = of_row.values.n, m = of_row.m;
+    void* const scratch = take_scratch(block);
+    auto* const counts = block.template shared<int32_t>(n);
+    uint64_t* const room = draws(of_row.scheme) ? block.template shared<uint64_t>(n) : nullptr;
+    if (!of_row.compute(block, counts, room, scratch)) return;
+    const Slots<kThreads, kItems> slots{block.index(), 0, m};
+    block.each([&](int thread) { slots.place(thread, counts, n, ancestors + block.index() * m); });
   }
 };
 

@@ -12,10 +12,7 @@ void normalize_log_weights(const Queue& queue, Cut cut, int64_t rows, int64_t n,
   const Results<T> to{weights, log_sum, ess};
   if (n <= cut.alone && n <= kGroup) return launch(NormalizeRow<T, 1>{from, to}, rows, stream);
   if (n <= cut.alone && n <= 2 * kGroup) return launch(NormalizeRow<T, 2>{from, to}, rows, stream);
-  auto* const sums = queue.scratch<GroupSums>(rows * from.groups());
-  launch(SumGroups<T>{from, sums}, rows * from.groups(), stream);
-  launch(SumRow<T>{from, sums, to}, rows, stream);
-  launch(ScaleGroups<T>{from, sums, weights}, rows * from.groups(), stream);
+  launch(ScaleGroups<T>{from, sum_rows(queue, from, to), weights}, rows * from.groups(), stream);
 }
 
 template void normalize_log_weights(const Queue&, Cut, int64_t, int64_t, const float*, float*, float*, float*,

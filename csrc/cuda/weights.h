@@ -12,6 +12,7 @@
 #include <cmath>
 
 #include "common/weight_exp.h"
+#include "cuda/ops.h"
 #include "cuda/rows.h"
 
 namespace fastsmc::cuda {
@@ -54,6 +55,22 @@ FASTSMC_HD inline T rounded(double w) {
   return static_cast<T>(w < (sizeof(T) == sizeof(float) ? FLT_MIN : DBL_MIN) ? 0. : w);
 }
 
+// The sums of a row as they grow, group by group, relative to its largest entry.
+struct RowSums {
+  double largest = -HUGE_VAL, total = 0, squares = 0;
+
+  // Of what is relative to a group's largest entry.
+  FASTSMC_HD double factor(double largest_of_group) const {
+    return exponential(largest_of_group - Largest{}(largest, -DBL_MAX));
+  }
+  FASTSMC_HD void add(double factor, double group_total, double group_squares) {
+    total += factor * group_total;
+    squares += factor * factor * group_squares;
+  }
+  FASTSMC_HD double log_sum() const { return largest + log(total); }
+  FASTSMC_HD double ess() const { return total * total / squares; }
+};
+
 // Exponentials of groups of one row, and their sums; a thread keeps those of its kGroupItems entries.
 template <class T, int kGroups>
 struct GroupExponentials {
@@ -69,13 +86,22 @@ struct GroupExponentials {
   FASTSMC_HD static double own(int thread, double first, double last) { return thread < kGroupThreads ? first : last; }
 
   GroupSums sums[kGroups];
+
+  FASTSMC_HD RowSums of_row() const {
+    RowSums row;
+    FASTSMC_UNROLL
+    for (int g = 0; g < kGroups; ++g) row.largest = Largest{}(row.largest, sums[g].largest);
+    FASTSMC_UNROLL
+    for (int g = 0; g < kGroups; ++g) row.add(row.factor(sums[g].largest), sums[g].total, sums[g].squares);
+    return row;
+  }
   static_assert(kGroups <= 2, "a thread's group is the first or the last");
 
   template <class Block, template <class> class Private>
   FASTSMC_KERNEL void compute(Block& block, const LogWeights<T>& from, int64_t row, int64_t first,
-                              Private<Items<double, kGroupItems>>& e) {
+                              Private<Items<double, kGroupItems>>& e, void* scratch) {
     constexpr int kWarps = kGroupThreads / kWarp;
-    auto* const of_warps = static_cast<double*>(take_scratch(block));
+    auto* const of_warps = static_cast<double*>(scratch);
     auto* const entries = block.template shared<double>(kGroups * kGroup);
     auto* const chains = block.template shared<double>(kGroups * kChains);
     Private<double> top;
@@ -128,24 +154,14 @@ struct GroupExponentials {
   }
 };
 
-// The sums of a row as they grow, group by group; `factor` brings a group to the reference of the row.
-struct RowSums {
-  double total = 0, squares = 0;
-
-  FASTSMC_HD void add(double factor, double group_total, double group_squares) {
-    total += factor * group_total;
-    squares += factor * factor * group_squares;
-  }
-};
-
 template <class T>
 struct Results {
   T* weights;  // [rows, n]
   T *log_sum, *ess;
 
-  FASTSMC_HD void finish(int64_t row, double largest, const RowSums& sums) const {
-    log_sum[row] = static_cast<T>(largest + log(sums.total));
-    ess[row] = static_cast<T>(sums.total * sums.total / sums.squares);
+  FASTSMC_HD void finish(int64_t row, const RowSums& sums) const {
+    log_sum[row] = static_cast<T>(sums.log_sum());
+    ess[row] = static_cast<T>(sums.ess());
   }
 };
 
@@ -161,18 +177,11 @@ struct NormalizeRow {
     const int64_t row = block.index();
     typename Block::template Private<Items<double, kGroupItems>> e;
     GroupExponentials<T, kGroups> groups;
-    groups.compute(block, from, row, 0, e);
-    double largest = -HUGE_VAL, factors[kGroups];
-    FASTSMC_UNROLL
-    for (int g = 0; g < kGroups; ++g) largest = Largest{}(largest, groups.sums[g].largest);
-    RowSums sums;
-    FASTSMC_UNROLL
-    for (int g = 0; g < kGroups; ++g) {
-      factors[g] = exponential(groups.sums[g].largest - Largest{}(largest, -DBL_MAX));
-      sums.add(factors[g], groups.sums[g].total, groups.sums[g].squares);
-    }
+    groups.compute(block, from, row, 0, e, take_scratch(block));
+    const RowSums sums = groups.of_row();
     block.each([&](int thread) {
-      const double factor = groups.own(thread, factors[0], factors[kGroups - 1]) / sums.total;
+      const double of_group = groups.own(thread, groups.sums[0].largest, groups.sums[kGroups - 1].largest);
+      const double factor = sums.factor(of_group) / sums.total;
       FASTSMC_UNROLL
       for (int k = 0; k < kGroupItems; ++k) {
         const int64_t i = GroupExponentials<T, kGroups>::place(thread, k);
@@ -180,8 +189,8 @@ struct NormalizeRow {
         if (i < from.n) to.weights[row * from.n + i] = rounded<T>(static_cast<double>(kept) * factor);
       }
       if (thread > 0) return;
-      if (largest == -HUGE_VAL) report(from.status, Fault::kNoLogWeight, row * from.n);
-      to.finish(row, largest, sums);
+      if (sums.largest == -HUGE_VAL) report(from.status, Fault::kNoLogWeight, row * from.n);
+      to.finish(row, sums);
     });
   }
 };
@@ -197,7 +206,8 @@ struct SumGroups {
   FASTSMC_KERNEL void operator()(Block& block) const {
     typename Block::template Private<Items<double, kGroupItems>> e;
     GroupExponentials<T, 1> group;
-    group.compute(block, from, block.index() / from.groups(), block.index() % from.groups() * kGroup, e);
+    const int64_t row = block.index() / from.groups(), first = block.index() % from.groups() * kGroup;
+    group.compute(block, from, row, first, e, take_scratch(block));
     block.each([&](int thread) {
       if (thread == 0) sums[block.index()] = group.sums[0];
     });
@@ -206,11 +216,11 @@ struct SumGroups {
 
 // The sum of a row is a chain that every thread adds, of what they bring to shared memory together; a group's `total`
 // becomes the factor of its weights.
-template <class T>
+template <class T, class To>
 struct SumRow {
   LogWeights<T> from;
   GroupSums* sums;
-  Results<T> to;
+  To to;
   static constexpr int kThreads = 256;
   size_t shared_bytes() const { return kScratch + 3 * shared_size<double>(kThreads); }
 
@@ -227,15 +237,14 @@ struct SumRow {
       top[thread] = -HUGE_VAL;
       for (int64_t g = thread; g < groups; g += kThreads) top[thread] = Largest{}(top[thread], of_row[g].largest);
     });
-    const double largest = reduce(block, top, -HUGE_VAL, Largest{}, scratch);
-    const auto factor = [&](int64_t g) { return exponential(of_row[g].largest - Largest{}(largest, -DBL_MAX)); };
     RowSums sum;
+    sum.largest = reduce(block, top, -HUGE_VAL, Largest{}, scratch);
     for (int64_t begin = 0; begin < groups; begin += kThreads) {
       block.sync();
       block.each([&](int thread) {
         const int64_t g = begin + thread;
         if (g >= groups) return;
-        factors[thread] = factor(g);
+        factors[thread] = sum.factor(of_row[g].largest);
         totals[thread] = of_row[g].total;
         squares[thread] = of_row[g].squares;
       });
@@ -243,10 +252,10 @@ struct SumRow {
       for (int64_t k = 0; k < kThreads && begin + k < groups; ++k) sum.add(factors[k], totals[k], squares[k]);
     }
     block.each([&](int thread) {
-      for (int64_t g = thread; g < groups; g += kThreads) of_row[g].total = factor(g) / sum.total;
+      for (int64_t g = thread; g < groups; g += kThreads) of_row[g].total = sum.factor(of_row[g].largest) / sum.total;
       if (thread > 0) return;
-      if (largest == -HUGE_VAL) report(from.status, Fault::kNoLogWeight, row * from.n);
-      to.finish(row, largest, sum);
+      if (sum.largest == -HUGE_VAL) report(from.status, Fault::kNoLogWeight, row * from.n);
+      to.finish(row, sum);
     });
   }
 };
@@ -274,5 +283,15 @@ struct ScaleGroups {
     });
   }
 };
+
+// The launches that end in the sums of rows; returns those of groups, with the factors of their weights.
+template <class T, class To>
+const GroupSums* sum_rows(const Queue& queue, const LogWeights<T>& from, const To& to) {
+  const auto stream = static_cast<Stream>(queue.stream);
+  auto* const sums = queue.scratch<GroupSums>(from.rows * from.groups());
+  launch(SumGroups<T>{from, sums}, from.rows * from.groups(), stream);
+  launch(SumRow<T, To>{from, sums, to}, from.rows, stream);
+  return sums;
+}
 
 }  // namespace fastsmc::cuda

@@ -19,6 +19,8 @@ from fastsmc.ops.trajectories import LeapfrogEnergies, Trajectory, leapfrog, tra
 from fastsmc.ops.weights import (
     SCHEMES,
     NormalizedWeights,
+    Resampled,
+    adaptive_resample,
     gather_particles,
     multinomial,
     normalize_log_weights,
@@ -35,7 +37,9 @@ __all__ = [
     "SCHEMES",
     "LeapfrogEnergies",
     "NormalizedWeights",
+    "Resampled",
     "Trajectory",
+    "adaptive_resample",
     "gather_particles",
     "leapfrog",
     "log_likelihood",

@@ -22,6 +22,16 @@ class NormalizedWeights(NamedTuple):
     ess: Array
 
 
+class Resampled(NamedTuple):
+    """What `adaptive_resample` returns."""
+
+    ancestors: Array
+    offspring: Array
+    log_weights: Array
+    log_sum: Array
+    ess: Array
+
+
 @arrays.on_its_stream
 def normalize_log_weights(log_weights: Array, *, backend: str | None = None, check: bool = True) -> NormalizedWeights:
     """Turn log weights into weights that sum to one.
@@ -196,23 +206,88 @@ def _resample(
     values, back = memory.read_floats(weights, name)
     lead = leading_shape(values, name)
     uniforms = memory.read_floats(float(u) if type(u) is int else u, "u")[0]
-    rows = tuple(uniforms.shape)
-    if scheme not in SCHEMES:
-        raise ValueError(f"scheme is {scheme!r}; it must be one of {', '.join(map(repr, SCHEMES))}")
-    if SCHEMES[scheme]:
-        samples = rows[-1] if rows else 0
-        if rows[:-1] != lead or samples == 0:
-            raise ValueError(f"u has shape {rows}; {scheme} needs {shape_text(*lead, 'M')} with M >= 1")
-        if num_samples is not None and num_samples != samples:
-            raise ValueError(f"num_samples is {num_samples}, but the rows of u have {samples} numbers")
-    else:
-        samples = values.shape[-1] if num_samples is None else read_count(num_samples, "num_samples")
-        if rows != lead:
-            raise ValueError(f"u has shape {rows}; {scheme} needs {lead}, one number for each row")
+    samples = _samples(scheme, uniforms, lead, values.shape[-1], num_samples)
     ancestors = memory.empty((*lead, samples), np.int64)
     if (status := engine.resample(scheme, log, values, uniforms, ancestors)) is not None:
         refuse(status, check, u=uniforms, **{name: values})
     return back(ancestors)
+
+
+def _samples(
+    scheme: str, uniforms: arrays.View, lead: tuple[int, ...], num_particles: int, num_samples: int | None = None
+) -> int:
+    """How many samples a scheme draws by uniform numbers for rows of particles."""
+    rows = tuple(uniforms.shape)
+    if scheme not in SCHEMES:
+        raise ValueError(f"scheme is {scheme!r}; it must be one of {', '.join(map(repr, SCHEMES))}")
+    if not SCHEMES[scheme]:
+        if rows != lead:
+            raise ValueError(f"u has shape {rows}; {scheme} needs {lead}, one number for each row")
+        return num_particles if num_samples is None else read_count(num_samples, "num_samples")
+    samples = rows[-1] if rows else 0
+    if rows[:-1] != lead or samples == 0:
+        raise ValueError(f"u has shape {rows}; {scheme} needs {shape_text(*lead, 'M')} with M >= 1")
+    if num_samples is not None and num_samples != samples:
+        raise ValueError(f"num_samples is {num_samples}, but the rows of u have {samples} numbers")
+    return samples
+
+
+@arrays.on_its_stream
+def adaptive_resample(
+    log_weights: Array,
+    u: Array,
+    threshold: float = 0.5,
+    scheme: str = "systematic",
+    *,
+    backend: str | None = None,
+    check: bool = True,
+) -> Resampled:
+    """Resample where the effective sample size has become too small: a whole resampling step in one call.
+
+    What `normalize_log_weights`, `resample`, `offspring` and `permute_ancestors` would say, and the decision between
+    them, which stays on the device (Del Moral, Doucet and Jasra, "On adaptive resampling strategies for sequential
+    Monte Carlo methods", 2012).
+
+    Parameters
+    ----------
+    log_weights : array_like [..., P]
+        Not normalised; float32 or float64.
+    u : array_like
+        Uniform numbers as the scheme takes them for P samples: [...] for systematic, [..., P] for the others.
+    threshold : float
+        A row is resampled where ``ess < threshold * P``: never if it is 0, always if it is infinite.
+    scheme : {"systematic", "stratified", "multinomial", "residual"}
+        See the functions of these names.
+    backend, check
+        See the module.
+
+    Returns
+    -------
+    ancestors : int64 array [..., P]
+        As `permute_ancestors` orders them, so that particles can be gathered in place; where a row is not resampled,
+        every particle is its own.
+    offspring : int64 array [..., P]
+        How often each particle is an ancestor.
+    log_weights : array [..., P]
+        Of the particles afterwards, normalised: ``-log(P)`` where the row is resampled.
+    log_sum, ess : array [...]
+        Of the row before, as `normalize_log_weights` returns them.
+    """
+    engine, memory = backends.choose(backend, arrays.device(log_weights))
+    values, back = memory.read_floats(log_weights, "log_weights")
+    lead, dtype = leading_shape(values, "log_weights"), memory.dtype(values)
+    uniforms = memory.read_floats(float(u) if type(u) is int else u, "u")[0]
+    if _samples(scheme, uniforms, lead, values.shape[-1]) != values.shape[-1]:
+        raise ValueError(f"u has shape {tuple(uniforms.shape)}; {scheme} needs {tuple(values.shape)} here")
+    if not threshold >= 0:
+        raise ValueError(f"threshold is {threshold!r}; it must be 0 or a positive number")
+    ancestors, counts = memory.empty(values.shape, np.int64), memory.empty(values.shape, np.int64)
+    normalized, log_sum, ess = memory.empty(values.shape, dtype), memory.empty(lead, dtype), memory.empty(lead, dtype)
+    outputs = ancestors, counts, normalized, log_sum, ess
+    status = engine.adaptive_resample(scheme, float(threshold), values, uniforms, *outputs)
+    if status is not None:
+        refuse(status, check, u=uniforms, log_weights=values)
+    return Resampled(*map(back, outputs))
 
 
 @arrays.on_its_stream
