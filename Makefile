@@ -5,7 +5,7 @@ BENCH ?=
 VENV := .venv
 BIN := $(VENV)/bin
 LARGE := ahead_of_time convolution mlp precision resampling
-PARALLEL := tests/statistics $(wildcard tests/test_cuda_*.py tests/test_engine_*.py) $(LARGE:%=tests/test_%.py)
+PARALLEL := tests/integrations tests/statistics $(wildcard tests/test_cuda_*.py tests/test_engine_*.py) $(LARGE:%=tests/test_%.py)
 INTERPRETED := $(wildcard tests/test_triton_*.py tests/test_engine_*.py tests/test_device.py \
   tests/test_weights.py tests/test_hostile_arrays.py)
 # without nvcc, the CUDA engine is its host twin
@@ -15,7 +15,7 @@ JAX = $(shell $(BIN)/python -c "import jax.ffi; print(jax.ffi.include_dir())" 2>
 BUILD = FASTSMC_CMAKE_ARGS="-DFASTSMC_CUDA=$(CUDA) -DFASTSMC_JAX_INCLUDE=$(JAX) $(FASTSMC_CMAKE_ARGS)"
 ENGINE := $(wildcard csrc/*/*) CMakeLists.txt setup.py pyproject.toml
 
-.PHONY: install demo test bench lint wheel-check clean
+.PHONY: install demo test test-peers bench lint wheel-check clean
 
 install: $(VENV)/.installed
 
@@ -26,6 +26,11 @@ test: $(VENV)/.installed
 	$(BIN)/pytest $(addprefix --ignore ,$(PARALLEL))
 	$(BIN)/pytest -n 2 $(PARALLEL)
 	TRITON_INTERPRET=1 $(BIN)/pytest -n 2 -m triton $(INTERPRETED)
+
+# other libraries' own tests, on our functions
+test-peers: $(VENV)/.bench
+	$(BIN)/pip install -q absl-py chex
+	$(BIN)/python tests/peers
 
 bench: $(VENV)/.bench
 	$(BIN)/python -m bench $(BENCH)

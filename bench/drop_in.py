@@ -12,7 +12,7 @@ from bench.trajectory import STEPS, blackjax_log_densities
 
 # of the sizes of scikit-learn's digits, and of a subset of MNIST
 CASES = (Case((64, 32, 10), 64, 1437), Case((784, 100, 10), 32, 2000))
-PARTICLES = 1_000_000
+PARTICLES, DRAWS = 1_000_000, 2000
 
 
 def accelerated_blackjax(case, theta, x, y):
@@ -20,6 +20,48 @@ def accelerated_blackjax(case, theta, x, y):
 
     log_prior, _ = blackjax_log_densities(case, x, y)
     return tempered(theta, log_prior, bnn_log_likelihood(fs.MLP(case.widths), x, y), systematic)
+
+
+def fused_moves_in_blackjax(case, theta, x, y):
+    from fastsmc.integrations.blackjax import bnn_log_likelihood, fused_hmc, systematic
+
+    net = fs.MLP(case.widths)
+    log_prior, _ = blackjax_log_densities(case, x, y)
+    moves = fused_hmc(net, x, y, STEPS)
+    return tempered(theta, log_prior, bnn_log_likelihood(net, x, y), systematic, update_particles_fn=moves)
+
+
+def ours_in_pymc(x, y):
+    from fastsmc.integrations.pymc import IMH
+
+    return sampled_by(IMH, x, y)
+
+
+def pymc_alone(x, y):
+    from pymc.smc import IMH
+
+    return sampled_by(IMH, x, y)
+
+
+def sampled_by(kernel, x, y):
+    """A whole run of PyMC's stages on a linear regression; returns the log evidence."""
+    import pymc
+
+    with pymc.Model():
+        slope = pymc.Normal("slope", 0, 1, shape=x.shape[1])
+        pymc.Normal("y", x @ slope, 1, observed=y)
+        smc = kernel(draws=DRAWS, random_seed=0)
+
+    def call():
+        smc._reset_state()
+        smc._initialize_kernel()
+        smc.setup_kernel()
+        while smc.beta < 1:
+            smc.update_beta_and_weights()
+            smc.step()
+        return smc.log_marginal_likelihood
+
+    return call
 
 
 def ours_in_particles(weights):
@@ -39,6 +81,12 @@ def by_name(scheme, weights):
     return lambda: float(np.mean(resampling.resampling(scheme, weights)))
 
 
+def same_evidence(ours, other) -> None:
+    """Of runs by other random numbers."""
+    if not abs(ours - other) < 1:
+        raise AssertionError(f"log evidences are {ours} and {other}")
+
+
 def same_mean(ours, other) -> None:
     """Of ancestors by other random numbers: a spacing apart at most."""
     if not abs(ours - other) < 1:
@@ -50,11 +98,19 @@ def run(effort: Effort, quick: bool) -> None:
     bench = Bench("drop_in", effort)
     for case in CASES[: 1 if quick else None]:
         name = str(case).replace(" categorical", f", tempered SMC, HMC of {STEPS} steps")
-        providers = {OURS: accelerated_blackjax, "blackjax (jit)": with_blackjax}
+        providers = {
+            OURS: accelerated_blackjax,
+            f"{OURS}, fused moves": fused_moves_in_blackjax,
+            "blackjax (jit)": with_blackjax,
+        }
         bench.case(name, providers, (case, *problem(case)), agree, flops=STEPS * case.flops)
     weights = np.random.default_rng(0).random(10_000 if quick else PARTICLES)
     weights /= weights.sum()
     providers = {OURS: ours_in_particles, "particles": particles_alone}
     bench.case(f"systematic resampling by name, N={len(weights)}", providers, (weights,), same_mean)
+    x = np.random.default_rng(0).standard_normal((200, 3))
+    y = x @ [1.0, -2.0, 0.5] + np.random.default_rng(1).standard_normal(200)
+    providers = {OURS: ours_in_pymc, "PyMC": pymc_alone}
+    bench.case(f"PyMC's IMH kernel, regression of 3 weights, {DRAWS} draws", providers, (x, y), same_evidence)
     if not quick:
         bench.write()

@@ -38,7 +38,7 @@ def with_blackjax(case, theta, x, y):
     return tempered(theta, *blackjax_log_densities(case, x, y), resampling.systematic)
 
 
-def tempered(theta, log_prior, log_likelihood, resample):
+def tempered(theta, log_prior, log_likelihood, resample, **options):
     """Tempered SMC of blackjax's with a likelihood and a resampling function."""
     import blackjax
     import jax
@@ -51,7 +51,7 @@ def tempered(theta, log_prior, log_likelihood, resample):
     }
     kernel = blackjax.hmc.build_kernel(), blackjax.hmc.init
     smc = blackjax.tempered_smc(
-        log_prior, log_likelihood, *kernel, extend_params(parameters), resample, num_mcmc_steps=1
+        log_prior, log_likelihood, *kernel, extend_params(parameters), resample, num_mcmc_steps=1, **options
     )
     step, keys = jax.jit(smc.step), iter(jax.random.split(jax.random.key(0), len(TEMPERATURES)))
     state, temperatures = smc.init(jax.numpy.asarray(theta)), iter(TEMPERATURES)

@@ -402,9 +402,10 @@ def on_its_stream(op: Op) -> Op:
 
     @wraps(op)
     def call(*arguments: Any, **options: Any) -> Any:
-        cupy = sys.modules.get("cupy")
-        if cupy is None or not any(_holds(cupy.ndarray, argument) for argument in (*arguments, *options.values())):
+        kind = getattr(sys.modules.get("cupy"), "ndarray", None)  # none of a module whose import failed half-way
+        if kind is None or not any(_holds(kind, argument) for argument in (*arguments, *options.values())):
             return op(*arguments, **options)
+        import cupy
         import torch
 
         with torch.cuda.stream(torch.cuda.ExternalStream(cupy.cuda.get_current_stream().ptr)):

@@ -50,6 +50,8 @@ class SGHMC(Move):
 
     uses_gradient: ClassVar[bool] = False
     noise_share: ClassVar[float] = 0.5
+    diverged: ClassVar[float] = 10.0
+    """Mean square of a momentum, one in equilibrium, from which on a particle stays where it was."""
     most_groups: ClassVar[int] = 16
 
     def __post_init__(self) -> None:
@@ -100,6 +102,7 @@ class SGHMC(Move):
         """One step."""
         return replace(self, num_steps=1)
 
+    @np.errstate(over="ignore", invalid="ignore")  # of particles that diverge
     def propose(self, cloud: Cloud, data: Data, target: Target, step_size: float, draw: Draw) -> Proposal:
         """See `Move`."""
         if self.tells_step(target):
@@ -133,14 +136,14 @@ class SGHMC(Move):
                 energies = step(force, kick=step_size, drift=drift, **({} if fresh and k == 0 else kept), **key)
                 if self.weighted:
                     before, after = map(memory.host, energies[:2])
-                    with np.errstate(invalid="ignore"):  # of particles that are lost
-                        work[some] += before - after
+                    work[some] += before - after
             information += parts.squares(force) / count
-        log_prior = memory.host(posterior.log_prior(particles))
-        variance = memory.host((momentum * momentum).sum(0)) / count
-        learned = {"information": information, "heat": _heat(variance, scale, posterior.prior_precision)}
+        log_prior, squares = memory.host(posterior.log_prior(particles)), momentum * momentum
+        variance, kinetic = memory.host(squares.sum(0)) / count, memory.host(squares.mean(1))
+        heat = _heat(variance, scale, posterior.prior_precision)
+        learned = {"information": information if heat < self.diverged else information * np.nan, "heat": heat}
         if not self.weighted:
-            ratio = np.where(np.isfinite(log_prior), 0.0, np.nan)
+            ratio = np.where(np.isfinite(log_prior) & (kinetic < self.diverged), 0.0, np.nan)
             return Proposal(particles, None, None, log_prior, ratio, momentum, **learned)
         cloud.likelihood(data, target)
         log_likelihood, _ = cloud.evaluate(particles, *data.batch(target), target.weights)

@@ -15,6 +15,7 @@ import torch
 import triton
 import triton.language as tl
 
+from fastsmc.kernels.build import ROOMY
 from fastsmc.kernels.exponential import exp64
 from fastsmc.kernels.offspring import fill_tile, permute_by_counts
 from fastsmc.kernels.resample import SCHEMES, builds, check_comb, cumulate_row, cumulative_counts
@@ -46,7 +47,7 @@ def adaptive_resample(
         block = triton.next_power_of_2(n)
         _adapt_row[(rows,)](
             *(log_weights, u, least, *results, sums, counts, status, n),
-            BLOCK=block, SLOTS=min(cut.tile, block), SCHEME=code, **options_of(block),
+            BLOCK=block, SLOTS=min(cut.tile, block), SCHEME=code, **options_of(block), **ROOMY,
         )  # fmt: skip
         return status
     parts = sums_of_parts(log_weights, status, cut)
@@ -116,6 +117,6 @@ def _settle(
 
 
 BUILDS = (
-    *builds(_adapt_row, 128, 1024, BLOCK=(4096,), SLOTS=(2048,), SCHEME=(0, 1, 2, 3)),
-    *builds(_settle, 128, 512, SCHEME=(0, 1, 2, 3), BLOCK=(2048,), PARTS=(1024,)),
+    *builds(_adapt_row, 128, 1024, ROOMY, BLOCK=(4096,), SLOTS=(2048,), SCHEME=(0, 1, 2, 3)),
+    *builds(_settle, 128, 512, {}, SCHEME=(0, 1, 2, 3), BLOCK=(2048,), PARTS=(1024,)),
 )

@@ -9,6 +9,8 @@ EXACT = {"enable_fp_fusion": False}
 """Compiler options of kernels whose bits count: a product and a sum become one instruction only where it says so."""
 PRODUCTS = {"enable_fp_fusion": True, "maxnreg": 255}
 """Of kernels of products: without the last the assembler spills, to make room for one more block."""
+ROOMY = {"maxnreg": 128}
+"""Of other kernels of which the same is true; 16 warps can have no more."""
 
 
 @dataclass(frozen=True)

@@ -13,7 +13,7 @@ import torch
 import triton
 import triton.language as tl
 
-from fastsmc.kernels.build import Build
+from fastsmc.kernels.build import ROOMY, Build
 from fastsmc.kernels.rows import DEFAULT_CUT, Cut, new_status, options_of, report, tile_index
 from fastsmc.kernels.scan import VACANCIES, scan_parts, search, sum_parts, vacancies_of
 
@@ -50,7 +50,7 @@ def permute_by_counts(counts: torch.Tensor, permuted: torch.Tensor, cut: Cut) ->
     sums, vacancies = permuted.new_empty((rows, cut.parts)), torch.empty_like(permuted)
     what = {"WHAT": VACANCIES.value, "PARTS": cut.parts}
     sum_parts[grid](counts, None, sums, n, n, tiles, **what, **block)
-    scan_parts[grid](counts, None, sums, vacancies, n, n, tiles, **what, **block)
+    scan_parts[grid](counts, None, sums, vacancies, n, n, tiles, **what, **block, **ROOMY)
     _fill_vacancies[grid](counts, vacancies, permuted, n, tiles, **block)
 
 

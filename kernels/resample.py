@@ -22,7 +22,7 @@ import torch
 import triton
 import triton.language as tl
 
-from fastsmc.kernels.build import Build
+from fastsmc.kernels.build import ROOMY, Build
 from fastsmc.kernels.exponential import exp64
 from fastsmc.kernels.fixed_scan import (
     bit_length,
@@ -70,7 +70,7 @@ def resample(
         shape = {"BLOCK": triton.next_power_of_2(n), "SLOTS": min(cut.tile, triton.next_power_of_2(m))}
         _resample_row[(rows,)](
             *(weights, u, ancestors, sums, counts, status, n, m),
-            **shape, SCHEME=code, LOG=log, **options_of(max(shape.values())),
+            **shape, SCHEME=code, LOG=log, **options_of(max(shape.values())), **ROOMY,
         )  # fmt: skip
         return status
     counts = cumulative_counts(scheme, log, weights, u, m, status, cut)
@@ -104,15 +104,15 @@ def cumulative_counts(
         )  # fmt: skip
     _cumulate[grid](
         *(weights, u, largest, scales[-1], fine[-1], coarse[-1], sums, counts, copies, n, m, tiles),
-        SCHEME=code, LOG=log, **shape,
+        SCHEME=code, LOG=log, **shape, **ROOMY,
     )  # fmt: skip
     if scheme == "residual":
         sum_parts[grid](sums, copies, part_sums, n, m, tiles, WHAT=REMAINDERS.value, **shape)
-        scan_parts[grid](sums, copies, part_sums, sums, n, m, tiles, WHAT=REMAINDERS.value, **shape)
+        scan_parts[grid](sums, copies, part_sums, sums, n, m, tiles, WHAT=REMAINDERS.value, **shape, **ROOMY)
     if drawn:
         _draw[slot_grid](u, sums, counts, copies, status, n, m, slot_tiles, grid[1], SCHEME=code, **shape)
         sum_parts[grid](counts, copies, part_sums, n, m, tiles, WHAT=COUNTS.value, **shape)
-        scan_parts[grid](counts, copies, part_sums, counts, n, m, tiles, WHAT=COUNTS.value, **shape)
+        scan_parts[grid](counts, copies, part_sums, counts, n, m, tiles, WHAT=COUNTS.value, **shape, **ROOMY)
     return counts
 
 
@@ -227,8 +227,9 @@ def cumulate_row(
             tl.store(counts + row * n + index, tl.zeros_like(index), index < n)
         tl.store(sums + row * n + index, tl.cumsum(masses, axis=0), index < n)
         tl.debug_barrier()
-        for start in range(0, m, SLOTS):
-            slot = start + tl.arange(0, SLOTS)
+        DRAWS: tl.constexpr = 256 if SLOTS > 256 else SLOTS  # more of them would spill
+        for start in range(0, m, DRAWS):
+            slot = start + tl.arange(0, DRAWS)
             _draw_tile(u, sums, counts, status, row, slot, drawn, total, n, m)
         tl.debug_barrier()
         below = tl.cumsum(tl.load(counts + row * n + index, index < n, other=0), axis=0)
@@ -359,7 +360,7 @@ TYPES = {
 }
 
 
-def builds(kernel: Any, registers: int, shared: int, **choices: tuple[int, ...]) -> list[Build]:
+def builds(kernel: Any, registers: int, shared: int, more: dict[str, int], **choices: tuple[int, ...]) -> list[Build]:
     """A kernel in all combinations of choices, for weights of both types where it reads them."""
     names = signature(kernel.fn).parameters
     floats = ("fp32", "fp64") if {"values", "log_weights"} & {*names} else ("",)
@@ -371,7 +372,7 @@ def builds(kernel: Any, registers: int, shared: int, **choices: tuple[int, ...])
             constexprs,
             registers=registers,
             shared=shared,
-            options=options_of(constexprs["BLOCK"]),
+            options=options_of(constexprs["BLOCK"]) | more,
         )
         for values in floats
         for constexprs in (dict(zip(choices, chosen, strict=True)) for chosen in product(*choices.values()))
@@ -380,10 +381,10 @@ def builds(kernel: Any, registers: int, shared: int, **choices: tuple[int, ...])
 
 _PART = {"BLOCK": (2048,), "PARTS": (1024,)}
 BUILDS = (
-    *builds(_resample_row, 128, 1024, BLOCK=(4096,), SLOTS=(2048,), SCHEME=(0, 1, 2, 3), LOG=(0, 1)),
-    *builds(_find_largest, 56, 64, LOG=(0, 1), **_PART),
-    *builds(_sum_masses, 80, 128, FIRST=(0, 1), LOG=(0, 1), **_PART),
-    *builds(_cumulate, 128, 512, SCHEME=(0, 1, 2, 3), LOG=(0, 1), **_PART),
-    *builds(_draw, 72, 64, SCHEME=(2, 3), **_PART),
-    *builds(_place, 80, 64, SCHEME=(0, 1, 2, 3), **_PART),
+    *builds(_resample_row, 128, 1024, ROOMY, BLOCK=(4096,), SLOTS=(2048,), SCHEME=(0, 1, 2, 3), LOG=(0, 1)),
+    *builds(_find_largest, 56, 64, {}, LOG=(0, 1), **_PART),
+    *builds(_sum_masses, 80, 128, {}, FIRST=(0, 1), LOG=(0, 1), **_PART),
+    *builds(_cumulate, 128, 512, ROOMY, SCHEME=(0, 1, 2, 3), LOG=(0, 1), **_PART),
+    *builds(_draw, 72, 64, {}, SCHEME=(2, 3), **_PART),
+    *builds(_place, 80, 64, {}, SCHEME=(0, 1, 2, 3), **_PART),
 )

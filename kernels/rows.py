@@ -42,12 +42,8 @@ DEFAULT_CUT = Cut()
 
 
 def options_of(entries: int) -> dict[str, Any]:
-    """How a block is compiled: eight entries for each thread, as far as 1 to 16 warps allow.
-
-    It may have all registers: without ``maxnreg`` the assembler spills, to make room for one more block.
-    """
-    warps = min(16, max(1, entries // 256))
-    return {"num_warps": warps, "maxnreg": min(255, 2**11 // warps), **EXACT}
+    """How a block is compiled: eight entries for each thread, as far as 1 to 16 warps allow."""
+    return {"num_warps": min(16, max(1, entries // 256)), **EXACT}
 
 
 def new_status(like: torch.Tensor) -> torch.Tensor:

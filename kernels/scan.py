@@ -9,7 +9,7 @@ from inspect import signature
 import triton
 import triton.language as tl
 
-from fastsmc.kernels.build import Build
+from fastsmc.kernels.build import ROOMY, Build
 from fastsmc.kernels.fixed_scan import bit_length
 from fastsmc.kernels.rows import load_parts, options_of, sum_before, tile_index
 
@@ -83,9 +83,9 @@ BUILDS = tuple(
         {"WHAT": code.value, "BLOCK": 2048, "PARTS": 1024},
         registers=registers,
         shared=shared,
-        options=options_of(2048),
+        options=options_of(2048) | more,
     )
-    for kernel, registers, shared in ((sum_parts, 40, 64), (scan_parts, 112, 512))
+    for kernel, registers, shared, more in ((sum_parts, 40, 64, {}), (scan_parts, 112, 512, ROOMY))
     for what, code, values, out in (
         ("counts", COUNTS, "*i32", "*i32"),
         ("remainders", REMAINDERS, "*i64", "*i64"),

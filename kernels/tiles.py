@@ -70,7 +70,7 @@ def choose_tiles(precision: int, batch: int, device: torch.device | None = None)
 
     Slices are as short as exact sums in float32 need, since each costs a pass over the weights.
     """
-    most, depth, warps, summed = ((64, 16, 4, 1024), (128, 16, 8, 2048), (128, 64, 8, 4096))[precision]
+    most, depth, warps, summed = ((64, 16, 8, 1024), (128, 16, 8, 2048), (64, 64, 8, 4096))[precision]
     stages = Tiles.stages
     if device is not None and (best := measured(capability(str(device)), precision, batch)):
         most, depth, warps, stages = best.samples, best.depth, best.warps, best.stages

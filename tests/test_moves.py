@@ -156,6 +156,17 @@ def test_a_step_that_heats_is_shortened():
     assert step.value < 0.5 and outcome.heat < 2
 
 
+@pytest.mark.filterwarnings("error::RuntimeWarning")
+@pytest.mark.parametrize("step_size", [1.0, 1e3, 1e30])
+def test_particles_that_diverge_stay_where_they_were(step_size):
+    """A move that neither accepts nor rejects would carry them to where outputs overflow."""
+    posterior, x, y = problem(300)
+    move = fs.SGHMC(batch_size=50, step_size=step_size, precondition=False)
+    result = fs.SMC(posterior, 8, fs.FullBatch(), move, 3, ess_threshold=0.0, seed=1).run(x, y)
+    assert np.array_equal(result.particles, posterior.sample_prior(8, 1))
+    assert np.isfinite(result.predict_proba(x)).all()
+
+
 def test_sghmc_accepts_or_rejects_where_its_forces_are_exact():
     posterior, x, y = problem(40)
     result = fs.SMC(posterior, 64, fs.DataAnnealing(start=10), fs.SGHMC(), 8).run(x, y)

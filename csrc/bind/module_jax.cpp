@@ -160,40 +160,64 @@ ffi::Error normalize_call(ffi::AnyBuffer log_weights, ffi::Result<ffi::AnyBuffer
                                 : normalize_as<float>(log_weights, *weights, *log_sum, *ess);
 }
 
-// particles [.., d], x [.., B, inputs], y [.., B] or [.., B, outputs] -> value [..] and, unless it is null, grad [..,
-// d]
+NetworkSpec spec_of(ffi::Span<const int64_t> layers, int64_t likelihood, double noise, int64_t precision) {
+  const size_t fields = sizeof(Layer) / sizeof(int64_t);
+  return {static_cast<int>(layers.size() / fields), reinterpret_cast<const Layer*>(layers.begin()),
+          static_cast<Likelihood>(likelihood), static_cast<float>(noise), static_cast<Precision>(precision)};
+}
+
+// x [.., B, inputs], y [.., B] or [.., B, outputs], as the engine takes them.
+class Data {
+ public:
+  Data(const NetworkSpec& spec, const ffi::AnyBuffer& x, const ffi::AnyBuffer& y)
+      : inputs_(spec.inputs()),
+        outputs_(spec.outputs()),
+        of_x_(x.dimensions()),
+        of_y_(y.dimensions()),
+        x_(&x),
+        targets_(spec.likelihood == Likelihood::kCategorical ? nullptr : &y),
+        labels_(spec.likelihood == Likelihood::kCategorical ? &y : nullptr) {}
+
+  bool shared(const Leading& lead) const { return lead.shared(of_x_) && lead.shared(of_y_); }
+  Batch batch(const Leading& lead, int64_t row) const {
+    const int64_t samples = of_x_[of_x_.size() - 2], first = lead.row_of(of_y_, row) * samples;
+    return {samples,
+            x_.at(lead.row_of(of_x_, row) * samples * inputs_),
+            inputs_,
+            1,
+            labels_.at(first),
+            targets_.at(first * outputs_),
+            nullptr};
+  }
+
+ private:
+  int64_t inputs_, outputs_;
+  Dims of_x_, of_y_;
+  As<float> x_, targets_;
+  As<int64_t> labels_;
+};
+
+// particles [.., d], and data -> value [..] and, unless it is null, grad [.., d]
 ffi::Error density(ffi::AnyBuffer particles, ffi::AnyBuffer x, ffi::AnyBuffer y, ffi::AnyBuffer value,
                    const ffi::AnyBuffer* grad, ffi::Span<const int64_t> layers, int64_t likelihood, double noise,
                    int64_t precision) {
-  const size_t fields = sizeof(Layer) / sizeof(int64_t);
-  const NetworkSpec spec{static_cast<int>(layers.size() / fields), reinterpret_cast<const Layer*>(layers.begin()),
-                         static_cast<Likelihood>(likelihood), static_cast<float>(noise),
-                         static_cast<Precision>(precision)};
-  const Dims out = value.dimensions(), of_x = x.dimensions();
+  const NetworkSpec spec = spec_of(layers, likelihood, noise, precision);
+  const Dims out = value.dimensions();
   const Leading lead{out, out.size()};
-  const int64_t rows = lead.rows(), dim = particles.dimensions().back(), samples = of_x[of_x.size() - 2];
-  const bool labels = spec.likelihood == Likelihood::kCategorical, in_double = is_double(particles);
-  const As<float> theta(&particles), inputs(&x), targets(labels ? nullptr : &y);
-  const As<int64_t> classes(labels ? &y : nullptr);
+  const int64_t rows = lead.rows(), dim = particles.dimensions().back();
+  const bool in_double = is_double(particles);
+  const As<float> theta(&particles);
+  const Data data(spec, x, y);
   std::vector<double> total(static_cast<size_t>(rows));
   std::vector<float> wide(in_double && grad != nullptr ? static_cast<size_t>(rows * dim) : 0);
   float* const slope = grad == nullptr ? nullptr : in_double ? wide.data() : grad->typed_data<float>();
-  const auto batch = [&](int64_t row) {
-    const int64_t at = lead.row_of(of_x, row) * samples, sample = lead.row_of(y.dimensions(), row) * samples;
-    return Batch{samples,
-                 inputs.at(at * spec.inputs()),
-                 spec.inputs(),
-                 1,
-                 classes.at(sample),
-                 targets.at(sample * spec.outputs()),
-                 nullptr};
-  };
   int64_t bad = -1;
-  if (lead.whole(particles.dimensions()) && lead.shared(of_x) && lead.shared(y.dimensions())) {
-    bad = network_log_likelihood(spec, batch(0), rows, theta.at(0), total.data(), slope);
+  if (lead.whole(particles.dimensions()) && data.shared(lead)) {
+    bad = network_log_likelihood(spec, data.batch(lead, 0), rows, theta.at(0), total.data(), slope);
   } else {
     for (int64_t row = 0; row < rows && bad < 0; ++row)
-      bad = network_log_likelihood(spec, batch(row), 1, theta.at(lead.row_of(particles.dimensions(), row) * dim),
+      bad = network_log_likelihood(spec, data.batch(lead, row), 1,
+                                   theta.at(lead.row_of(particles.dimensions(), row) * dim),
                                    &total[static_cast<size_t>(row)], slope == nullptr ? nullptr : slope + row * dim);
   }
   if (in_double) {
@@ -214,6 +238,47 @@ ffi::Error value_and_grad_call(ffi::AnyBuffer particles, ffi::AnyBuffer x, ffi::
                                ffi::Result<ffi::AnyBuffer> value, ffi::Result<ffi::AnyBuffer> grad,
                                ffi::Span<const int64_t> layers, int64_t likelihood, double noise, int64_t precision) {
   return density(particles, x, y, *value, &*grad, layers, likelihood, noise, precision);
+}
+
+using Floats = ffi::Buffer<ffi::F32>;
+
+void copy_in(Floats from, Floats to) {
+  if (from.typed_data() != to.typed_data()) std::copy_n(from.typed_data(), from.element_count(), to.typed_data());
+}
+
+// State [P, d] of all particles, data that they share, prior_precision and scale [d], step_size and likelihood_scale []
+// -> the state at the end of a trajectory; there the log-likelihood and the energy of the prior, and what the kinetic
+// energy has gained [P]
+ffi::Error trajectory_call(Floats particles, Floats momentum, Floats grad, ffi::AnyBuffer x, ffi::AnyBuffer y,
+                           Floats prior_precision, Floats scale, Floats step_size, Floats likelihood_scale,
+                           ffi::Result<Floats> last, ffi::Result<Floats> last_momentum, ffi::Result<Floats> last_grad,
+                           ffi::Result<Floats> log_likelihood, ffi::Result<Floats> prior_energy,
+                           ffi::Result<Floats> kinetic_gain, ffi::Span<const int64_t> layers, int64_t likelihood,
+                           double noise, int64_t precision, int64_t steps) {
+  const NetworkSpec spec = spec_of(layers, likelihood, noise, precision);
+  const int64_t count = particles.dimensions()[0], dim = particles.dimensions()[1];
+  const Data data(spec, x, y);
+  copy_in(particles, *last);
+  copy_in(momentum, *last_momentum);
+  copy_in(grad, *last_grad);
+  std::vector<double> total(static_cast<size_t>(count));
+  std::vector<UpdateSums> start(total.size()), end(total.size());
+  UpdatePlan plan{};
+  plan.dim = dim;
+  plan.likelihood_scale = *likelihood_scale.typed_data();
+  plan.precision = prior_precision.typed_data();
+  plan.scale = scale.typed_data();
+  const Phase phase{
+      count,        0,         last->typed_data(), last_momentum->typed_data(), last_grad->typed_data(), total.data(),
+      start.data(), end.data()};
+  const int64_t bad = trajectory(spec, data.batch({x.dimensions(), 0}, 0), plan, *step_size.typed_data(), steps, phase);
+  if (bad >= 0) return error_of(Fault::kLabel, bad);
+  for (size_t p = 0; p < total.size(); ++p) {
+    log_likelihood->typed_data()[p] = static_cast<float>(total[p]);
+    prior_energy->typed_data()[p] = static_cast<float>(end[p].prior_energy);
+    kinetic_gain->typed_data()[p] = static_cast<float>(end[p].kinetic_after - start[p].kinetic_before);
+  }
+  return ffi::Error::Success();
 }
 
 XLA_FFI_DEFINE_HANDLER(kResample, resample_call,
@@ -247,6 +312,28 @@ XLA_FFI_DEFINE_HANDLER(kValueAndGrad, value_and_grad_call,
                            .Attr<int64_t>("likelihood")
                            .Attr<double>("noise")
                            .Attr<int64_t>("precision"));
+XLA_FFI_DEFINE_HANDLER(kTrajectory, trajectory_call,
+                       ffi::Ffi::Bind()
+                           .Arg<Floats>()
+                           .Arg<Floats>()
+                           .Arg<Floats>()
+                           .Arg<ffi::AnyBuffer>()
+                           .Arg<ffi::AnyBuffer>()
+                           .Arg<Floats>()
+                           .Arg<Floats>()
+                           .Arg<Floats>()
+                           .Arg<Floats>()
+                           .Ret<Floats>()
+                           .Ret<Floats>()
+                           .Ret<Floats>()
+                           .Ret<Floats>()
+                           .Ret<Floats>()
+                           .Ret<Floats>()
+                           .Attr<ffi::Span<const int64_t>>("layers")
+                           .Attr<int64_t>("likelihood")
+                           .Attr<double>("noise")
+                           .Attr<int64_t>("precision")
+                           .Attr<int64_t>("steps"));
 
 }  // namespace
 
@@ -261,6 +348,7 @@ PYBIND11_MODULE(_jax, m, py::mod_gil_not_used()) {
     add("fastsmc_normalize_log_weights", kNormalize);
     add("fastsmc_log_likelihood", kValue);
     add("fastsmc_log_likelihood_and_grad", kValueAndGrad);
+    add("fastsmc_trajectory", kTrajectory);
     return targets;
   });
 }

@@ -11,7 +11,7 @@ from contextlib import contextmanager
 from importlib import import_module
 from typing import Any
 
-LIBRARIES = ("blackjax", "particles")
+LIBRARIES = ("blackjax", "cuthbert", "particles", "pocomc", "pymc", "pyro", "tfp")
 
 
 @contextmanager
@@ -22,7 +22,7 @@ def accelerate(library: str) -> Iterator[list[str]]:
 
     Parameters
     ----------
-    library : {"blackjax", "particles"}
+    library : {"blackjax", "cuthbert", "particles", "pocomc", "pymc", "pyro", "tfp"}
 
     Returns
     -------

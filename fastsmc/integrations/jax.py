@@ -10,7 +10,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from functools import partial
-from typing import Any
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -59,7 +59,7 @@ def resample(
     Returns
     -------
     ancestors : array [..., M]
-        Of the integer type that JAX has by default.
+        Of the integer type that JAX has by default; as integers, they have no derivative.
     """
     if scheme not in SCHEMES:
         raise ValueError(f"scheme is {scheme!r}; it must be one of {', '.join(map(repr, SCHEMES))}")
@@ -70,7 +70,7 @@ def resample(
         raise ValueError(f"u has shape {u.shape}; with weights of shape {weights.shape} it must have {expected}")
     result = jax.ShapeDtypeStruct((*weights.shape[:-1], samples), jax.dtypes.canonicalize_dtype(np.int64))
     call = _call("resample", result)
-    return call(weights, u, scheme=np.int64(list(SCHEMES).index(scheme)), log=np.int64(log))
+    return call(jax.lax.stop_gradient(weights), u, scheme=np.int64(list(SCHEMES).index(scheme)), log=np.int64(log))
 
 
 systematic, stratified, multinomial, residual = (partial(resample, scheme=scheme, log=False) for scheme in SCHEMES)
@@ -95,6 +95,97 @@ def log_likelihood(
     y : array [B] or [B, outputs]
         As the likelihood takes it.
     """
+    data, settings = _constants(network, x, y, likelihood, precision)
+
+    def checked(particle: Array) -> Array:
+        particle = _floats(particle, "particle")
+        if particle.shape != (network.num_params,):
+            raise ValueError(f"particle has shape {particle.shape}; this network needs ({network.num_params},)")
+        return particle
+
+    @jax.custom_vjp
+    def value(particle: Array) -> Array:
+        particle = checked(particle)
+        call = _call("log_likelihood", jax.ShapeDtypeStruct((), particle.dtype))
+        return call(particle, *data, **settings)
+
+    def forward(particle: Array) -> tuple[Array, Array]:
+        particle = checked(particle)
+        results = [jax.ShapeDtypeStruct(shape, particle.dtype) for shape in ((), particle.shape)]
+        return tuple(_call("log_likelihood_and_grad", results)(particle, *data, **settings))
+
+    def backward(grad: Array, cotangent: Array) -> tuple[Array]:
+        return (cotangent * grad,)
+
+    value.defvjp(forward, backward)
+    return value
+
+
+class Trajectory(NamedTuple):
+    """Where a trajectory ends, [P, d], and what is known there of every particle, [P]; all float32.
+
+    ``prior_energy`` is ``sum(prior_precision * theta^2) / 2``, and ``kinetic_gain`` the kinetic energy at the end less
+    that at the start, ``v.v / 2`` each.
+    """
+
+    particles: Array
+    momentum: Array
+    grad: Array
+    log_likelihood: Array
+    prior_energy: Array
+    kinetic_gain: Array
+
+
+def trajectory(
+    network: Network,
+    x: Array,
+    y: Array,
+    num_steps: int,
+    likelihood: str | Likelihood = "categorical",
+    precision: str = "highest",
+) -> Callable[..., Trajectory]:
+    """Leapfrog steps of all particles in one call: see `fastsmc.ops.trajectory`.
+
+    The function that is returned takes, in float32, particles, momentum and the gradient of the log-likelihood [P, d],
+    prior_precision and scale [d], and the numbers step_size and likelihood_scale. It is for whole populations: neither
+    mapped nor differentiated.
+
+    Parameters
+    ----------
+    network, x, y, likelihood, precision
+        As for `log_likelihood`.
+    num_steps
+        Of the trajectory.
+    """
+    data, settings = _constants(network, x, y, likelihood, precision)
+
+    def run(
+        particles: Array,
+        momentum: Array,
+        grad: Array,
+        prior_precision: Array,
+        scale: Array,
+        step_size: Array,
+        likelihood_scale: Array,
+    ) -> Trajectory:
+        state, of_each = (jax.ShapeDtypeStruct(shape, jnp.float32) for shape in (particles.shape, particles.shape[:1]))
+        operands = (
+            *(jnp.asarray(array, jnp.float32) for array in (particles, momentum, grad)),
+            *data,
+            *(jnp.broadcast_to(jnp.float32(array), particles.shape[1:]) for array in (prior_precision, scale)),
+            *(jnp.asarray(number, jnp.float32) for number in (step_size, likelihood_scale)),
+        )
+        in_place = {k: k for k in range(3)}
+        call = jax.ffi.ffi_call("fastsmc_trajectory", [state] * 3 + [of_each] * 3, input_output_aliases=in_place)
+        return Trajectory(*call(*operands, **settings, steps=np.int64(num_steps)))
+
+    return run
+
+
+def _constants(
+    network: Network, x: Array, y: Array, likelihood: str | Likelihood, precision: str
+) -> tuple[tuple[Array, Array], dict[str, Any]]:
+    """A batch as operands, and what the engine is told of the network."""
     density = as_likelihood(likelihood)
     inputs = jnp.asarray(np.asarray(x, np.float32).reshape(len(x), -1))
     targets = jnp.asarray(density.targets(np.asarray(y), network.num_outputs))
@@ -108,29 +199,7 @@ def log_likelihood(
         "noise": np.float64(density.noise),
         "precision": np.int64(ops.PRECISIONS.index(precision)),
     }
-
-    def checked(particle: Array) -> Array:
-        particle = _floats(particle, "particle")
-        if particle.shape != (network.num_params,):
-            raise ValueError(f"particle has shape {particle.shape}; this network needs ({network.num_params},)")
-        return particle
-
-    @jax.custom_vjp
-    def value(particle: Array) -> Array:
-        particle = checked(particle)
-        call = _call("log_likelihood", jax.ShapeDtypeStruct((), particle.dtype))
-        return call(particle, inputs, targets, **settings)
-
-    def forward(particle: Array) -> tuple[Array, Array]:
-        particle = checked(particle)
-        results = [jax.ShapeDtypeStruct(shape, particle.dtype) for shape in ((), particle.shape)]
-        return tuple(_call("log_likelihood_and_grad", results)(particle, inputs, targets, **settings))
-
-    def backward(grad: Array, cotangent: Array) -> tuple[Array]:
-        return (cotangent * grad,)
-
-    value.defvjp(forward, backward)
-    return value
+    return (inputs, targets), settings
 
 
 def _call(name: str, results: Any) -> Callable[..., Any]:

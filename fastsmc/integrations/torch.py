@@ -1,0 +1,198 @@
+"""For torch: the ops as custom operators, which ``torch.compile`` keeps in its graphs, and a differentiable density.
+
+>>> likelihood = log_likelihood(net, x, y)
+>>> value = torch.compile(likelihood)(particles)  # [P]
+>>> value.sum().backward()
+
+The operators are ``torch.ops.fastsmc.*`` too, on any device that has an engine; they check what they are called with as
+`fastsmc.ops` does.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from functools import cache
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from fastsmc import ops
+from fastsmc.likelihoods import LIKELIHOODS, Gaussian, Likelihood, as_likelihood
+from fastsmc.networks import Layer, Network
+
+
+@torch.library.custom_op("fastsmc::normalize_log_weights", mutates_args=())
+def normalize_log_weights(log_weights: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    """Weights [..., P], log-sum and ESS [...], differentiable: see `fastsmc.normalize_log_weights`."""
+    return tuple(ops.normalize_log_weights(log_weights))
+
+
+@normalize_log_weights.register_fake
+def _(log_weights: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    row = log_weights.new_empty(log_weights.shape[:-1])
+    return torch.empty_like(log_weights, memory_format=torch.contiguous_format), row, torch.empty_like(row)
+
+
+def _keep_weights(ctx: torch.autograd.function.FunctionCtx, inputs: tuple, output: tuple[Tensor, ...]) -> None:
+    ctx.save_for_backward(output[0], output[2])
+
+
+def _backward_of_weights(
+    ctx: torch.autograd.function.FunctionCtx, of_weights: Tensor, of_log_sum: Tensor, of_ess: Tensor
+) -> Tensor:
+    """By w_i = exp(l_i) / sum_j exp(l_j) and ess = 1 / sum_i w_i^2."""
+    weights, ess = ctx.saved_tensors
+    slope = of_weights - 2 * (of_ess * ess**2)[..., None] * weights
+    return weights * (slope - (slope * weights).sum(-1, keepdim=True) + of_log_sum[..., None])
+
+
+normalize_log_weights.register_autograd(_backward_of_weights, setup_context=_keep_weights)
+
+
+@torch.library.custom_op("fastsmc::resample", mutates_args=())
+def resample(
+    log_weights: Tensor, u: Tensor, scheme: str = "systematic", log: bool = True, num_samples: int | None = None
+) -> Tensor:
+    """Ancestors [..., M], int64: see `fastsmc.resample`."""
+    return ops.resample(log_weights, u, scheme, log, num_samples)
+
+
+@resample.register_fake
+def _(
+    log_weights: Tensor, u: Tensor, scheme: str = "systematic", log: bool = True, num_samples: int | None = None
+) -> Tensor:
+    drawn = u.shape[-1] if ops.SCHEMES[scheme] else log_weights.shape[-1]
+    samples = drawn if num_samples is None else num_samples
+    return log_weights.new_empty((*log_weights.shape[:-1], samples), dtype=torch.int64)
+
+
+@torch.library.custom_op("fastsmc::adaptive_resample", mutates_args=())
+def adaptive_resample(
+    log_weights: Tensor, u: Tensor, threshold: float = 0.5, scheme: str = "systematic"
+) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor]:
+    """Ancestors, offspring and log weights [..., P], log-sum and ESS [...]: see `fastsmc.adaptive_resample`."""
+    return tuple(ops.adaptive_resample(log_weights, u, threshold, scheme))
+
+
+@adaptive_resample.register_fake
+def _(
+    log_weights: Tensor, u: Tensor, threshold: float = 0.5, scheme: str = "systematic"
+) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor]:
+    ancestors = log_weights.new_empty(log_weights.shape, dtype=torch.int64)
+    row = log_weights.new_empty(log_weights.shape[:-1])
+    normalized = torch.empty_like(log_weights, memory_format=torch.contiguous_format)
+    return ancestors, torch.empty_like(ancestors), normalized, row, torch.empty_like(row)
+
+
+@torch.library.custom_op("fastsmc::offspring", mutates_args=())
+def offspring(a: Tensor, num_particles: int) -> Tensor:
+    """Counts [..., P] of ancestors [..., M], int64: see `fastsmc.offspring`."""
+    return ops.offspring(a, num_particles)
+
+
+@offspring.register_fake
+def _(a: Tensor, num_particles: int) -> Tensor:
+    return a.new_empty((*a.shape[:-1], num_particles), dtype=torch.int64)
+
+
+@torch.library.custom_op("fastsmc::permute_ancestors", mutates_args=())
+def permute_ancestors(a: Tensor) -> Tensor:
+    """Ancestors [..., P] in an order in which particles can be gathered in place: see `fastsmc.permute_ancestors`."""
+    return ops.permute_ancestors(a)
+
+
+@permute_ancestors.register_fake
+def _(a: Tensor) -> Tensor:
+    return a.new_empty(a.shape, dtype=torch.int64)
+
+
+@torch.library.custom_op("fastsmc::gather_particles_", mutates_args=("particles",))
+def gather_particles_(particles: Tensor, a: Tensor) -> None:
+    """Copy each ancestor into its slot, in place: see `fastsmc.gather_particles`."""
+    ops.gather_particles(particles, a, particles)
+
+
+@torch.library.custom_op("fastsmc::log_likelihood", mutates_args=())
+def _value(
+    particles: Tensor, x: Tensor, y: Tensor, layers: list[int], likelihood: str, noise: float, precision: str
+) -> Tensor:
+    return ops.log_likelihood(*_model(layers, likelihood, noise), particles, x, y, precision=precision)
+
+
+@_value.register_fake
+def _(
+    particles: Tensor, x: Tensor, y: Tensor, layers: list[int], likelihood: str, noise: float, precision: str
+) -> Tensor:
+    return particles.new_empty(particles.shape[:1], dtype=torch.float64)
+
+
+@torch.library.custom_op("fastsmc::log_likelihood_and_grad", mutates_args=())
+def _value_and_grad(
+    particles: Tensor, x: Tensor, y: Tensor, layers: list[int], likelihood: str, noise: float, precision: str
+) -> tuple[Tensor, Tensor]:
+    model = _model(layers, likelihood, noise)
+    return ops.log_likelihood_and_grad(*model, particles.detach(), x, y, precision=precision)
+
+
+@_value_and_grad.register_fake
+def _(
+    particles: Tensor, x: Tensor, y: Tensor, layers: list[int], likelihood: str, noise: float, precision: str
+) -> tuple[Tensor, Tensor]:
+    return particles.new_empty(particles.shape[:1], dtype=torch.float64), particles.new_empty(particles.shape)
+
+
+def _keep(ctx: torch.autograd.function.FunctionCtx, inputs: tuple, output: tuple[Tensor, Tensor]) -> None:
+    ctx.mark_non_differentiable(output[1])
+    ctx.save_for_backward(output[1])
+
+
+def _backward(ctx: torch.autograd.function.FunctionCtx, of_value: Tensor, _: Tensor | None) -> tuple:
+    (grad,) = ctx.saved_tensors
+    return of_value[:, None].to(grad.dtype) * grad, None, None, None, None, None, None
+
+
+_value_and_grad.register_autograd(_backward, setup_context=_keep)
+
+
+def log_likelihood(
+    network: Network,
+    x: Tensor,
+    y: Tensor,
+    likelihood: str | Likelihood = "categorical",
+    precision: str = "highest",
+) -> Callable[[Tensor], Tensor]:
+    """The log-likelihood of a batch as a function of particles [P, d], float64 [P]; differentiable once.
+
+    Parameters
+    ----------
+    network, likelihood, precision
+        As for `fastsmc.Posterior`.
+    x : tensor [B, inputs] or [B, ...]
+    y : tensor [B] or [B, outputs]
+        As the likelihood takes it.
+    """
+    density = as_likelihood(likelihood)
+    settings = (network.layer_table.ravel().tolist(), density.name, density.noise, precision)
+
+    def of(particles: Tensor) -> Tensor:
+        if torch.is_grad_enabled() and particles.requires_grad:
+            return _value_and_grad(particles, x, y, *settings)[0]
+        return _value(particles, x, y, *settings)
+
+    return of
+
+
+class _Table(Network):
+    """A network of which nothing but its layers is known."""
+
+    def __init__(self, layers: tuple[int, ...]) -> None:
+        self.layers = tuple(Layer(*row) for row in np.reshape(layers, (-1, len(Layer._fields))).tolist())
+
+
+_networks = cache(_Table)
+
+
+def _model(layers: list[int], likelihood: str, noise: float) -> tuple[Network, Likelihood]:
+    kind = LIKELIHOODS[likelihood]
+    return _networks(tuple(layers)), kind(noise) if kind is Gaussian else kind()

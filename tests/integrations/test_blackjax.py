@@ -1,0 +1,207 @@
+"""blackjax on our likelihood, resampling and moves."""
+
+import numpy as np
+import pytest
+from conjugate import closed_form, problem
+
+import fastsmc as fs
+from fastsmc.annealing import Target
+
+jax = pytest.importorskip("jax")
+blackjax = pytest.importorskip("blackjax")
+pytest.importorskip("fastsmc._jax", reason="this package was built without its JAX module")
+
+from fastsmc.integrations.blackjax import (  # noqa: E402
+    bnn_log_likelihood,
+    data_annealing,
+    fused_hmc,
+    systematic,
+)
+
+PARAMETERS = {"step_size": 0.1, "inverse_mass_matrix": np.ones(3), "num_integration_steps": 5}
+SEEDS = range(6)
+
+
+def log_prior(theta):
+    return jax.numpy.sum(jax.scipy.stats.norm.logpdf(theta))
+
+
+def hmc():
+    return blackjax.hmc.build_kernel(), blackjax.hmc.init, blackjax.smc.extend_params(PARAMETERS)
+
+
+def assert_posterior(errors, truth):
+    """Log evidence and moments of repeated runs [runs, quantities], by Student's t: false alarm 1e-3, seeds fixed."""
+    t = (np.mean(errors, 0) - truth) / (np.std(errors, 0, ddof=1) / np.sqrt(len(errors)))
+    assert np.all(np.abs(t) < 6.9), t
+
+
+def regression(num_data=60):
+    """Linear regression as a network, its posterior in closed form, and where its data are."""
+    posterior, x, y = problem(num_data)
+    exact = closed_form(posterior, x, y, 0, Target(0, num_data))
+    return posterior, x, y, exact
+
+
+def summary(evidence, particles, weights, exact):
+    """What is compared with the closed form: log evidence, weighted means, variances relative to the right ones."""
+    _, mean, covariance = exact
+    error = np.asarray(particles, np.float64) - mean
+    weights = np.asarray(weights, np.float64) / np.sum(weights)
+    return [evidence, *(weights @ error), *(weights @ error**2 / np.diag(covariance))]
+
+
+def test_fused_moves_sample_the_posterior():
+    posterior, x, y, exact = regression()
+    net, likelihood = posterior.network, posterior.likelihood
+    ours = bnn_log_likelihood(net, x, y, likelihood)
+    moves = fused_hmc(net, x, y, 5, likelihood=likelihood)
+    smc = blackjax.adaptive_tempered_smc(
+        log_prior, ours, *hmc(), systematic, 0.8, num_mcmc_steps=4, update_particles_fn=moves
+    )
+    step, found = jax.jit(smc.step), []
+    for seed in SEEDS:
+        key, start = jax.random.split(jax.random.key(seed))
+        state, evidence = smc.init(jax.random.normal(start, (500, 3))), 0.0
+        while state.tempering_param < 1:
+            key, own = jax.random.split(key)
+            state, info = step(own, state)
+            evidence += float(info.log_likelihood_increment)
+            assert info.update_info.acceptance_rate.shape == (4, 500)
+            assert 0.3 < info.update_info.acceptance_rate.mean() <= 1
+        found.append(summary(evidence, state.particles, state.weights, exact))
+    assert_posterior(found, [exact[0], *np.zeros(3), *np.ones(3)])
+
+
+def test_fused_moves_are_blackjax_own_in_distribution():
+    """Mean acceptance and squared jumps under a mass matrix, from particles that are anywhere."""
+    posterior, x, y, _ = regression()
+    mass = {"inverse_mass_matrix": np.array([0.5, 2.0, 1.0])}
+    parameters = blackjax.smc.extend_params(PARAMETERS | mass)
+    ours = bnn_log_likelihood(posterior.network, x, y, posterior.likelihood)
+    moves = fused_hmc(
+        posterior.network, x, y, 5, likelihood=posterior.likelihood, resampling_fn=lambda k, w, n: np.arange(n)
+    )
+    state = blackjax.smc.tempered.TemperedSMCState(
+        0.3 * jax.random.normal(jax.random.key(0), (4000, 3)), np.full(4000, 1 / 4000), 0.5
+    )
+
+    def moved(update, key):
+        kernel = blackjax.smc.tempered.build_kernel(
+            log_prior, ours, *hmc()[:2], lambda k, w, n: np.arange(n), update_particles_fn=update
+        )
+        after, info = kernel(jax.random.key(key), state, 1, 0.5, parameters)
+        return np.mean((after.particles - state.particles) ** 2, 0), info.update_info.acceptance_rate.mean()
+
+    (jumps, rate), (theirs, their_rate) = moved(moves, 1), moved(None, 2)
+    np.testing.assert_allclose(jumps, theirs, rtol=0.15)
+    assert abs(rate - their_rate) < 0.02
+
+
+def test_parameters_of_fused_moves_must_be_shared():
+    posterior, x, y, _ = regression()
+    moves = fused_hmc(posterior.network, x, y, 5, likelihood=posterior.likelihood)
+    state = blackjax.smc.tempered.init(np.zeros((10, 3), np.float32))
+    with pytest.raises(ValueError, match=r"step_size has shape \(10,\); fused moves need it shared by all particles"):
+        moves(jax.random.key(0), state, 1, {"step_size": np.ones(10)}, log_prior, log_prior)
+
+
+def in_steps(algorithm, sizes, seed):
+    key, start = jax.random.split(jax.random.key(seed))
+    state, evidence = algorithm.init(jax.random.normal(start, (500, 3))), 0.0
+    for size in sizes:
+        key, own = jax.random.split(key)
+        state, info = algorithm.step(own, state, size)
+        evidence += float(info.log_likelihood_increment)
+    return state, evidence
+
+
+@pytest.mark.parametrize("sizes", [(12, 60), (1, 2, 5, 12, 30, 60)], ids=len)
+def test_data_annealing_is_right_for_every_schedule(sizes):
+    posterior, x, y, exact = regression()
+    algorithm = data_annealing(
+        log_prior, posterior.network, x, y, *hmc(), num_mcmc_steps=4, likelihood=posterior.likelihood
+    )
+    found = []
+    for seed in SEEDS:
+        state, evidence = in_steps(algorithm, sizes, seed)
+        assert state.size == 60
+        found.append(summary(evidence, state.particles, state.weights, exact))
+    assert_posterior(found, [exact[0], *np.zeros(3), *np.ones(3)])
+
+
+def test_blackjax_own_data_annealing_counts_data_twice():
+    """The evidence by its partial posteriors: it moves under the new one before it weights."""
+    _, x, y, exact = regression()
+    rows, targets = jax.numpy.asarray(x), jax.numpy.asarray(y)
+
+    def partial_posterior(mask):
+        def log_density(theta):
+            return log_prior(theta) + jax.numpy.sum(
+                mask * jax.scipy.stats.norm.logpdf(targets, rows @ theta[:2] + theta[2])
+            )
+
+        return log_density
+
+    smc = blackjax.partial_posteriors_smc(*hmc()[:2], hmc()[2], systematic, 4, partial_posterior)
+    step, evidences = jax.jit(smc.step), []
+    for seed in SEEDS:
+        key, start = jax.random.split(jax.random.key(seed))
+        state, evidence = smc.init(jax.random.normal(start, (500, 3)), 60), 0.0
+        for size in (4, 12, 30, 60):
+            key, own = jax.random.split(key)
+            state, info = step(own, state, (np.arange(60) < size).astype(np.float32))
+            evidence += float(info.log_likelihood_increment)
+        evidences.append(evidence)
+    assert np.min(evidences) > exact[0] + 0.5
+
+
+def test_sizes_go_up():
+    posterior, x, y, _ = regression()
+    algorithm = data_annealing(log_prior, posterior.network, x, y, *hmc(), likelihood=posterior.likelihood)
+    state = algorithm.init(np.zeros((10, 3), np.float32))._replace(size=20)
+    for size in (19, 61):
+        with pytest.raises(ValueError, match=f"size is {size}; it must lie between 20, that of the state, and 60"):
+            algorithm.step(jax.random.key(0), state, size)
+
+
+def test_blackjax_tempers_a_network_on_our_likelihood_and_resampling():
+    """Against its own likelihood, written out in JAX, by evidence and by the mean log-likelihood."""
+    rng = np.random.default_rng(2)
+    net, x = fs.MLP((2, 4, 2), "tanh"), rng.standard_normal((60, 2)).astype(np.float32)
+    y = (x[:, 0] * x[:, 1] > 0).astype(np.int64)
+
+    def by_hand(theta):
+        w1, b1, w2, b2 = (jax.numpy.reshape(theta[p.begin : p.end], p.shape) for p in net.parameters)
+        logits = jax.numpy.tanh(x @ w1.T + b1) @ w2.T + b2
+        return jax.numpy.sum(jax.nn.log_softmax(logits)[np.arange(60), y])
+
+    def log_prior(theta):
+        return -0.5 * jax.numpy.sum(theta**2)
+
+    def sample(log_likelihood, resampling, seed):
+        kernel = blackjax.hmc.build_kernel(), blackjax.hmc.init
+        parameters = {"step_size": 0.1, "inverse_mass_matrix": np.ones(net.num_params), "num_integration_steps": 5}
+        smc = blackjax.tempered_smc(
+            log_prior, log_likelihood, *kernel, blackjax.smc.extend_params(parameters), resampling, num_mcmc_steps=3
+        )
+
+        def advance(carry, temperature):
+            state, key, evidence = carry
+            key, own = jax.random.split(key)
+            state, info = smc.step(own, state, temperature)
+            return (state, key, evidence + info.log_likelihood_increment), None
+
+        key, start = jax.random.split(jax.random.key(seed))
+        state = smc.init(jax.random.normal(start, (400, net.num_params)))
+        temperatures = jax.numpy.linspace(0, 1, 31)[1:] ** 2
+        (state, _, evidence), _ = jax.lax.scan(advance, (state, key, 0.0), temperatures)
+        return float(evidence), float(jax.vmap(by_hand)(state.particles).mean())
+
+    ours = bnn_log_likelihood(net, x, y)
+    theta = jax.random.normal(jax.random.key(0), (5, net.num_params))
+    np.testing.assert_allclose(jax.vmap(ours)(theta), jax.vmap(by_hand)(theta), rtol=1e-5)
+    runs = (ours, systematic), (by_hand, blackjax.smc.resampling.systematic)
+    found, plain = (np.array([sample(*functions, seed) for seed in range(4)]) for functions in runs)
+    error = np.sqrt((found.var(0, ddof=1) + plain.var(0, ddof=1)) / 4)
+    assert np.all(np.abs(found.mean(0) - plain.mean(0)) < 6 * error)  # 0.2 %, by Student's t; the seeds are fixed

@@ -1,0 +1,88 @@
+"""Custom operators of torch: what opcheck asks of them, compilation, derivatives."""
+
+import numpy as np
+import pytest
+import torch
+
+import fastsmc as fs
+from fastsmc.integrations import torch as ops_of_torch
+
+CASES = {
+    "normalize_log_weights": lambda w, u, a: (w,),
+    "resample": lambda w, u, a: (w, u[:, 0]),
+    "adaptive_resample": lambda w, u, a: (w, u, 0.7, "stratified"),
+    "offspring": lambda w, u, a: (a, 20),
+    "permute_ancestors": lambda w, u, a: (a,),
+    "gather_particles_": lambda w, u, a: (w.T.contiguous(), torch.arange(20) // 2 * 2),
+}
+
+
+def tensors():
+    generator = torch.Generator().manual_seed(0)
+    log_weights, u = (torch.randn(3, 20, generator=generator), torch.rand(3, 20, generator=generator))
+    return log_weights, u, fs.resample(log_weights, u[:, 0])
+
+
+@pytest.mark.parametrize("name", CASES)
+def test_operators_are_what_torch_asks_of_them(name):
+    torch.library.opcheck(getattr(ops_of_torch, name), CASES[name](*tensors()))
+
+
+@pytest.mark.parametrize("name", ["normalize_log_weights", "resample", "adaptive_resample", "offspring"])
+def test_operators_say_what_the_functions_say(name):
+    arguments = CASES[name](*tensors())
+    ours, plain = getattr(ops_of_torch, name)(*arguments), getattr(fs, name)(*arguments)
+    for mine, theirs in zip(ours, plain, strict=True) if isinstance(ours, tuple) else [(ours, plain)]:
+        assert torch.equal(mine, theirs)
+
+
+def test_weights_are_differentiable():
+    log_weights = torch.randn(2, 7, dtype=torch.float64, requires_grad=True)
+    assert torch.autograd.gradcheck(ops_of_torch.normalize_log_weights, (log_weights,))
+
+
+def network(likelihood="categorical"):
+    rng = np.random.default_rng(0)
+    net = fs.MLP((4, 5, 3), "tanh")
+    x = torch.from_numpy(rng.standard_normal((30, 4)).astype(np.float32))
+    y = torch.from_numpy(rng.integers(0, 3, 30) if likelihood == "categorical" else rng.random((30, 3)))
+    particles = torch.from_numpy(rng.standard_normal((6, net.num_params)).astype(np.float32))
+    return net, x, y, particles
+
+
+@pytest.mark.parametrize("likelihood", ["categorical", "bernoulli", fs.Gaussian(0.3)], ids=str)
+def test_the_density_and_its_derivative_are_those_of_the_posterior(likelihood):
+    net, x, y, particles = network(likelihood)
+    of = ops_of_torch.log_likelihood(net, x, y, likelihood)
+    value, grad = fs.Posterior(net, likelihood=likelihood).log_likelihood_and_grad(particles, x, y)
+    assert torch.equal(of(particles), value)
+    particles.requires_grad_(True)
+    factors = torch.arange(6.0, dtype=torch.float64)
+    (of(particles) * factors).sum().backward()
+    torch.testing.assert_close(particles.grad, grad * factors[:, None].float())
+
+
+def test_a_whole_step_compiles_into_one_graph():
+    net, x, y, particles = network()
+    of = ops_of_torch.log_likelihood(net, x, y)
+
+    def step(particles):
+        log_weights = of(particles)
+        _, log_sum, _ = ops_of_torch.normalize_log_weights(log_weights)
+        resampled = ops_of_torch.adaptive_resample(log_weights.detach(), torch.tensor(0.3))
+        return log_sum, particles[resampled[0]]
+
+    compiled = torch.compile(step, fullgraph=True, backend="aot_eager")
+    for ours, plain in zip(compiled(particles), step(particles), strict=True):
+        torch.testing.assert_close(ours, plain)
+    grads = []
+    for function in (compiled, step):
+        leaf = particles.clone().requires_grad_(True)
+        function(leaf)[0].backward()
+        grads.append(leaf.grad)
+    torch.testing.assert_close(*grads)
+
+
+def test_refusals_come_through():
+    with pytest.raises(ValueError, match="log_weights has only -inf"):
+        ops_of_torch.normalize_log_weights(torch.full((3,), -torch.inf))
