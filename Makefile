@@ -4,8 +4,6 @@ TORCH ?= torch==2.13.0
 BENCH ?=
 VENV := .venv
 BIN := $(VENV)/bin
-LARGE := ahead_of_time convolution mlp precision resampling
-PARALLEL := tests/integrations tests/statistics $(wildcard tests/test_cuda_*.py tests/test_engine_*.py) $(LARGE:%=tests/test_%.py)
 INTERPRETED := $(wildcard tests/test_triton_*.py tests/test_engine_*.py tests/test_device.py \
   tests/test_weights.py tests/test_hostile_arrays.py)
 # without nvcc, the CUDA engine is its host twin
@@ -23,8 +21,7 @@ demo: $(VENV)/.installed
 	$(BIN)/fastsmc demo
 
 test: $(VENV)/.installed
-	$(BIN)/pytest $(addprefix --ignore ,$(PARALLEL))
-	$(BIN)/pytest -n 2 $(PARALLEL)
+	$(BIN)/pytest -n 2
 	TRITON_INTERPRET=1 $(BIN)/pytest -n 2 -m triton $(INTERPRETED)
 
 # other libraries' own tests, on our functions

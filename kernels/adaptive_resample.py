@@ -4,9 +4,9 @@ The effective sample size of a row is compared on the device. A row that is kept
 that follows is the same for both: offspring are the differences of cumulative counts (`fastsmc.kernels.resample`), and
 ancestors in place follow from offspring alone (`fastsmc.kernels.offspring`), so that sorted ancestors are never made.
 
-Up to `Cut.alone` particles one program does all of it: a read of the log weights, a write of each result, and what it
-must search in scratch memory. Longer rows take the launches of the ops that this one is made of, but for `_settle`,
-which decides.
+Up to `Cut.alone` particles one program does all of it: a read of the log weights, and more of them from a cache, a
+write of each result, and what it must search in scratch memory. Longer rows take the launches of the ops that this one
+is made of, but for `_settle`, which decides.
 """
 
 from __future__ import annotations
@@ -47,7 +47,7 @@ def adaptive_resample(
         block = triton.next_power_of_2(n)
         _adapt_row[(rows,)](
             *(log_weights, u, least, *results, sums, counts, status, n),
-            BLOCK=block, SLOTS=min(cut.tile, block), SCHEME=code, **options_of(block), **ROOMY,
+            BLOCK=block, TILE=min(cut.tile, block), SCHEME=code, **options_of(block), **ROOMY,
         )  # fmt: skip
         return status
     parts = sums_of_parts(log_weights, status, cut)
@@ -81,7 +81,7 @@ def _store_settled(counts, offspring, normalized, x, largest, total, resampled, 
 @triton.jit
 def _adapt_row(
     log_weights, u, least, ancestors, offspring, normalized, log_sum, ess, sums, counts, status, n,
-    BLOCK: tl.constexpr, SLOTS: tl.constexpr, SCHEME: tl.constexpr,
+    BLOCK: tl.constexpr, TILE: tl.constexpr, SCHEME: tl.constexpr,
 ):  # fmt: skip
     row, index = tl.program_id(0).to(tl.int64), tl.arange(0, BLOCK)
     x = load_log_weights(log_weights, row * n, index, n, status)
@@ -89,7 +89,7 @@ def _adapt_row(
     e = exp64(x - tl.maximum(largest, LOWEST))
     total, squares = tl.sum(e, axis=0), tl.sum(e * e, axis=0)
     finish(log_sum, ess, status, row, n, largest, total, squares)
-    cumulate_row(x, u, sums, counts, status, row, index, n, n, SLOTS, SCHEME, True)
+    cumulate_row(log_weights, u, sums, counts, status, row, n, n, TILE, SCHEME, True)
     check_comb(u, status, row, index, n, SCHEME)
     x = load_log_weights(log_weights, row * n, index, n, status)  # a second read is cheaper than registers till here
     resampled = _too_small(total, squares, least, ess)
@@ -117,6 +117,6 @@ def _settle(
 
 
 BUILDS = (
-    *builds(_adapt_row, 128, 1024, ROOMY, BLOCK=(4096,), SLOTS=(2048,), SCHEME=(0, 1, 2, 3)),
+    *builds(_adapt_row, 128, 1024, ROOMY, BLOCK=(4096,), TILE=(2048,), SCHEME=(0, 1, 2, 3)),
     *builds(_settle, 128, 512, {}, SCHEME=(0, 1, 2, 3), BLOCK=(2048,), PARTS=(1024,)),
 )

@@ -69,8 +69,8 @@ def quantise(weights, scale):
     lift = tl.where(scale > 1022, _LIFT, 0)
     bits = (weights * tl.where(scale > 1022, 2.0**_LIFT, 1.0)).to(tl.int64, bitcast=True)
     mantissa = (bits & (_IMPLICIT - 1)) | _IMPLICIT  # of a subnormal this is wrong, and shifted out
-    distance = 1084 - scale + lift - (bits >> 52)
-    return (mantissa << 9) >> tl.minimum(tl.maximum(distance, 0), 63)
+    distance = (1084 - scale + lift).to(tl.int32) - (bits >> 52).to(tl.int32)  # in half the registers
+    return (mantissa << 9) >> tl.minimum(tl.maximum(distance, 0), 63).to(tl.int64)
 
 
 @triton.jit

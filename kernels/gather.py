@@ -99,7 +99,7 @@ BUILDS = (
             _check,
             {name: _TYPES[name] for name in signature(_check.fn).parameters},
             {"IN_PLACE": in_place, "BLOCK": _TILE},
-            registers=56,
+            registers=64,
             shared=64,
             options=options_of(_TILE),
         )

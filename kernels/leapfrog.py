@@ -248,14 +248,14 @@ def _build(name: str, absent: tuple[str, ...], registers: int) -> Build:
 BUILDS = (
     _build("leapfrog step", ("scale", "noise", "key"), 72),
     _build("leapfrog step, scaled", ("noise", "key"), 72),
-    _build("leapfrog step, refreshed", ("scale", "noise"), 80),
-    _build("leapfrog step, scaled and refreshed", (), 96),
+    _build("leapfrog step, refreshed", ("scale", "noise"), 96),
+    _build("leapfrog step, scaled and refreshed", (), 120),
     Build(
         "the plans of a trajectory",
         _plans_kernel,
         {"plans": "*fp32", "key": "*i64"} | dict.fromkeys(_SIZES, "fp32") | dict.fromkeys(_NAMES, "i64"),
         {},
-        registers=24,
+        registers=32,
         shared=0,
     ),
 )

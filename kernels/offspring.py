@@ -118,6 +118,6 @@ BUILDS = tuple(
     for kernel, block, registers, shared in (
         (_count, 2048, 64, 64),
         (_fill_vacancies, 2048, 96, 0),
-        (_permute_row, 4096, 96, 1024),
+        (_permute_row, 4096, 104, 1024),
     )
 )

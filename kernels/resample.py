@@ -5,11 +5,11 @@ at most i, and from these cumulative counts the ancestors, for which every slot 
 a function of the prefix sums of masses. Independent draws search the prefix sums, unsorted, and are counted by integer
 atomics, whose order does not matter; residual resampling counts its copies first and draws by the remainders.
 
-Up to `Cut.alone` particles and samples one program does all of it, with what it must search in scratch memory. Longer
-rows take a launch for each step: the largest weight, sums of masses at the safe scale and at the refined one,
-cumulative counts, ancestors, which is four reads of the weights, a write and a read of int32 counts, and a write of the
-ancestors. Draws add a launch for themselves and two for the prefix sums of their counts; the remainders' prefix sums
-take two more.
+Up to `Cut.alone` particles and samples one program does all of it, tile by tile: it reads the weights four times, all
+but the first from a cache, and has what it must search in scratch memory. Longer rows take a launch for each step: the
+largest weight, sums of masses at the safe scale and at the refined one, cumulative counts, ancestors, which is four
+reads of the weights, a write and a read of int32 counts, and a write of the ancestors. Draws add a launch for
+themselves and two for the prefix sums of their counts; the remainders' prefix sums take two more.
 """
 
 from __future__ import annotations
@@ -67,10 +67,10 @@ def resample(
     if max(n, m) <= cut.alone:
         sums = weights.new_empty((rows, n if scheme in DRAWN else 1), dtype=torch.int64)
         counts = weights.new_empty((rows, n), dtype=torch.int32)
-        shape = {"BLOCK": triton.next_power_of_2(n), "SLOTS": min(cut.tile, triton.next_power_of_2(m))}
+        tile = min(cut.tile, triton.next_power_of_2(max(n, m)))
         _resample_row[(rows,)](
             *(weights, u, ancestors, sums, counts, status, n, m),
-            **shape, SCHEME=code, LOG=log, **options_of(max(shape.values())), **ROOMY,
+            BLOCK=tile, SCHEME=code, LOG=log, **options_of(2 * tile), **ROOMY,
         )  # fmt: skip
         return status
     counts = cumulative_counts(scheme, log, weights, u, m, status, cut)
@@ -201,53 +201,102 @@ def _place_tile(u, below, ancestors, status, row, slot, n, m, SCHEME: tl.constex
 
 
 @triton.jit
-def cumulate_row(
-    x, u, sums, counts, status, row, index, n, m, SLOTS: tl.constexpr, SCHEME: tl.constexpr, LOG: tl.constexpr
-):
-    """How many of m samples have an ancestor of at most i, into counts [rows, n], from the weights of a row."""
-    largest = _largest_of(x, row * n, index, status, LOG)
-    _report_empty(status, largest, row * n, LOG)
-    w = _weights(x, largest, LOG)
-    scale = _first_scale(largest, n, LOG)
-    scale = refined_scale(tl.sum(quantise(w, scale), axis=0), scale, n)
-    masses = quantise(w, scale)
-    masses >>= too_fine(tl.sum(masses, axis=0)).to(tl.int64)
-    total = tl.sum(masses, axis=0)
-    if (SCHEME == _SYSTEMATIC) | (SCHEME == _STRATIFIED):
-        below = _comb_below(tl.cumsum(masses, axis=0), total, u, row, m, SCHEME).to(tl.int32)
+def _masses(values, row, index, n, largest, scale, LOG: tl.constexpr):
+    return quantise(_weights(_load(values, row * n, index, n, LOG), largest, LOG), scale)
+
+
+@triton.jit
+def _cumulate_tile(masses, before, copied, total, u, sums, counts, row, index, n, m, SCHEME: tl.constexpr):
+    """What a scheme makes of a tile; returns the masses and the copies up to its end.
+
+    Combs: counts [n] become cumulative counts. Multinomial: sums [n] become the prefix sums, counts zero. Residual:
+    counts become the numbers of copies, sums the remainders.
+    """
+    at = row * n + index
+    if SCHEME == _RESIDUAL:
+        quotient, remainder = divide(masses, total, m)
+        tl.store(sums + at, remainder, index < n)
+        tl.store(counts + at, quotient.to(tl.int32), index < n)
+        copied += tl.sum(quotient, axis=0)
     else:
-        drawn = tl.cast(m, tl.int64)
-        if SCHEME == _RESIDUAL:
-            copies, remainders = divide(masses, total, m)
-            tl.store(counts + row * n + index, copies.to(tl.int32), index < n)
-            drawn -= tl.sum(copies, axis=0)
-            masses = remainders >> bit_length(drawn)
-            total = tl.sum(masses, axis=0)
+        c = before + tl.cumsum(masses, axis=0)
+        before += tl.sum(masses, axis=0)
+        if SCHEME == _MULTINOMIAL:
+            tl.store(counts + at, tl.zeros_like(index).to(tl.int32), index < n)
+            tl.store(sums + at, c, index < n)
         else:
-            tl.store(counts + row * n + index, tl.zeros_like(index), index < n)
-        tl.store(sums + row * n + index, tl.cumsum(masses, axis=0), index < n)
-        tl.debug_barrier()
-        DRAWS: tl.constexpr = 256 if SLOTS > 256 else SLOTS  # more of them would spill
-        for start in range(0, m, DRAWS):
-            slot = start + tl.arange(0, DRAWS)
-            _draw_tile(u, sums, counts, status, row, slot, drawn, total, n, m)
-        tl.debug_barrier()
-        below = tl.cumsum(tl.load(counts + row * n + index, index < n, other=0), axis=0)
-        tl.debug_barrier()
-    tl.store(counts + row * n + index, below, index < n)
+            tl.store(counts + at, _comb_below(c, total, u, row, m, SCHEME).to(tl.int32), index < n)
+    return before, copied
+
+
+@triton.jit
+def _sum_row(values, row, n, largest, scale, BLOCK: tl.constexpr, LOG: tl.constexpr):
+    """Of masses at a scale, and at the next coarser one."""
+    fine, coarse = tl.zeros((), tl.int64), tl.zeros((), tl.int64)
+    for start in range(0, n, BLOCK):
+        masses = _masses(values, row, start + tl.arange(0, BLOCK), n, largest, scale, LOG)
+        fine += tl.sum(masses, axis=0)
+        coarse += tl.sum(masses >> 1, axis=0)
+    return fine, coarse
+
+
+@triton.jit
+def _scan_row(entries, n, shift, BLOCK: tl.constexpr):
+    """Entries [n], shifted, become their prefix sums; returns the sum of all."""
+    before = tl.zeros((), tl.int64)
+    for start in range(0, n, BLOCK):
+        index = start + tl.arange(0, BLOCK)
+        x = tl.load(entries + index, index < n, other=0).to(tl.int64) >> shift
+        tl.store(entries + index, (before + tl.cumsum(x, axis=0)).to(entries.dtype.element_ty), index < n)
+        before += tl.sum(x, axis=0)
+    return before
+
+
+@triton.jit
+def cumulate_row(
+    values, u, sums, counts, status, row, n, m, BLOCK: tl.constexpr, SCHEME: tl.constexpr, LOG: tl.constexpr
+):
+    """How many of m samples have an ancestor of at most i, into counts [rows, n], tile by tile."""
+    largest = tl.full((), float("-inf") if LOG else 0.0, tl.float64)
+    for start in range(0, n, BLOCK):
+        index = start + tl.arange(0, BLOCK)
+        x = _load(values, row * n, index, n, LOG)
+        largest = tl.maximum(largest, _largest_of(x, row * n, index, status, LOG))
+    _report_empty(status, largest, row * n, LOG)
+    scale = _first_scale(largest, n, LOG)
+    fine, coarse = _sum_row(values, row, n, largest, scale, BLOCK, LOG)
+    scale = refined_scale(fine, scale, n)
+    fine, coarse = _sum_row(values, row, n, largest, scale, BLOCK, LOG)
+    halved = too_fine(fine)
+    total = tl.where(halved, coarse, fine)
+    scale -= halved.to(tl.int64)
+    before, copied = tl.zeros((), tl.int64), tl.zeros((), tl.int64)
+    for start in range(0, n, BLOCK):
+        index = start + tl.arange(0, BLOCK)
+        masses = _masses(values, row, index, n, largest, scale, LOG)
+        before, copied = _cumulate_tile(masses, before, copied, total, u, sums, counts, row, index, n, m, SCHEME)
     tl.debug_barrier()
+    if (SCHEME == _MULTINOMIAL) | (SCHEME == _RESIDUAL):
+        drawn = m - copied
+        if SCHEME == _RESIDUAL:
+            total = _scan_row(sums + row * n, n, bit_length(drawn), BLOCK)
+            tl.debug_barrier()
+        for start in range(0, m, BLOCK):
+            _draw_tile(u, sums, counts, status, row, start + tl.arange(0, BLOCK), drawn, total, n, m)
+        tl.debug_barrier()
+        _scan_row(counts + row * n, n, 0, BLOCK)
+        tl.debug_barrier()
 
 
 @triton.jit
 def _resample_row(
     values, u, ancestors, sums, counts, status, n, m,
-    BLOCK: tl.constexpr, SLOTS: tl.constexpr, SCHEME: tl.constexpr, LOG: tl.constexpr,
+    BLOCK: tl.constexpr, SCHEME: tl.constexpr, LOG: tl.constexpr,
 ):  # fmt: skip
-    row, index = tl.program_id(0).to(tl.int64), tl.arange(0, BLOCK)
-    x = _load(values, row * n, index, n, LOG)
-    cumulate_row(x, u, sums, counts, status, row, index, n, m, SLOTS, SCHEME, LOG)
-    for start in range(0, m, SLOTS):
-        _place_tile(u, counts, ancestors, status, row, start + tl.arange(0, SLOTS), n, m, SCHEME)
+    row = tl.program_id(0).to(tl.int64)
+    cumulate_row(values, u, sums, counts, status, row, n, m, BLOCK, SCHEME, LOG)
+    for start in range(0, m, BLOCK):
+        _place_tile(u, counts, ancestors, status, row, start + tl.arange(0, BLOCK), n, m, SCHEME)
 
 
 @triton.jit
@@ -279,7 +328,7 @@ def _sum_masses(
     sum_fine, sum_coarse = tl.zeros((), tl.int64), tl.zeros((), tl.int64)
     for tile in range(tiles):
         index = tile_index(tile, tiles, BLOCK)
-        masses = quantise(_weights(_load(values, row * n, index, n, LOG), top, LOG), scale)
+        masses = _masses(values, row, index, n, top, scale, LOG)
         sum_fine += tl.sum(masses, axis=0)
         sum_coarse += tl.sum(masses >> 1, axis=0)
     tl.store(fine + row * PARTS + tl.program_id(1), sum_fine)
@@ -292,11 +341,7 @@ def _cumulate(
     values, u, largest, scales, fine, coarse, sums, counts, copies, n, m, tiles,
     SCHEME: tl.constexpr, LOG: tl.constexpr, BLOCK: tl.constexpr, PARTS: tl.constexpr,
 ):  # fmt: skip
-    """What a scheme makes of the prefix sums of masses.
-
-    Combs: counts [n] become cumulative counts. Multinomial: sums [n] become the prefix sums, counts zero. Residual:
-    counts become the numbers of copies, sums the remainders, and `copies` the copies of each part.
-    """
+    """What a scheme makes of the masses of a part; `copies` of it are counted."""
     row, parts = tl.program_id(0).to(tl.int64), tl.num_programs(1)
     top = tl.max(load_parts(largest, row, parts, PARTS, float("-inf")), axis=0)
     part_masses = load_parts(fine, row, parts, PARTS, 0)
@@ -308,21 +353,8 @@ def _cumulate(
     copied = tl.zeros((), tl.int64)
     for tile in range(tiles):
         index = tile_index(tile, tiles, BLOCK)
-        at = row * n + index
-        masses = quantise(_weights(_load(values, row * n, index, n, LOG), top, LOG), scale)
-        if SCHEME == _RESIDUAL:
-            quotient, remainder = divide(masses, total, m)
-            tl.store(sums + at, remainder, index < n)
-            tl.store(counts + at, quotient.to(tl.int32), index < n)
-            copied += tl.sum(quotient, axis=0)
-        else:
-            c = before + tl.cumsum(masses, axis=0)
-            before += tl.sum(masses, axis=0)
-            if SCHEME == _MULTINOMIAL:
-                tl.store(counts + at, tl.zeros_like(index).to(tl.int32), index < n)
-                tl.store(sums + at, c, index < n)
-            else:
-                tl.store(counts + at, _comb_below(c, total, u, row, m, SCHEME).to(tl.int32), index < n)
+        masses = _masses(values, row, index, n, top, scale, LOG)
+        before, copied = _cumulate_tile(masses, before, copied, total, u, sums, counts, row, index, n, m, SCHEME)
     if SCHEME == _RESIDUAL:
         tl.store(copies + row * PARTS + tl.program_id(1), copied)
 
@@ -355,12 +387,12 @@ TYPES = {
     **dict.fromkeys(("scales", "scale_before", "scale_now", "sums_before", "status"), "*i64"),
     **dict.fromkeys(("counts", "below"), "*i32"),
     **dict.fromkeys(("n", "m", "tiles", "parts"), "i32"),
-    **dict.fromkeys(("BLOCK", "SLOTS", "PARTS", "SCHEME", "LOG", "FIRST"), "constexpr"),
+    **dict.fromkeys(("BLOCK", "TILE", "PARTS", "SCHEME", "LOG", "FIRST"), "constexpr"),
     **dict.fromkeys(("largest", "total", "squares", "least", "u"), "*fp64"),
 }
 
 
-def builds(kernel: Any, registers: int, shared: int, more: dict[str, int], **choices: tuple[int, ...]) -> list[Build]:
+def builds(kernel: Any, registers: int, shared: int, more: dict[str, Any], **choices: tuple[int, ...]) -> list[Build]:
     """A kernel in all combinations of choices, for weights of both types where it reads them."""
     names = signature(kernel.fn).parameters
     floats = ("fp32", "fp64") if {"values", "log_weights"} & {*names} else ("",)
@@ -381,7 +413,7 @@ def builds(kernel: Any, registers: int, shared: int, more: dict[str, int], **cho
 
 _PART = {"BLOCK": (2048,), "PARTS": (1024,)}
 BUILDS = (
-    *builds(_resample_row, 128, 1024, ROOMY, BLOCK=(4096,), SLOTS=(2048,), SCHEME=(0, 1, 2, 3), LOG=(0, 1)),
+    *builds(_resample_row, 128, 1024, options_of(4096) | ROOMY, BLOCK=(2048,), SCHEME=(0, 1, 2, 3), LOG=(0, 1)),
     *builds(_find_largest, 56, 64, {}, LOG=(0, 1), **_PART),
     *builds(_sum_masses, 80, 128, {}, FIRST=(0, 1), LOG=(0, 1), **_PART),
     *builds(_cumulate, 128, 512, ROOMY, SCHEME=(0, 1, 2, 3), LOG=(0, 1), **_PART),

@@ -162,6 +162,6 @@ BUILDS = tuple(
     for kernel, constexprs, registers, shared in (
         (_normalize_row, {"BLOCK": 4096}, 64, 128),
         (_sum_parts, {"BLOCK": 2048, "PARTS": 1024}, 72, 128),
-        (_scale_parts, {"BLOCK": 2048, "PARTS": 1024}, 104, 128),
+        (_scale_parts, {"BLOCK": 2048, "PARTS": 1024}, 128, 128),
     )
 )

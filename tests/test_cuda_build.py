@@ -18,6 +18,7 @@ if not cubins.TOOLS.is_dir():
 
 ARCHITECTURES = ("sm_80", "sm_90a")
 REGISTERS = {
+    "AdaptRow": 96,
     "AddSlices": 32,
     "CheckAncestors": 24,
     "CountParts": 40,
@@ -36,6 +37,7 @@ REGISTERS = {
     "ResampleRow": 80,
     "ScaleGroups": 56,
     "ScanParts": 80,
+    "Settle": 48,
     "Store": 16,
     "SumGroups": 48,
     "SumMasses": 56,

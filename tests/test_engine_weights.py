@@ -17,6 +17,7 @@ pytestmark = pytest.mark.filterwarnings("ignore::RuntimeWarning")  # of NumPy, o
 FLOATS = (np.float32, np.float64)
 NAN, INF = np.nan, np.inf
 LAST = np.nextafter(1.0, 0.0)
+CUTS = ("alone", "loops", "parts", "tiles")
 
 
 def code_of(status):
@@ -40,16 +41,16 @@ class Kernels:
             from fastsmc.kernels import engine
             from fastsmc.kernels.rows import Cut
 
-            # one program for a row; parts of one tile each, and of several
-            cuts = Cut(), Cut(alone=1, tile=16, parts=32), Cut(alone=1, tile=16, parts=4)
-            self.long = {"alone": 150, "parts": 150, "tiles": 150}
+            # one program for a row, in one tile and in several; parts of one tile each, and of several
+            cuts = Cut(), Cut(tile=64), Cut(alone=1, tile=16, parts=32), Cut(alone=1, tile=16, parts=4)
+            self.long = dict.fromkeys(CUTS, 150)
         else:
             from fastsmc import cuda as engine
             from fastsmc.cuda import Cut
 
-            cuts = Cut(), Cut(alone=0), Cut(alone=0, parts=2)
-            self.long = {"alone": 4000, "parts": 9000, "tiles": 9000}
-        self.engine, self.cuts = engine, dict(zip(("alone", "parts", "tiles"), cuts, strict=True))
+            cuts = Cut(), Cut(), Cut(alone=0), Cut(alone=0, parts=2)
+            self.long = dict(zip(CUTS, (4000, 300, 9000, 9000), strict=True))
+        self.engine, self.cuts = engine, dict(zip(CUTS, cuts, strict=True))
 
     def on_device(self, array):
         return torch.from_numpy(np.array(array)).to(self.device)
@@ -91,7 +92,7 @@ def kernels(request, unmirrored):
     return Kernels(request.param)
 
 
-cuts = pytest.mark.parametrize("cut", ["alone", "parts", "tiles"])
+cuts = pytest.mark.parametrize("cut", CUTS)
 
 
 @cuts

@@ -1,6 +1,7 @@
 #include "cuda/adaptive.h"
 
 #include <algorithm>
+#include <cmath>
 
 namespace fastsmc::cuda {
 
@@ -16,7 +17,8 @@ void adaptive_resample(const Queue& queue, Cut cut, Scheme scheme, double thresh
   const Values<T> values{log_weights, n, true, status};
   const Numbers numbers = numbers_of(u, scheme, n, status);
   const Results<T> to{nullptr, log_sum, ess};
-  const Settled<T> settled{threshold * static_cast<double>(n), n, ancestors, offspring, normalized};
+  const auto count = static_cast<double>(n);
+  const Settled<T> settled{threshold * count, static_cast<T>(-std::log(count)), ancestors, offspring, normalized};
   if (n <= std::min(cut.alone, Short::kLongest))
     return launch(Short{from, {values, numbers, scheme, n}, to, settled}, rows, stream);
   if (n <= std::min(cut.alone, Row::kLongest))

@@ -27,12 +27,11 @@ struct SumsOfRows {
 template <class T>
 struct Settled {
   double least;  // the effective sample size of a row that is kept, as it is returned
-  int64_t n;
+  T equal;       // log weight of each particle of the others
   int64_t *ancestors, *offspring;
   T* normalized;
 
   FASTSMC_HD bool keeps(double ess) const { return !(static_cast<double>(static_cast<T>(ess)) < least); }
-  FASTSMC_HD double equal() const { return -log(static_cast<double>(n)); }
 };
 
 template <class T, int kGroups>
@@ -77,12 +76,11 @@ struct AdaptRow {
       children[thread][k] = i < n ? counts[i] - (i > 0 ? counts[i - 1] : 0) : 0;
     });
     block.sync();
-    const double equal = settled.equal();
     for_tile<kItems>(block, 0, [&](int thread, int k, int i) {
       if (i >= n) return;
       counts[i] = children[thread][k];
       settled.offspring[row * n + i] = children[thread][k];
-      settled.normalized[row * n + i] = static_cast<T>(equal);
+      settled.normalized[row * n + i] = settled.equal;
     });
     block.sync();
     fill_row<kThreads, kItems>(block, counts, room, n, settled.ancestors + row * n, scratch);
@@ -114,15 +112,17 @@ struct Settle {
   FASTSMC_KERNEL void operator()(Block& block) const {
     const int64_t row = parts.row(block.index()), n = parts.n;
     const RowSums sums = of.sums[row];
-    const double log_total = log(sums.total), equal = settled.equal();
+    const double log_total = log(sums.total);
     const bool kept = settled.keeps(sums.ess());
     parts.for_tiles(block.index(), [&](int64_t begin) {
       for_tile<kPartItems>(block, begin, [&](int, int, int64_t i) {
         if (i < numbers.of_row) numbers.check(row, i);
-        if (i >= n) return;
         const int64_t at = row * n + i;
-        settled.offspring[at] = kept ? 1 : counts[at] - (i > 0 ? counts[at - 1] : 0);
-        settled.normalized[at] = static_cast<T>(kept ? (values.entry(row, i) - sums.largest) - log_total : equal);
+        if (i < n) settled.offspring[at] = kept ? 1 : counts[at] - (i > 0 ? counts[at - 1] : 0);
+      });
+      for_tile<kPartItems>(block, begin, [&](int, int, int64_t i) {
+        const double x = (values.entry(row, i) - sums.largest) - log_total;
+        if (i < n) settled.normalized[row * n + i] = kept ? static_cast<T>(x) : settled.equal;
       });
     });
     block.each([&](int thread) {
