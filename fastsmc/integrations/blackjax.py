@@ -3,7 +3,7 @@
 >>> likelihood = bnn_log_likelihood(net, x, y)
 >>> blackjax.tempered_smc(log_prior, likelihood, hmc.build_kernel(), hmc.init, parameters, systematic, 5)
 
-and the same with all particles moved at once, which costs a third:
+and the same with all particles moved at once:
 
 >>> moves = fused_hmc(net, x, y, num_integration_steps=10)
 >>> blackjax.tempered_smc(..., update_particles_fn=moves)
