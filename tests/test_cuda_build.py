@@ -37,7 +37,7 @@ REGISTERS = {
     "ResampleRow": 80,
     "ScaleGroups": 56,
     "ScanParts": 80,
-    "Settle": 48,
+    "Settle": 64,
     "Store": 16,
     "SumGroups": 48,
     "SumMasses": 56,
