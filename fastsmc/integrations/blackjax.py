@@ -33,10 +33,10 @@ Array = Any
 
 def _as_blackjax(scheme: str) -> Callable[[Array, Array, int], Array]:
     def resampling(rng_key: Array, weights: Array, num_samples: int) -> Array:
-        """Indices [num_samples] of particles, drawn by weights [N]."""
+        """Indices [num_samples] of particles, drawn by weights [N], or by a column of them, as pretuning has."""
         shape = (num_samples,) if SCHEMES[scheme] else ()
         u = jax.random.uniform(rng_key, shape, weights.dtype)
-        return resample(weights, u, scheme, log=False, num_samples=num_samples)
+        return resample(weights.reshape(-1), u, scheme, log=False, num_samples=num_samples)
 
     resampling.__name__ = resampling.__qualname__ = scheme
     return resampling

@@ -11,6 +11,7 @@ jax = pytest.importorskip("jax")
 blackjax = pytest.importorskip("blackjax")
 pytest.importorskip("fastsmc._jax", reason="this package was built without its JAX module")
 
+from fastsmc.integrations import blackjax as integration  # noqa: E402
 from fastsmc.integrations.blackjax import (  # noqa: E402
     bnn_log_likelihood,
     data_annealing,
@@ -49,6 +50,14 @@ def summary(evidence, particles, weights, exact):
     error = np.asarray(particles, np.float64) - mean
     weights = np.asarray(weights, np.float64) / np.sum(weights)
     return [evidence, *(weights @ error), *(weights @ error**2 / np.diag(covariance))]
+
+
+@pytest.mark.parametrize("scheme", fs.ops.SCHEMES)
+def test_resampling_functions_take_a_column_of_weights(scheme):
+    """As `blackjax.smc.pretuning` hands them over."""
+    resampling = getattr(integration, scheme)
+    key, weights = jax.random.key(0), jax.random.uniform(jax.random.key(1), (50,))
+    assert np.array_equal(resampling(key, weights[:, None], 30), resampling(key, weights, 30))
 
 
 def test_fused_moves_sample_the_posterior():
