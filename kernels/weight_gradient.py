@@ -187,7 +187,7 @@ def _build(weights: Weights, precision: int, fused: bool, registers: int, shared
 # Triton from 3.6 to 3.9.
 _MEANS = (
     (Weights(784, 100, 0, 79_510), 200, 200, 49_152),
-    (Weights(100, 100, 78_500, 89_610), 200, 200, 49_152),
+    (Weights(100, 100, 78_500, 89_610), 208, 200, 49_152),
     (Weights(100, 10, 78_500, 79_510), 120, 112, 36_864),
     (Weights(13, 50, 0, 751), 120, 120, 26_624),
     (Weights(50, 1, 700, 751), 128, 128, 36_864),

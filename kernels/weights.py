@@ -13,7 +13,7 @@ import torch
 import triton
 import triton.language as tl
 
-from fastsmc.kernels.build import Build
+from fastsmc.kernels.build import ROOMY, Build
 from fastsmc.kernels.exponential import exp64
 from fastsmc.kernels.rows import DEFAULT_CUT, Cut, load_parts, new_status, options_of, report, report_row, tile_index
 
@@ -34,7 +34,7 @@ def normalize_log_weights(
     grid, tiles = cut.grid(rows, n), cut.tiles(n)
     shape = {"BLOCK": cut.tile, "PARTS": cut.parts, **options_of(cut.tile)}
     sums = sums_of_parts(log_weights, status, cut)
-    _scale_parts[grid](log_weights, *sums, weights, log_sum, ess, status, n, tiles, **shape)
+    _scale_parts[grid](log_weights, *sums, weights, log_sum, ess, status, n, tiles, **shape, **ROOMY)
     return status
 
 
@@ -156,12 +156,12 @@ BUILDS = tuple(
         constexprs,
         registers=registers,
         shared=shared,
-        options=options_of(constexprs["BLOCK"]),
+        options=options_of(constexprs["BLOCK"]) | more,
     )
     for float_type in ("fp32", "fp64")
-    for kernel, constexprs, registers, shared in (
-        (_normalize_row, {"BLOCK": 4096}, 64, 128),
-        (_sum_parts, {"BLOCK": 2048, "PARTS": 1024}, 72, 128),
-        (_scale_parts, {"BLOCK": 2048, "PARTS": 1024}, 128, 128),
+    for kernel, constexprs, registers, shared, more in (
+        (_normalize_row, {"BLOCK": 4096}, 64, 128, {}),
+        (_sum_parts, {"BLOCK": 2048, "PARTS": 1024}, 72, 128, {}),
+        (_scale_parts, {"BLOCK": 2048, "PARTS": 1024}, 128, 128, ROOMY),
     )
 )
