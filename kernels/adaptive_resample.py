@@ -39,7 +39,7 @@ def adaptive_resample(
     """Ancestors in place, offspring and log weights [..., P] of rows that are resampled or kept; returns the status."""
     n = log_weights.shape[-1]
     rows, status, code = log_weights.numel() // n, new_status(log_weights), SCHEMES.index(scheme)
-    least = log_weights.new_full((1,), threshold * n, dtype=torch.float64)
+    least = log_weights.new_full((1,), threshold * n, dtype=torch.float64)  # as a number it would be float32
     results = ancestors, offspring, normalized, log_sum, ess
     if n <= cut.alone:
         sums = log_weights.new_empty((rows, n), dtype=torch.int64)

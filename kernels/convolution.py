@@ -519,7 +519,7 @@ def _builds(convolution: Convolution, name: str, before: int, precision: int) ->
         yield _build(_input_gradient_kernel, f"input gradient of {name}", (), precision, common | tile, warps)
 
 
-# Registers and shared memory for each precision, the most of sm_80 and sm_90, by any Triton from 3.6 to 3.9.
+# Registers and shared memory for each precision, the most of sm_80 and sm_90, by Triton 3.6 and 3.9.
 _MEANS = {
     "forward": ((248, 12_288), (240, 12_288), (200, 5_120)),
     "weight gradient": ((224, 36_864), (216, 26_624), (208, 5_120)),

@@ -450,7 +450,7 @@ def _build(widths: tuple[int, ...], precision: int, with_grad: bool, registers: 
     )
 
 
-# Registers and shared memory for each precision, the most of sm_80 and sm_90, by any Triton from 3.6 to 3.9.
+# Registers and shared memory for each precision, the most of sm_80 and sm_90, by Triton 3.6 and 3.9.
 _MEANS = {
     (784, 100, 10): ((240, 40_960), (240, 65_536), (216, 131_072)),
     (784, 100, 100, 10): ((255, 40_960), (255, 65_536), (255, 131_072)),

@@ -183,8 +183,8 @@ def _build(weights: Weights, precision: int, fused: bool, registers: int, shared
     )
 
 
-# A layer, registers where its gradient is written and where it is used, and shared memory, in any precision, by any
-# Triton from 3.6 to 3.9.
+# A layer, registers where its gradient is written and where it is used, and shared memory, in any precision, by
+# Triton 3.6 and 3.9.
 _MEANS = (
     (Weights(784, 100, 0, 79_510), 200, 200, 49_152),
     (Weights(100, 100, 78_500, 89_610), 208, 200, 49_152),

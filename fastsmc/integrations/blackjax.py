@@ -178,6 +178,7 @@ def data_annealing(
     from blackjax.base import SamplingAlgorithm
     from blackjax.smc import base, from_mcmc
 
+    x, y = np.asarray(x), np.asarray(y)  # to be cut while jax.jit traces
     update = from_mcmc.build_kernel(mcmc_step_fn, mcmc_init_fn, resampling_fn)
 
     def likelihood_of(begin: int, end: int) -> Callable[[Array], Array]:
@@ -202,7 +203,7 @@ def data_annealing(
         return DataAnnealedState(position, jnp.full(len(position), 1 / len(position)), 0)
 
     def step(rng_key: Array, state: DataAnnealedState, size: int) -> tuple[DataAnnealedState, Any]:
-        if not state.size <= size <= len(np.asarray(y)):
+        if not state.size <= size <= len(y):
             raise ValueError(f"size is {size}; it must lie between {state.size}, that of the state, and {len(y)}")
         moved, info = advance(rng_key, state.particles, state.weights, before=state.size, size=size)
         return DataAnnealedState(moved.particles, moved.weights, size), info

@@ -42,14 +42,14 @@ class BatchedLogp:
         if any(variable.dtype in kernels.discrete_types for variable in variables):
             return cls(function, reason="discrete variables are rounded one point after the other")
         start = model.initial_point()
+        shared = make_shared_replacements(start, variables, model)
+        (of_one,), point = join_nonshared_inputs(start, [value], variables, shared)
+        points = pt.matrix("points", dtype=point.type.dtype)
         try:
-            shared = make_shared_replacements(start, variables, model)
-            (of_one,), point = join_nonshared_inputs(start, [value], variables, shared)
-            points = pt.matrix("points", dtype=point.type.dtype)
             of_all = vectorize_graph(of_one, replace={point: points})
-            many = compile([points], of_all, on_unused_input="ignore")
-        except (NotImplementedError, TypeError, ValueError) as error:  # an op that knows no batches
-            return cls(function, reason=f"{type(error).__name__}: {error}")
+        except NotImplementedError as error:  # of an op that PyTensor knows no batches of
+            return cls(function, reason=str(error))
+        many = compile([points], of_all, on_unused_input="ignore")
         many.trust_input = True
         return cls(function, many)
 

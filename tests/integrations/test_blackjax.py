@@ -83,11 +83,11 @@ def test_fused_moves_sample_the_posterior():
 
 
 def test_fused_moves_are_blackjax_own_in_distribution():
-    """Mean acceptance and squared jumps under a mass matrix, from particles that are anywhere."""
+    """Mean acceptance and squared jumps under a mass matrix, from particles that are anywhere: false alarm 1e-6."""
     posterior, x, y, _ = regression()
     mass = {"inverse_mass_matrix": np.array([0.5, 2.0, 1.0])}
     parameters = blackjax.smc.extend_params(PARAMETERS | mass)
-    ours = bnn_log_likelihood(posterior.network, x, y, posterior.likelihood)
+    likelihood = bnn_log_likelihood(posterior.network, x, y, posterior.likelihood)
     moves = fused_hmc(
         posterior.network, x, y, 5, likelihood=posterior.likelihood, resampling_fn=lambda k, w, n: np.arange(n)
     )
@@ -97,14 +97,15 @@ def test_fused_moves_are_blackjax_own_in_distribution():
 
     def moved(update, key):
         kernel = blackjax.smc.tempered.build_kernel(
-            log_prior, ours, *hmc()[:2], lambda k, w, n: np.arange(n), update_particles_fn=update
+            log_prior, likelihood, *hmc()[:2], lambda k, w, n: np.arange(n), update_particles_fn=update
         )
         after, info = kernel(jax.random.key(key), state, 1, 0.5, parameters)
-        return np.mean((after.particles - state.particles) ** 2, 0), info.update_info.acceptance_rate.mean()
+        jumps, rate = (after.particles - state.particles) ** 2, info.update_info.acceptance_rate.reshape(-1, 1)
+        found = np.concatenate([jumps, rate], axis=1, dtype=np.float64)
+        return found.mean(0), found.var(0) / len(found)
 
-    (jumps, rate), (theirs, their_rate) = moved(moves, 1), moved(None, 2)
-    np.testing.assert_allclose(jumps, theirs, rtol=0.15)
-    assert abs(rate - their_rate) < 0.02
+    (ours, variance), (theirs, their_variance) = moved(moves, 1), moved(None, 2)
+    assert np.all(np.abs(ours - theirs) < 5.2 * np.sqrt(variance + their_variance))
 
 
 def test_parameters_of_fused_moves_must_be_shared():
@@ -128,8 +129,9 @@ def in_steps(algorithm, sizes, seed):
 @pytest.mark.parametrize("sizes", [(12, 60), (2, 8, 24, 60)], ids=len)
 def test_data_annealing_is_right_for_every_schedule(sizes):
     posterior, x, y, exact = regression()
+    data = jax.numpy.asarray(x), jax.numpy.asarray(y)
     algorithm = data_annealing(
-        log_prior, posterior.network, x, y, *hmc(), num_mcmc_steps=4, likelihood=posterior.likelihood
+        log_prior, posterior.network, *data, *hmc(), num_mcmc_steps=4, likelihood=posterior.likelihood
     )
     found = []
     for seed in SEEDS:

@@ -24,15 +24,16 @@ def regression():
 
 @pytest.mark.parametrize("kernel", [ours.IMH, ours.MH])
 def test_evidence_and_posterior(regression, kernel):
+    """By Student's t over eight chains, of log evidence, means and variances: false alarm 1e-3, the seed is fixed."""
     model, (log_evidence, mean, covariance) = regression
     with model:
-        trace = pm.sample_smc(1000, kernel=kernel, chains=4, cores=1, random_seed=1, progressbar=False)
+        trace = pm.sample_smc(1000, kernel=kernel, chains=8, cores=1, random_seed=1, progressbar=False)
     evidence = [float(np.asarray(chain).ravel()[-1]) for chain in trace.sample_stats.log_marginal_likelihood.values]
-    assert abs(np.mean(evidence) - log_evidence) < 0.2
-    found = np.concatenate([trace.posterior.slope.values, trace.posterior.level.values[..., None]], axis=-1)
-    error = (found.reshape(-1, 3) - mean) / np.sqrt(np.diag(covariance))
-    assert np.all(np.abs(error.mean(0)) < 0.15)
-    assert np.all(np.abs(error.var(0) - 1) < 0.2)
+    weights = np.concatenate([trace.posterior.slope.values, trace.posterior.level.values[..., None]], axis=-1)
+    error = (weights - mean) / np.sqrt(np.diag(covariance))
+    found = np.column_stack([np.array(evidence) - log_evidence, error.mean(1), (error**2).mean(1) - 1])
+    t = found.mean(0) / (found.std(0, ddof=1) / np.sqrt(8))
+    assert np.all(np.abs(t) < 7.9), t
 
 
 def test_densities_of_all_points_are_those_of_each(regression):
@@ -47,16 +48,14 @@ def test_densities_of_all_points_are_those_of_each(regression):
 
 
 def test_what_cannot_be_vectorised_is_evaluated_one_by_one():
-    def simulator(rng, a, size=None):
-        return rng.normal(a, 1, size=size)
-
     with pm.Model():
-        a = pm.Normal("a", 0, 1)
-        pm.Simulator("s", simulator, a, observed=np.zeros(5), epsilon=1.0)
+        number = pm.Poisson("number", 3)
+        pm.Normal("y", number, 1, observed=[2.0, 3.5])
         kernel = ours.MH(draws=10)
         kernel._initialize_kernel()
-    points = kernel.tempered_posterior
-    assert kernel.likelihood_logp_func(points).shape == (10,)
+    points, density = kernel.tempered_posterior, kernel.likelihood_logp_func
+    assert density.reason.startswith("discrete variables")
+    np.testing.assert_array_equal(density(points), [density(point) for point in points])
 
 
 def test_kernels_go_to_workers_and_back(regression):
