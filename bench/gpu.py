@@ -120,8 +120,10 @@ def graphed(call: Call) -> Call:
 class Bench:
     """Collects rows, and prints a table per case."""
 
-    def __init__(self) -> None:
+    def __init__(self, keep: bool = True) -> None:
+        self.keep = keep
         self.rows: list[Row] = []
+        self.failed: list[str] = []
         self.choices: list[dict[str, Any]] = []
         self.console = Console(width=130)
 
@@ -134,10 +136,7 @@ class Bench:
         row: int = 0,
         graphs: bool = True,
     ) -> None:
-        """Time providers in turn, and ours in a graph too; ``floor`` is in seconds.
-
-        Where there is more than one engine, the fastest is the choice for these ops on rows of this length.
-        """
+        """Time providers in turn, and ours in a graph too; ``floor`` is in seconds."""
         calls, repeats = dict(calls), {}
         if DEVICE == "cuda" and graphs:
             calls |= {f"{name}, as a graph": graphed(call) for name, call in calls.items() if name.startswith(OURS)}
@@ -154,6 +153,11 @@ class Bench:
             ratios = (f"{middle / ours:.2f}x", f"{middle / (1e6 * floor):.1f}x")
             table.add_row(provider, *(f"{t:,.1f} us" for t in (middle, low, high)), *ratios)
         self.console.print(table)
+        self.choose(ops, row, times)
+        self.write()
+
+    def choose(self, ops: Sequence[str], row: int, times: Mapping[str, Sequence[float]]) -> None:
+        """The fastest engine is the choice for these ops on rows of this length."""
         ranked = sorted((median(times[provider]), backend) for provider, backend in engines().items())
         if ops and len(ranked) > 1:
             (us, backend), (second_us, second) = ranked[:2]
@@ -161,8 +165,18 @@ class Bench:
             here = {"capability": capability(DEVICE), **{key: machine()[key] for key in ("card", "date")}}
             self.choices += [{"op": op, **found, **here} for op in ops]
 
+    def attempt(self, kind: Callable[..., None], *arguments: Any) -> None:
+        """Run the cases of a kind; one that fails is told, and does not keep the others from being run."""
+        try:
+            kind(self, *arguments)
+        except (AssertionError, RuntimeError) as error:
+            self.failed.append(f"{kind.__name__} {' '.join(map(str, arguments))}: {type(error).__name__}: {error}")
+            self.console.print(f"[red]{self.failed[-1]}")
+
     def write(self) -> None:
-        """To bench/results/, and this card's lines to the table of choices."""
+        """To bench/results/, and this card's lines to the table of choices, after every case: runs break off."""
+        if not self.keep:
+            return
         with choice.TABLE.open(newline="") as file:
             reader = csv.DictReader(file)
             columns = list(reader.fieldnames or ())
@@ -293,19 +307,19 @@ def main() -> None:
     parser = argparse.ArgumentParser("bench.gpu", description=__doc__.partition("\n")[0])
     parser.add_argument("--quick", action="store_true", help="tiny sizes, nothing written: to see that it runs")
     quick = parser.parse_args().quick
-    bench = Bench()
-    for n in (300,) if quick else (4096, 1_000_000, 10_000_000):
-        resampling(bench, n)
-        resampling_step(bench, n)
+    bench = Bench(keep=not quick)
     cases = [Case((5, 4, 3), 2, 8)] if quick else [Case(widths, p, b) for widths, p, b in SHAPES]
-    for precision in fs.ops.PRECISIONS:
-        for case in cases:
-            gradient(bench, case, precision)
-            trajectory(bench, case, precision)
+    for case in cases:
+        for precision in fs.ops.PRECISIONS:
+            bench.attempt(gradient, case, precision)
+            bench.attempt(trajectory, case, precision)
+    for n in (300,) if quick else (4096, 1_000_000, 10_000_000):
+        bench.attempt(resampling, n)
+        bench.attempt(resampling_step, n)
     for case in cases[1:] or cases:
-        iteration(bench, case)
-    if not quick:
-        bench.write()
+        bench.attempt(iteration, case)
+    if bench.failed:
+        raise SystemExit("\n".join(("These failed:", *bench.failed)))
 
 
 if __name__ == "__main__":

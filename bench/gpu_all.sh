@@ -1,12 +1,14 @@
 #!/usr/bin/env bash
 # All that needs a CUDA device, in calls of less than ten minutes: bench/gpu_all.sh test | sanitize | tune | bench
-# Needs torch with CUDA, triton and pytest. Builds the engine of the CPU, to compare with, and that of CUDA C++ where
-# there is nvcc, unless both are there: fastsmc/_cpu*.so and fastsmc/_cuda*.so, built elsewhere for this Python.
+# Needs torch with CUDA, triton, pytest, pytest-timeout and pytest-xdist. Builds the engine of the CPU, to compare with,
+# and that of CUDA C++ where there is nvcc, unless both are there: fastsmc/_cpu*.so and fastsmc/_cuda*.so, built
+# elsewhere for this Python.
 set -euo pipefail
 cd "$(dirname "$0")/.."
 OUT=${OUT:-build/gpu}
+WORKERS=${WORKERS:-$(nproc)} # that compile kernels while one runs its own
 mkdir -p "$OUT"
-export PYTHONPATH=$PWD
+export PYTHONPATH=$PWD XLA_PYTHON_CLIENT_PREALLOCATE=false
 
 build() {  # without pip: the module is put beside the sources, and kernels/ where they import it from
   python -c "from fastsmc import _cpu, _cuda; assert _cuda.device() == 'cuda'" 2>"$OUT/import.log" && return
@@ -16,14 +18,21 @@ build() {  # without pip: the module is put beside the sources, and kernels/ whe
   cmake --build build/engines -j >>"$OUT/cmake.log"
 }
 
-test_all() { pytest -q -m gpu -p no:cacheprovider --junitxml="$OUT/gpu.xml" tests; }
+test_all() { pytest -q -n "$WORKERS" -m gpu -p no:cacheprovider --timeout 120 --junitxml="$OUT/gpu.xml" tests; }
 
-sanitize() {  # the smallest shapes: every access is watched
+# The smallest shapes, since every access is watched; the tools side by side, since that takes the host's time.
+sanitize() {
   local tool failed=0
+  local tests=(tests/test_{cuda_network,engine_weights,triton_graphs,triton_leapfrog,triton_mlp,triton_weights}.py)
   for tool in memcheck racecheck synccheck; do
-    compute-sanitizer --tool "$tool" --error-exitcode 1 --log-file "$OUT/$tool.log" \
-      pytest -q -m "gpu and not large" -p no:cacheprovider tests/test_{triton,engine,cuda}_*.py ||
-      { failed=1; tail -30 "$OUT/$tool.log"; }
+    compute-sanitizer --tool "$tool" --target-processes all --log-file "build/$tool.%p" \
+      pytest -q -n "$((WORKERS / 3))" -m "gpu and not large" -p no:cacheprovider "${tests[@]}" >"$OUT/$tool.log" 2>&1 &
+  done
+  wait
+  for tool in memcheck racecheck synccheck; do
+    echo "$tool: $(tail -1 "$OUT/$tool.log")"
+    cat "build/$tool".* >>"$OUT/$tool.log"
+    ! grep -h -A12 "ERROR SUMMARY: [1-9]\|RACECHECK SUMMARY: [1-9]\|=== .*Error\|=== .*[Hh]azard" "$OUT/$tool.log" || failed=1
   done
   return "$failed"
 }

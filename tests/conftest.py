@@ -1,5 +1,6 @@
 """The matrix of ops and backends: one fixture, and a line at the end that says what ran on what."""
 
+import os
 import sys
 from collections import Counter
 from dataclasses import replace
@@ -102,6 +103,18 @@ def pytest_collection_modifyitems(items):
             item.add_marker(name)
             if backends.BACKENDS[name].device == "cuda":
                 item.add_marker("gpu")
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_runtest_teardown(item):
+    """Blame the test whose kernel broke the CUDA context, and leave: nothing can be run in this process any more."""
+    yield
+    if (torch := sys.modules.get("torch")) is not None and torch.cuda.is_initialized():
+        try:
+            torch.cuda.synchronize()
+        except RuntimeError as error:
+            print(f"{item.nodeid} broke the CUDA context: {error}", file=sys.__stderr__, flush=True)
+            os._exit(1)  # xdist tells the test, and starts another worker for those that are left
 
 
 def _present(name):
