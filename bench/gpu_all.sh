@@ -18,7 +18,8 @@ build() {  # without pip: the module is put beside the sources, and kernels/ whe
   cmake --build build/engines -j >>"$OUT/cmake.log"
 }
 
-test_all() { pytest -q -n "$WORKERS" -m gpu -p no:cacheprovider --timeout 120 --junitxml="$OUT/gpu.xml" tests; }
+test_all() { OMP_NUM_THREADS=1 pytest -q -n "$WORKERS" -m gpu -p no:cacheprovider --timeout 120 \
+  --junitxml="$OUT/gpu.xml" tests; }
 
 # The smallest shapes, since every access is watched; the tools side by side, since that takes the host's time.
 sanitize() {
@@ -26,7 +27,7 @@ sanitize() {
   local tests=(tests/test_{cuda_network,engine_weights,triton_graphs,triton_leapfrog,triton_mlp,triton_weights}.py)
   for tool in memcheck racecheck synccheck; do
     compute-sanitizer --tool "$tool" --target-processes all --log-file "build/$tool.%p" \
-      pytest -q -n "$((WORKERS / 3))" -m "gpu and not large" -p no:cacheprovider "${tests[@]}" >"$OUT/$tool.log" 2>&1 &
+      env OMP_NUM_THREADS=1 pytest -q -n "$((WORKERS / 3))" -m "gpu and not large" -p no:cacheprovider "${tests[@]}" >"$OUT/$tool.log" 2>&1 &
   done
   wait
   for tool in memcheck racecheck synccheck; do
