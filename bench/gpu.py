@@ -26,7 +26,7 @@ import fastsmc as fs
 from bench import mlp_gradient
 from bench.harness import OURS, RESULTS, version, write_csv
 from bench.mlp_gradient import Case, problem
-from fastsmc import backends, choice
+from fastsmc import backends, choice, ops
 from fastsmc.arrays import capability
 
 Call = Callable[[], Any]
@@ -132,7 +132,7 @@ class Bench:
         name: str,
         calls: Mapping[str, Call],
         floor: float,
-        ops: Sequence[str] = (),
+        served: Sequence[str] = (),
         row: int = 0,
         graphs: bool = True,
     ) -> None:
@@ -153,17 +153,17 @@ class Bench:
             ratios = (f"{middle / ours:.2f}x", f"{middle / (1e6 * floor):.1f}x")
             table.add_row(provider, *(f"{t:,.1f} us" for t in (middle, low, high)), *ratios)
         self.console.print(table)
-        self.choose(ops, row, times)
+        self.choose(served, row, times)
         self.write()
 
-    def choose(self, ops: Sequence[str], row: int, times: Mapping[str, Sequence[float]]) -> None:
+    def choose(self, served: Sequence[str], row: int, times: Mapping[str, Sequence[float]]) -> None:
         """The fastest engine is the choice for these ops on rows of this length."""
         ranked = sorted((median(times[provider]), backend) for provider, backend in engines().items())
-        if ops and len(ranked) > 1:
+        if served and len(ranked) > 1:
             (us, backend), (second_us, second) = ranked[:2]
             found = {"row": row, "backend": backend, "us": us, "second": second, "second_us": second_us}
             here = {"capability": capability(DEVICE), **{key: machine()[key] for key in ("card", "date")}}
-            self.choices += [{"op": op, **found, **here} for op in ops]
+            self.choices += [{"op": op, **found, **here} for op in served]
 
     def attempt(self, kind: Callable[..., None], *arguments: Any) -> None:
         """Run the cases of a kind; one that fails is told, and does not keep the others from being run."""
@@ -193,7 +193,7 @@ def gradient(bench: Bench, case: Case, precision: str) -> None:
     torch.set_float32_matmul_precision(precision)
     how = {"precision": precision, "check": False}
     calls = {
-        name: partial(fs.ops.log_likelihood_and_grad, net, likelihood, theta, x, y, backend=backend, **how)
+        name: partial(ops.log_likelihood_and_grad, net, likelihood, theta, x, y, backend=backend, **how)
         for name, backend in engines().items()
     }
     ours = list(calls)
@@ -214,8 +214,8 @@ def gradient(bench: Bench, case: Case, precision: str) -> None:
             calls["jax.vmap (jit)"] = mlp_gradient.with_jax(case, *arrays)
             calls["jax.vmap (jit)"]()  # is compiled at this precision
     floor = max(case.flops / RATES[precision], 2 * arrays[0].nbytes / bytes_a_second())
-    ops = ("log_likelihood", "network_outputs") if precision == "highest" else ()
-    bench.case(f"gradient {case} {precision}", calls, floor, ops, theta.shape[1])
+    served = ("log_likelihood", "network_outputs") if precision == "highest" else ()
+    bench.case(f"gradient {case} {precision}", calls, floor, served, theta.shape[1])
     torch.set_float32_matmul_precision("highest")
 
 
@@ -229,12 +229,12 @@ def trajectory(bench: Bench, case: Case, precision: str, steps: int = 10) -> Non
     calls = {}
     for name, backend in engines().items():
         how = {"precision": precision, "backend": backend, "check": False}
-        gradient = partial(fs.ops.log_likelihood_and_grad, *model, theta, x, y, **how)
-        calls[name] = partial(fs.ops.trajectory, *model, *state, x, y, **plan, **how)
+        gradient = partial(ops.log_likelihood_and_grad, *model, theta, x, y, **how)
+        calls[name] = partial(ops.trajectory, *model, *state, x, y, **plan, **how)
         calls[f"{name}: its gradients alone"] = lambda gradient=gradient: [gradient() for _ in range(steps)]
     each = max(case.flops / RATES[precision], 4 * arrays[0].nbytes / bytes_a_second())
-    ops = ("trajectory",) if precision == "highest" else ()
-    bench.case(f"trajectory {case} {precision}, {steps} steps", calls, steps * each, ops, theta.shape[1])
+    served = ("trajectory",) if precision == "highest" else ()
+    bench.case(f"trajectory {case} {precision}, {steps} steps", calls, steps * each, served, theta.shape[1])
 
 
 def iteration(bench: Bench, case: Case, steps: int = 10) -> None:
@@ -275,8 +275,8 @@ def resampling(bench: Bench, n: int) -> None:
         different = int((call() != by_torch()).sum())
         if different > 1e-6 * n + 2:
             raise AssertionError(f"{different} of {n} ancestors of {name} differ from torch's")
-    ops, floor = ("normalize_log_weights", "resample"), 24 * n / bytes_a_second()
-    bench.case(f"normalise, ESS and systematic, N={n}", calls | {"torch": by_torch}, floor, ops, n)
+    served, floor = ("normalize_log_weights", "resample"), 24 * n / bytes_a_second()
+    bench.case(f"normalise, ESS and systematic, N={n}", calls | {"torch": by_torch}, floor, served, n)
 
 
 def resampling_step(bench: Bench, n: int) -> None:
@@ -310,7 +310,7 @@ def main() -> None:
     bench = Bench(keep=not quick)
     cases = [Case((5, 4, 3), 2, 8)] if quick else [Case(widths, p, b) for widths, p, b in SHAPES]
     for case in cases:
-        for precision in fs.ops.PRECISIONS:
+        for precision in ops.PRECISIONS:
             bench.attempt(gradient, case, precision)
             bench.attempt(trajectory, case, precision)
     for n in (300,) if quick else (4096, 1_000_000, 10_000_000):

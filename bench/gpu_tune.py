@@ -21,6 +21,7 @@ import fastsmc as fs
 from bench.gpu import WIDTHS, machine, on_device, seconds
 from bench.harness import write_csv
 from bench.mlp_gradient import Case, problem
+from fastsmc import ops
 from fastsmc.arrays import capability
 from fastsmc.kernels.evaluation import log_likelihood
 from fastsmc.kernels.tiles import TABLE, Measured, Tiles, choose_tiles
@@ -76,10 +77,10 @@ def main() -> None:
     with TABLE.open(newline="") as file:
         reader = csv.DictReader(file)
         columns, lines = list(reader.fieldnames or ()), [line for line in reader if line["capability"] != here]
-    for precision, batch in product(range(len(fs.ops.PRECISIONS)), BATCHES):
+    for precision, batch in product(range(len(ops.PRECISIONS)), BATCHES):
         line = tune(batch, precision)
         gain = f"{line['default_us'] / line['median_us']:.2f}x" if line else "nothing beats the default"
-        console.print(f"{fs.ops.PRECISIONS[precision]}, batch {batch}: {gain} {line or ''}")
+        console.print(f"{ops.PRECISIONS[precision]}, batch {batch}: {gain} {line or ''}")
         lines += [line] if line else []
         write_csv(TABLE, lines, columns)
 
