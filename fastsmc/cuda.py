@@ -184,20 +184,16 @@ def trajectory(
 
     One launch where a block takes a particle through the whole batch, which is up to 4,096 samples.
     """
-    state, batch, terms = (particles, momentum, grad), (x, y, weights), (prior_precision, scale)
     density = layers, likelihood, noise, precision
-    if not serves(layers, precision, len(x)):
+    if serves(layers, precision, len(x)) and _cuda.network_slices(len(x)) == 1:
+        arrays = particles, momentum, grad, x, y, weights, prior_precision, scale, total, start, end
         plan = step_size, num_steps, likelihood_scale, *refresh
-        return _triton(layers).trajectory(*density, *state, *batch, *terms, total, start, end, *plan)
-    if _cuda.network_slices(len(x)) == 1:
-        plan = step_size, num_steps, likelihood_scale, *refresh
-        sizes, ends = (len(particles), len(x)), (total, start, end)
-        return _checked(_cuda.trajectory, *density, *sizes, *state, *batch, *terms, *ends, *plan)
-    moved = *state, *terms, None, particles
+        return _checked(_cuda.trajectory, *density, len(particles), len(x), *arrays, *plan)
+    moved = particles, momentum, grad, prior_precision, scale, None, particles
     half, still = step_size / 2, (False, 0.0, 0, 0, 0, 0)
     leapfrog(*moved, start, half, step_size, likelihood_scale, *refresh)
     for k in range(num_steps):
-        status = log_likelihood(*density, particles, *batch, total, grad)
+        status = log_likelihood(*density, particles, x, y, weights, total, grad)
         kick, drift = (step_size, step_size) if k + 1 < num_steps else (half, 0.0)
         leapfrog(*moved, end, kick, drift, likelihood_scale, *still)
     return status

@@ -32,7 +32,7 @@ import triton.language as tl
 from fastsmc.backends import INTERPRETED
 from fastsmc.kernels.activations import kept_of, times_slope, value_of
 from fastsmc.kernels.build import PRODUCTS, Build
-from fastsmc.kernels.dot import MEDIUM, product, store
+from fastsmc.kernels.dot import MEDIUM, parts_of, product, store
 from fastsmc.kernels.update import Update, kick_and_drift
 from fastsmc.networks import Layer
 
@@ -128,10 +128,10 @@ def _forward_kernel(
             )  # fmt: skip
             mask = (k < TERMS)[:, None] & (n < OUTPUTS)[None, :]
             w = tl.load(weight + n[None, :] * TERMS + k[:, None], mask=mask, other=0)
-            z = product(h, w, z, PRECISION, UPCAST)
+            z = product(parts_of(h, PRECISION, UPCAST), parts_of(w, PRECISION, UPCAST), z, PRECISION)
         z = kept_of(z + bias[None, :], ACTIVATION)
         value, largest = value_of(z, ACTIVATION), value_of(best, ACTIVATION)
-        larger = (value > largest) | ((value != value) & (largest == largest)) | (position == 0)
+        larger = ~((largest >= value) | (largest != largest)) | (position == 0)  # the first NaN is the largest
         best = tl.where(larger, z, best)
         place = tl.where(larger, position, place)
 
@@ -196,7 +196,7 @@ def _input_gradient_kernel(
             mask=(n < OUTPUTS)[:, None] & (c < CHANNELS)[None, :],
             other=0,
         )
-        total = product(d, w, total, PRECISION, UPCAST)
+        total = product(parts_of(d, PRECISION, UPCAST), parts_of(w, PRECISION, UPCAST), total, PRECISION)
 
     mask = inside[:, None] & (c < CHANNELS)[None, :]
     at = row * (CHANNELS * IMAGE)
@@ -270,7 +270,7 @@ def _weight_gradient_kernel(
             )
             v = tl.where((k == TERMS)[None, :], tl.full((), 1, v.dtype), v)
             here = d if places is None else tl.where(place == position, d, tl.zeros_like(d))
-            total = product(here, v, total, PRECISION, UPCAST)
+            total = product(parts_of(here, PRECISION, UPCAST), parts_of(v, PRECISION, UPCAST), total, PRECISION)
 
     mask = (n < OUTPUTS)[:, None] & (k <= TERMS)[None, :]
     at = tl.where((k < TERMS)[None, :], n[:, None] * TERMS + k[None, :], OUTPUTS * TERMS + n[:, None]) + SHAPE[9]

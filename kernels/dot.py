@@ -1,22 +1,40 @@
 """Products of tiles on tensor cores in three precisions, summed in float32.
 
-=======  =======  ===========================================================  =======================
-code     name     operands                                                     products
-=======  =======  ===========================================================  =======================
-0        highest  float32 as the sum of two tf32 numbers                       3, without small * small
-1        high     float32 as the sum of two bfloat16 numbers                   3, without small * small
-2        medium   bfloat16                                                     1
-=======  =======  ===========================================================  =======================
+=======  =======  ==================================  ==================================================
+code     name     operands                            products
+=======  =======  ==================================  ==================================================
+0        highest  the sum of three bfloat16 numbers   6, without those below a float32's last bit
+1        high     the sum of two bfloat16 numbers     3, without small * small
+2        medium   bfloat16                            1
+=======  =======  ==================================  ==================================================
+
+Three bfloat16 numbers are a float32 to the last bit, and their six products take tensor cores as long as three of tf32,
+which cannot read operands by columns. Parts of an array lie ``plane`` entries apart, each part of a row behind the one
+before: an operand that many programs read is split once (`split`), and goes to the tensor cores as it comes.
 
 Triton's interpreter cannot compute with bfloat16: it gets the same numbers as float32 operands, by ``UPCAST``.
 """
 
+import torch
 import triton
 import triton.language as tl
+
+from fastsmc.backends import INTERPRETED
+from fastsmc.kernels.build import EXACT, Build
 
 HIGHEST = tl.constexpr(0)
 HIGH = tl.constexpr(1)
 MEDIUM = tl.constexpr(2)
+
+
+def parts_in(precision: int) -> int:
+    """Bfloat16 numbers of an operand."""
+    return 3 - precision
+
+
+def aligned(width: int) -> int:
+    """To a multiple of 16."""
+    return triton.cdiv(width, 16) * 16
 
 
 @triton.jit
@@ -34,19 +52,60 @@ def rounded(a, UPCAST: tl.constexpr):
 
 
 @triton.jit
-def product(a, b, acc, PRECISION: tl.constexpr, UPCAST: tl.constexpr):
-    """The sum acc + a b, for float32 tiles or what `rounded` made of them."""
+def parts_of(a, PRECISION: tl.constexpr, UPCAST: tl.constexpr):
+    """The bfloat16 numbers whose sum a float32 tile is, the largest first; three always, of which some are not used."""
+    first = rounded(a, UPCAST)
+    second, third = first, first
+    if PRECISION != MEDIUM:
+        rest = a - first.to(tl.float32)
+        second = rounded(rest, UPCAST)
+        if PRECISION == HIGHEST:
+            third = rounded(rest - second.to(tl.float32), UPCAST)
+    return first, second, third
+
+
+@triton.jit
+def load_parts(pointers, mask, PLANE: tl.constexpr, PRECISION: tl.constexpr, UPCAST: tl.constexpr):
+    """The parts of a tile, as `store_parts` and `split` leave them; zero outside."""
+    first = rounded(tl.load(pointers, mask=mask, other=0), UPCAST)
+    second, third = first, first
+    if PRECISION != MEDIUM:
+        second = rounded(tl.load(pointers + PLANE, mask=mask, other=0), UPCAST)
+        if PRECISION == HIGHEST:
+            third = rounded(tl.load(pointers + 2 * PLANE, mask=mask, other=0), UPCAST)
+    return first, second, third
+
+
+@triton.jit
+def store_parts(pointers, values, mask, PLANE: tl.constexpr, PRECISION: tl.constexpr, UPCAST: tl.constexpr):
+    """Float32 values as their parts."""
+    parts = parts_of(values, PRECISION, UPCAST)
+    tl.store(pointers, parts[0], mask=mask)
+    if PRECISION != MEDIUM:
+        tl.store(pointers + PLANE, parts[1], mask=mask)
+        if PRECISION == HIGHEST:
+            tl.store(pointers + 2 * PLANE, parts[2], mask=mask)
+
+
+@triton.jit
+def product(a, b, acc, PRECISION: tl.constexpr):
+    """The sum acc + a b of tiles in parts, the largest products last.
+
+    Tensor cores cut off what they cannot add; where that would count, a tile's products are summed by themselves.
+    """
     if PRECISION == HIGHEST:
-        acc = tl.dot(a, b, acc, input_precision="tf32x3")
+        total = tl.dot(a[2], b[0])
+        total = tl.dot(a[1], b[1], total)
+        total = tl.dot(a[0], b[2], total)
+        total = tl.dot(a[1], b[0], total)
+        total = tl.dot(a[0], b[1], total)
+        acc += tl.dot(a[0], b[0], total)
     elif PRECISION == HIGH:
-        a_high, b_high = rounded(a, UPCAST), rounded(b, UPCAST)
-        a_low = rounded(a - a_high.to(tl.float32), UPCAST)
-        b_low = rounded(b - b_high.to(tl.float32), UPCAST)
-        acc = tl.dot(a_low, b_high, acc)
-        acc = tl.dot(a_high, b_low, acc)
-        acc = tl.dot(a_high, b_high, acc)
+        acc = tl.dot(a[1], b[0], acc)
+        acc = tl.dot(a[0], b[1], acc)
+        acc = tl.dot(a[0], b[0], acc)
     else:
-        acc = tl.dot(rounded(a, UPCAST), rounded(b, UPCAST), acc)
+        acc = tl.dot(a[0], b[0], acc)
     return acc
 
 
@@ -56,3 +115,54 @@ def store(pointers, values, mask, UPCAST: tl.constexpr):
     if pointers.dtype.element_ty == tl.bfloat16:
         values = rounded(values, UPCAST)
     tl.store(pointers, values, mask=mask)
+
+
+@triton.jit
+def _split_kernel(
+    x,
+    parts,
+    rows,
+    width,
+    ROWS: tl.constexpr,
+    BLOCK: tl.constexpr,
+    PLANE: tl.constexpr,
+    PRECISION: tl.constexpr,
+    UPCAST: tl.constexpr,
+):
+    """A tile of rows and columns; behind the last column comes one of ones, then zeros."""
+    row = (tl.program_id(0) * ROWS + tl.arange(0, ROWS)).to(tl.int64)[:, None]
+    column = (tl.program_id(1) * BLOCK + tl.arange(0, BLOCK))[None, :]
+    values = tl.load(x + row * width + column, mask=(row < rows) & (column < width), other=0)
+    values = tl.where(column == width, 1.0, values)
+    stride: tl.constexpr = (3 - PRECISION) * PLANE
+    store_parts(parts + row * stride + column, values, (row < rows) & (column < PLANE), PLANE, PRECISION, UPCAST)
+
+
+_ROWS, _BLOCK = 16, 64
+
+
+def split(x: torch.Tensor, precision: int) -> tuple[torch.Tensor, int]:
+    """The parts of rows x [B, inputs], float32, and the distance between them; 1 follows x, for the weight of a bias.
+
+    Returns bfloat16 [B, parts * plane]: of each row the first part, then what there is of the second and the third.
+    """
+    (rows, width), plane = x.shape, aligned(x.shape[1] + 1)
+    parts = x.new_empty((rows, parts_in(precision) * plane), dtype=torch.bfloat16)
+    grid = triton.cdiv(rows, _ROWS), triton.cdiv(plane, _BLOCK)
+    constants = {"ROWS": _ROWS, "BLOCK": _BLOCK, "PLANE": plane, "PRECISION": precision, "UPCAST": INTERPRETED}
+    _split_kernel[grid](x, parts, rows, width, **constants, num_warps=4, **EXACT)
+    return parts, plane
+
+
+BUILDS = tuple(
+    Build(
+        f"split rows, precision {precision}",
+        _split_kernel,
+        {"x": "*fp32", "parts": "*bf16", "rows": "i32", "width": "i32"}
+        | dict.fromkeys(("ROWS", "BLOCK", "PLANE", "PRECISION", "UPCAST"), "constexpr"),
+        {"ROWS": _ROWS, "BLOCK": _BLOCK, "PLANE": 800, "PRECISION": precision, "UPCAST": False},
+        registers=64,
+        shared=8_192,
+    )
+    for precision in range(3)
+)

@@ -22,9 +22,9 @@ import triton
 from fastsmc.kernels import convolution as conv
 from fastsmc.kernels.activations import IDENTITY
 from fastsmc.kernels.convolution import Convolution, Features
-from fastsmc.kernels.dot import MEDIUM
+from fastsmc.kernels.dot import MEDIUM, aligned, parts_in, split
 from fastsmc.kernels.losses import CATEGORICAL, GAUSSIAN
-from fastsmc.kernels.mlp import Data, Rows, Stack, aligned, dense_stack, through
+from fastsmc.kernels.mlp import Data, Rows, Stack, dense_stack, through
 from fastsmc.kernels.rows import new_status
 from fastsmc.kernels.sums import add_slices
 from fastsmc.kernels.tiles import Tiles, choose_tiles
@@ -58,10 +58,14 @@ class Part(NamedTuple):
 
 
 class Inputs(NamedTuple):
-    """What a layer reads: what is kept of the one before, [B, ..] or [P, B, ..], and its activation, still to do."""
+    """What a layer reads: what is kept of the one before, [B, ..] or [P, B, ..], and its activation, still to do.
+
+    Or x in parts, ``plane`` entries apart.
+    """
 
     kept: torch.Tensor
-    activation: int
+    activation: int = IDENTITY.value
+    plane: int = 0
 
 
 class Scratch(NamedTuple):
@@ -98,8 +102,11 @@ class Evaluation:
         return cls(tuple(convolutions), stack, tiles, data, precision)
 
     def rounded(self) -> Evaluation:
-        """The same with x rounded once for all particles, where products round it anyhow."""
-        return replace(self, data=self.data._replace(x=self.data.x.to(self.dtype)))
+        """The same with x once for all particles as products take it: in parts, or rounded where there are images."""
+        if self.convolutions:
+            return replace(self, data=self.data._replace(x=self.data.x.to(self.dtype)))
+        x, plane = split(self.data.x, self.precision)
+        return replace(self, data=self.data._replace(x=x, plane=plane))
 
     def weighted(self, weights: torch.Tensor | None) -> Evaluation:
         """The same with other weights of the samples."""
@@ -123,6 +130,11 @@ class Evaluation:
         return self._dense_in_one and self.data.samples <= self._image_slice
 
     @property
+    def fuses(self) -> bool:
+        """Whether an update of weights costs less where their gradient is summed than by itself."""
+        return self.in_one and self.data.samples <= self.tiles.fused
+
+    @property
     def _dense_in_one(self) -> bool:
         return self.data.samples <= min(self.chunk, self.tiles.slice)
 
@@ -137,7 +149,8 @@ class Evaluation:
     @property
     def _row(self) -> int:
         """Bytes of scratch for a sample of a particle."""
-        dense = (self.stack.kept + self.stack.deltas) * self.dtype.itemsize + 4 * aligned(self.stack.outputs)
+        hidden = self.stack.kept * self.dtype.itemsize + 2 * parts_in(self.precision) * self.stack.deltas
+        dense = hidden + 4 * aligned(self.stack.outputs)
         return dense + sum(conv.bytes_per_sample(convolution, self.dtype) for convolution in self.convolutions)
 
     @property
@@ -215,21 +228,20 @@ class Evaluation:
     ) -> Scratch:
         """Through the network, and back through the dense layers if there is to be a gradient."""
         data, group = self.data.of(part.group, part.chunk), particles[part.group]
-        inputs, features = [Inputs(data.x, IDENTITY.value)], []
+        inputs, features = [Inputs(data.x, plane=data.plane)], []
         for convolution in self.convolutions:
             features.append(Features.empty(convolution, part.shape, self.dtype, particles.device, with_grad))
-            conv.forward(convolution, *inputs[-1], group, features[-1], self.precision)
+            conv.forward(convolution, *inputs[-1][:2], group, features[-1], self.precision)
             inputs.append(Inputs(features[-1].kept, convolution.layer.activation))
-        kept, deltas = (
-            particles.new_empty((*part.shape, width), dtype=self.dtype) if used else None
-            for width, used in ((self.stack.kept, True), (self.stack.deltas, with_grad))
-        )
+        kept = particles.new_empty((*part.shape, self.stack.kept), dtype=self.dtype)
+        width = parts_in(self.precision) * self.stack.deltas
+        deltas = particles.new_empty((*part.shape, width), dtype=torch.bfloat16) if with_grad else None
         rows = Rows(kept, deltas, outputs)
         through(
             self.stack,
             self.tiles,
             self.precision,
-            data._replace(x=inputs[-1].kept),
+            data._replace(x=inputs[-1].kept, plane=inputs[-1].plane),
             inputs[-1].activation,
             group,
             rows,
@@ -280,7 +292,7 @@ class Evaluation:
                 )
             conv.weight_gradient(
                 convolution,
-                *scratch.inputs[k],
+                *scratch.inputs[k][:2],
                 features,
                 self._image_slice,
                 self.precision,

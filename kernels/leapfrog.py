@@ -180,7 +180,7 @@ def steps(evaluation: Evaluation, state: State, num_steps: int, terms: Terms, en
     step(state, None, particles, ends.start, first, terms.key)
     update = Update(particles, momentum, prior_precision, scale, inner)
     for _ in range(num_steps - 1):
-        if evaluation.in_one:
+        if evaluation.fuses:
             evaluation.log_likelihood(particles, status, None, update=update)
         else:
             evaluation.log_likelihood(particles, status, None, grad)

@@ -10,7 +10,7 @@ import triton
 import triton.language as tl
 
 from fastsmc import backends
-from fastsmc.kernels.dot import store
+from fastsmc.kernels.dot import store_parts
 from fastsmc.kernels.elementary import exp, log, sigmoid, softplus
 
 CATEGORICAL = tl.constexpr(0)
@@ -49,12 +49,15 @@ def loss(
     OUTPUTS: tl.constexpr,
     OUTPUT_STRIDE: tl.constexpr,
     DELTA_STRIDE: tl.constexpr,
+    DELTA_PLANE: tl.constexpr,
     COLUMNS: tl.constexpr,
+    PRECISION: tl.constexpr,
     UPCAST: tl.constexpr,
 ):
-    """Log-likelihood of each sample, float32 [rows] and zero outside; the gradient goes to ``delta`` if that is given.
+    """Log-likelihood of each sample, float32 [rows] and zero outside.
 
-    ``sample`` finds targets, ``row`` outputs and deltas; ``weight`` is the factor of each sample.
+    The gradient goes to ``delta`` in parts, if that is given. ``sample`` finds targets, ``row`` outputs and deltas;
+    ``weight`` is the factor of each sample.
     """
     value = tl.zeros(row.shape, tl.float32)
     if LIKELIHOOD == CATEGORICAL:
@@ -78,7 +81,8 @@ def loss(
                 z, mask = _tile(outputs, row, inside, column, OUTPUTS, OUTPUT_STRIDE)
                 hit = tl.where(column[None, :] == label[:, None], 1.0, 0.0)
                 grad = hit - exp(z - top[:, None]) / total[:, None]
-                store(delta + row[:, None] * DELTA_STRIDE + column[None, :], weight[:, None] * grad, mask, UPCAST)
+                at = delta + row[:, None] * DELTA_STRIDE + column[None, :]
+                store_parts(at, weight[:, None] * grad, mask, DELTA_PLANE, PRECISION, UPCAST)
     else:
         for begin in range(0, OUTPUTS, COLUMNS):
             column = begin + tl.arange(0, COLUMNS)
@@ -92,5 +96,6 @@ def loss(
                 term = -0.5 * (target - z) * grad
             value += tl.sum(tl.where(mask, term, 0.0), axis=1)
             if delta is not None:
-                store(delta + row[:, None] * DELTA_STRIDE + column[None, :], weight[:, None] * grad, mask, UPCAST)
+                at = delta + row[:, None] * DELTA_STRIDE + column[None, :]
+                store_parts(at, weight[:, None] * grad, mask, DELTA_PLANE, PRECISION, UPCAST)
     return tl.where(inside, weight * value, 0.0)

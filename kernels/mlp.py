@@ -7,7 +7,8 @@ with respect to the pre-activations of every layer, here called deltas. Weight g
 A layer's outputs are made one tile of units at a time, written to scratch, and read again by the next layer, through
 the caches nearest to the processor: so no width has a limit. In scratch a sample of a particle has two rows, one of
 what is kept of the hidden layers (`fastsmc.kernels.activations`), one of deltas, each layer beginning at a multiple of
-16 entries; they are bfloat16 where the products are, since they are rounded there anyhow. Outputs are float32 always.
+16 entries. Deltas are in the parts that products take them by, what is kept is bfloat16 where products round it anyhow,
+and float32 elsewhere; outputs are float32 always.
 
 The tiles of a particle are neighbours in the grid: its weights come from memory once, and from the second cache for its
 other tiles, while the rows of x, the same for all particles, stay in that cache. Memory traffic, then: weights once,
@@ -28,7 +29,7 @@ import triton.language as tl
 from fastsmc.backends import INTERPRETED
 from fastsmc.kernels.activations import IDENTITY, kept_of, times_slope, value_of
 from fastsmc.kernels.build import PRODUCTS, Build
-from fastsmc.kernels.dot import MEDIUM, product, store
+from fastsmc.kernels.dot import MEDIUM, aligned, load_parts, parts_in, parts_of, product, store, store_parts
 from fastsmc.kernels.losses import CATEGORICAL, FINE, bad_labels, loss
 from fastsmc.kernels.tiles import Tiles, choose_tiles, power_of_two
 from fastsmc.networks import Layer
@@ -42,6 +43,7 @@ def _forward(
     row,
     inside,
     INPUT_STRIDE: tl.constexpr,
+    INPUT_PLANE: tl.constexpr,
     INPUT_ACTIVATION: tl.constexpr,
     OUT_STRIDE: tl.constexpr,
     LAYERS: tl.constexpr,
@@ -49,7 +51,7 @@ def _forward(
     PRECISION: tl.constexpr,
     UPCAST: tl.constexpr,
 ):
-    """What is kept of one layer, for a tile of samples, from what was kept of the layer before."""
+    """What is kept of one layer, for a tile of samples, from the parts of x or what was kept of the layer before."""
     INPUTS: tl.constexpr = LAYERS[LAYER][0]
     OUTPUTS: tl.constexpr = LAYERS[LAYER][1]
     UNITS: tl.constexpr = LAYERS[LAYER][6]
@@ -60,17 +62,17 @@ def _forward(
         z = tl.zeros((row.shape[0], UNITS), tl.float32)
         for begin in range(0, INPUTS, DEPTH):
             k = begin + tl.arange(0, DEPTH)
-            h = tl.load(
-                inputs + row[:, None] * INPUT_STRIDE + k[None, :],
-                mask=inside[:, None] & (k < INPUTS)[None, :],
-                other=0,
-            )
+            at, mask = inputs + row[:, None] * INPUT_STRIDE + k[None, :], inside[:, None] & (k < INPUTS)[None, :]
+            if INPUT_PLANE:
+                h = load_parts(at, mask, INPUT_PLANE, PRECISION, UPCAST)
+            else:
+                h = parts_of(value_of(tl.load(at, mask=mask, other=0), INPUT_ACTIVATION), PRECISION, UPCAST)
             w = tl.load(
                 weight + unit[None, :] * INPUTS + k[:, None],
                 mask=(k < INPUTS)[:, None] & (unit < OUTPUTS)[None, :],
                 other=0,
             )
-            z = product(value_of(h, INPUT_ACTIVATION), w, z, PRECISION, UPCAST)
+            z = product(h, parts_of(w, PRECISION, UPCAST), z, PRECISION)
         z += tl.load(weight + INPUTS * OUTPUTS + unit, mask=unit < OUTPUTS, other=0)[None, :]
         mask = inside[:, None] & (unit < OUTPUTS)[None, :]
         store(out + row[:, None] * OUT_STRIDE + unit[None, :], kept_of(z, LAYERS[LAYER][2]), mask, UPCAST)
@@ -86,7 +88,9 @@ def _backward(
     inside,
     KEPT_STRIDE: tl.constexpr,
     DELTA_STRIDE: tl.constexpr,
+    DELTA_PLANE: tl.constexpr,
     OUT_STRIDE: tl.constexpr,
+    OUT_PLANE: tl.constexpr,
     ACTIVATION: tl.constexpr,
     UNITS: tl.constexpr,
     LAYERS: tl.constexpr,
@@ -104,21 +108,22 @@ def _backward(
         delta = tl.zeros((row.shape[0], UNITS), tl.float32)
         for begin in range(0, OUTPUTS, DEPTH):
             k = begin + tl.arange(0, DEPTH)
-            d = tl.load(
-                deltas + row[:, None] * DELTA_STRIDE + k[None, :],
-                mask=inside[:, None] & (k < OUTPUTS)[None, :],
-                other=0,
-            )
+            at = deltas + row[:, None] * DELTA_STRIDE + k[None, :]
+            d = load_parts(at, inside[:, None] & (k < OUTPUTS)[None, :], DELTA_PLANE, PRECISION, UPCAST)
             w = tl.load(
                 theta + LAYERS[LAYER][3] + k[:, None] * INPUTS + unit[None, :],
                 mask=(k < OUTPUTS)[:, None] & (unit < INPUTS)[None, :],
                 other=0,
             )
-            delta = product(d, w, delta, PRECISION, UPCAST)
+            delta = product(d, parts_of(w, PRECISION, UPCAST), delta, PRECISION)
         if ACTIVATION != IDENTITY:
             h = tl.load(kept + row[:, None] * KEPT_STRIDE + unit[None, :], mask=mask, other=0)
             delta = times_slope(delta, h, ACTIVATION)
-        store(out + row[:, None] * OUT_STRIDE + unit[None, :], delta, mask, UPCAST)
+        at = out + row[:, None] * OUT_STRIDE + unit[None, :]
+        if OUT_PLANE:
+            store_parts(at, delta, mask, OUT_PLANE, PRECISION, UPCAST)
+        else:
+            store(at, delta, mask, UPCAST)
 
 
 @triton.jit
@@ -143,7 +148,9 @@ def _mlp_kernel(
     LAYERS: tl.constexpr,
     DIM: tl.constexpr,
     KEPT_STRIDE: tl.constexpr,
-    DELTA_STRIDE: tl.constexpr,
+    DELTA_PLANE: tl.constexpr,
+    X_STRIDE: tl.constexpr,
+    X_PLANE: tl.constexpr,
     INPUT_ACTIVATION: tl.constexpr,
     OUTPUT_STRIDE: tl.constexpr,
     LIKELIHOOD: tl.constexpr,
@@ -158,13 +165,14 @@ def _mlp_kernel(
     the inputs, which then are each particle's own.
     """
     LAST: tl.constexpr = len(LAYERS) - 1
+    DELTA_STRIDE: tl.constexpr = (3 - PRECISION) * DELTA_PLANE
     particle = (tl.program_id(0) // tiles).to(tl.int64)
     tile = tl.program_id(0) % tiles
     row = tl.arange(0, SAMPLES)
     inside = row < samples - tile * SAMPLES
     begin = tile.to(tl.int64) * SAMPLES
     theta = particles + particle * DIM
-    x += (particle * x_rows + begin) * LAYERS[0][0]
+    x += (particle * x_rows + begin) * X_STRIDE
     outputs += (particle * output_rows + begin) * OUTPUT_STRIDE
     kept += (particle * samples + begin) * KEPT_STRIDE
 
@@ -175,7 +183,8 @@ def _mlp_kernel(
             outputs if k == LAST else kept + LAYERS[k][4],
             row,
             inside,
-            LAYERS[0][0] if k == 0 else KEPT_STRIDE,
+            X_STRIDE if k == 0 else KEPT_STRIDE,
+            X_PLANE if k == 0 else 0,
             INPUT_ACTIVATION if k == 0 else LAYERS[k - 1][2],
             OUTPUT_STRIDE if k == LAST else KEPT_STRIDE,
             LAYERS,
@@ -206,7 +215,9 @@ def _mlp_kernel(
             LAYERS[LAST][1],
             OUTPUT_STRIDE,
             DELTA_STRIDE,
+            DELTA_PLANE,
             LAYERS[LAST][6],
+            PRECISION,
             UPCAST,
         )
         tl.store(partials + tile.to(tl.int64) * num_particles + particle, tl.sum(value.to(tl.float64), axis=0))
@@ -226,7 +237,9 @@ def _mlp_kernel(
                     inside,
                     KEPT_STRIDE,
                     DELTA_STRIDE,
+                    DELTA_PLANE,
                     DELTA_STRIDE,
+                    DELTA_PLANE,
                     LAYERS[k - 1][2],
                     LAYERS[k - 1][6],
                     LAYERS,
@@ -240,12 +253,14 @@ def _mlp_kernel(
                     deltas + LAYERS[0][5],
                     theta,
                     x,
-                    input_grad + (particle * x_rows + begin) * LAYERS[0][0],
+                    input_grad + (particle * x_rows + begin) * X_STRIDE,
                     row,
                     inside,
-                    LAYERS[0][0],
+                    X_STRIDE,
                     DELTA_STRIDE,
-                    LAYERS[0][0],
+                    DELTA_PLANE,
+                    X_STRIDE,
+                    0,
                     INPUT_ACTIVATION,
                     LAYERS[0][6],
                     LAYERS,
@@ -275,7 +290,7 @@ class Place(NamedTuple):
 
 @dataclass(frozen=True)
 class Stack:
-    """Dense layers, and the rows of scratch that a sample takes in each particle."""
+    """Dense layers, and how long the rows of a sample are in scratch: of what is kept, and of each part of deltas."""
 
     layers: tuple[Place, ...]
     dim: int
@@ -291,7 +306,7 @@ class Stack:
     def constants(self) -> dict:
         """What is compiled into the kernel of a network."""
         layers = tuple(map(tuple, self.layers))
-        return {"LAYERS": layers, "DIM": self.dim, "KEPT_STRIDE": self.kept, "DELTA_STRIDE": self.deltas}
+        return {"LAYERS": layers, "DIM": self.dim, "KEPT_STRIDE": self.kept, "DELTA_PLANE": self.deltas}
 
 
 def dense_stack(layers: np.ndarray, tiles: Tiles, first: int = 0, dim: int | None = None) -> Stack:
@@ -319,19 +334,18 @@ def dense_stack(layers: np.ndarray, tiles: Tiles, first: int = 0, dim: int | Non
     return Stack(tuple(places), begin if dim is None else dim, kept, deltas)
 
 
-def aligned(width: int) -> int:
-    """To a multiple of 16."""
-    return triton.cdiv(width, 16) * 16
-
-
 class Data(NamedTuple):
-    """A batch and the density of its targets: x [B, inputs], or [P, B, inputs] where each particle has its own."""
+    """A batch and the density of its targets: x [B, inputs], or [P, B, inputs] where each particle has its own.
+
+    Where x is in parts, ``plane`` entries apart, its last dimension holds them all (see `fastsmc.kernels.dot.split`).
+    """
 
     x: torch.Tensor
     y: torch.Tensor | None = None
     weights: torch.Tensor | None = None
     likelihood: int = 0
     noise: float = 1.0
+    plane: int = 0
 
     @property
     def samples(self) -> int:
@@ -406,6 +420,8 @@ def through(
         0 if partials is None else partials.stride(0),
         1 / data.noise**2,
         **stack.constants,
+        X_STRIDE=data.x.stride(-2),
+        X_PLANE=data.plane,
         INPUT_ACTIVATION=input_activation,
         OUTPUT_STRIDE=rows.outputs.stride(1),
         LIKELIHOOD=data.likelihood,
@@ -423,13 +439,16 @@ def _build(widths: tuple[int, ...], precision: int, with_grad: bool, registers: 
     layers = [Layer(0, 2 * (k < len(widths) - 2), a, 1, 1, b, 1, 0, 1) for k, (a, b) in enumerate(pairwise(widths))]
     tiles = choose_tiles(precision, 1000)
     stack = dense_stack(np.array(layers), tiles)
-    kind = "*bf16" if precision == MEDIUM.value else "*fp32"
-    pointers = {"x": kind, "y": "*i64", "particles": "*fp32", "kept": kind, "deltas": kind, "outputs": "*fp32"}
+    kept = "*bf16" if precision == MEDIUM.value else "*fp32"
+    pointers = {"x": "*bf16", "y": "*i64", "particles": "*fp32", "kept": kept, "deltas": "*bf16", "outputs": "*fp32"}
     pointers |= {"partials": "*fp64", "status": "*i64"}
     numbers = dict.fromkeys(("samples", "first_sample", "tiles", "x_rows", "output_rows", "num_particles"), "i32")
     absent = ("weights", "input_grad") if with_grad else ("weights", "input_grad", "deltas")
     constants = dict.fromkeys(absent) | stack.constants
+    plane = aligned(widths[0] + 1)
     constants |= {
+        "X_STRIDE": parts_in(precision) * plane,
+        "X_PLANE": plane,
         "INPUT_ACTIVATION": 0,
         "OUTPUT_STRIDE": aligned(stack.outputs),
         "LIKELIHOOD": CATEGORICAL.value,

@@ -34,6 +34,9 @@ class Tiles:
         Samples whose weight gradients are summed in one go, in dense layers.
     pixels, image_slices
         The same in convolutions: so many pooled pixels, or more if there would be too many slices.
+    fused
+        Samples of a batch, at most, whose weight gradients are used for a step where they are summed: a step takes
+        small tiles, which read more of a large batch than is saved.
     chunk
         Samples that are in scratch at a time, at most; a multiple of ``slice``.
     scratch
@@ -48,6 +51,7 @@ class Tiles:
     slice: int = 4096
     pixels: int = 1024
     image_slices: int = 128
+    fused: int = 256
     chunk: int = 65536
     scratch: int = 1 << 30
 
@@ -70,11 +74,17 @@ def choose_tiles(precision: int, batch: int, device: torch.device | None = None)
 
     Slices are as short as exact sums in float32 need, since each costs a pass over the weights.
     """
-    most, depth, warps, summed = ((64, 16, 8, 1024), (128, 16, 8, 2048), (64, 64, 8, 4096))[precision]
-    stages = Tiles.stages
+    most, units, depth, stages, summed = (
+        (128, 64, 16, 2, 1024),
+        (128, 128, 32, 2, 2048),
+        (128, 128, 32, 3, 4096),
+    )[precision]
+    most = min(most, power_of_two(batch))
+    warps = 8 if most > 64 else 4  # 16 rows each: Triton 3.6 reads beyond its memory where there are fewer
     if device is not None and (best := measured(capability(str(device)), precision, batch)):
         most, depth, warps, stages = best.samples, best.depth, best.warps, best.stages
-    return Tiles(samples=min(most, power_of_two(batch)), depth=depth, warps=warps, stages=stages, slice=summed)
+    samples = min(most, power_of_two(batch))
+    return Tiles(samples, units, depth, warps, stages, slice=summed)
 
 
 def measured(capability: str, precision: int, batch: int) -> Measured | None:

@@ -21,8 +21,17 @@ import triton.language as tl
 from fastsmc.backends import INTERPRETED
 from fastsmc.kernels.activations import value_of
 from fastsmc.kernels.build import PRODUCTS, Build
-from fastsmc.kernels.dot import MEDIUM, product
+from fastsmc.kernels.dot import MEDIUM, aligned, load_parts, parts_in, parts_of, product
 from fastsmc.kernels.update import Update, kick_and_drift
+
+
+@triton.jit
+def _finish(total, at, mask, sums, BEGIN: tl.constexpr, row, state):
+    """Write the gradient of a layer's weights ``at``, or use it for a step."""
+    if sums is not None:
+        tl.store(sums + at, total, mask=mask)
+    if state[1] is not None:
+        kick_and_drift(total, BEGIN + at, mask, row, *state)
 
 
 @triton.jit
@@ -40,7 +49,8 @@ def _weight_gradient_kernel(
     slice_samples,
     h_rows,
     H_STRIDE: tl.constexpr,
-    DELTA_STRIDE: tl.constexpr,
+    H_PLANE: tl.constexpr,
+    DELTA_PLANE: tl.constexpr,
     INPUTS: tl.constexpr,
     OUTPUTS: tl.constexpr,
     BEGIN: tl.constexpr,
@@ -59,6 +69,7 @@ def _weight_gradient_kernel(
     """
     K_TILES: tl.constexpr = (INPUTS + K) // K  # one column more, for the bias
     N_TILES: tl.constexpr = (OUTPUTS + N - 1) // N
+    DELTA_STRIDE: tl.constexpr = (3 - PRECISION) * DELTA_PLANE
     tile = tl.program_id(0) % (K_TILES * N_TILES)
     particle = ((tl.program_id(0) // (K_TILES * N_TILES)) % num_particles).to(tl.int64)
     part = (tl.program_id(0) // (K_TILES * N_TILES) // num_particles).to(tl.int64)
@@ -72,19 +83,25 @@ def _weight_gradient_kernel(
     total = tl.zeros((N, K), tl.float32)
     for first in range(0, count, DEPTH):
         b = first + tl.arange(0, DEPTH)
-        inside = (b < count)[:, None]
-        d = tl.load(deltas + b[:, None] * DELTA_STRIDE + n[None, :], mask=inside & (n < OUTPUTS)[None, :], other=0)
-        v = tl.load(h + b[:, None] * H_STRIDE + k[None, :], mask=inside & (k < INPUTS)[None, :], other=0)
-        v = value_of(v, ACTIVATION)
-        v = tl.where((k == INPUTS)[None, :], tl.full((), 1, v.dtype), v)
-        total = product(tl.trans(d), v, total, PRECISION, UPCAST)
+        inside = b < count
+        at = deltas + b[None, :] * DELTA_STRIDE + n[:, None]
+        d = load_parts(at, (n < OUTPUTS)[:, None] & inside[None, :], DELTA_PLANE, PRECISION, UPCAST)
+        at = h + b[:, None] * H_STRIDE + k[None, :]
+        if H_PLANE:  # its column of ones is there
+            v = load_parts(at, inside[:, None] & (k <= INPUTS)[None, :], H_PLANE, PRECISION, UPCAST)
+        else:
+            v = value_of(tl.load(at, mask=inside[:, None] & (k < INPUTS)[None, :], other=0), ACTIVATION)
+            v = parts_of(tl.where((k == INPUTS)[None, :], tl.full((), 1, v.dtype), v), PRECISION, UPCAST)
+        total = product(d, v, total, PRECISION)
 
-    mask = (n < OUTPUTS)[:, None] & (k <= INPUTS)[None, :]
-    at = tl.where((k < INPUTS)[None, :], n[:, None] * INPUTS + k[None, :], OUTPUTS * INPUTS + n[:, None]) + BEGIN
     if sums is not None:
-        tl.store(sums + (part * num_particles + particle) * DIM + at, total, mask=mask)
-    if momentum is not None:
-        kick_and_drift(total, at, mask, particle * DIM, particles, momentum, prior_precision, scale, plan)
+        sums += (part * num_particles + particle) * DIM + BEGIN
+    weights, last = n[:, None] * INPUTS + k[None, :], tl.broadcast_to(INPUTS * OUTPUTS + n[:, None], (N, K))
+    rows = (n < OUTPUTS)[:, None]
+    state = (particles, momentum, prior_precision, scale, plan)
+    _finish(total, weights, rows & (k < INPUTS)[None, :], sums, BEGIN, particle * DIM, state)
+    if tile % K_TILES == K_TILES - 1:  # biases, behind all weights
+        _finish(total, last, rows & (k == INPUTS)[None, :], sums, BEGIN, particle * DIM, state)
 
 
 class Weights(NamedTuple):
@@ -99,6 +116,7 @@ class Weights(NamedTuple):
 def weight_gradient(
     h: torch.Tensor,
     activation: int,
+    plane: int,
     deltas: torch.Tensor,
     weights: Weights,
     slice_samples: int,
@@ -111,17 +129,17 @@ def weight_gradient(
     Parameters
     ----------
     h : [B, inputs] or [P, B, inputs]
-        What is kept of the layer before, whose ``activation`` is yet to be applied; the last dimension may be part of a
-        longer row.
-    deltas : [P, B, outputs]
-        The gradient with respect to the pre-activations, likewise.
+        What is kept of the layer before, whose ``activation`` is yet to be applied, or, where there is a ``plane``, the
+        parts of x; the last dimension may be part of a longer row.
+    deltas : bfloat16 [P, B, parts * outputs]
+        The parts of the gradient with respect to the pre-activations, likewise.
     sums : float32 [slices, P, dim], optional
         Where the gradient goes.
     update
         What is done with it, where there is one slice.
     """
     P, B = deltas.shape[:2]
-    n, k, depth, warps, stages = _tiles(weights, precision)
+    n, k, depth, warps, stages = _tiles(weights, precision, update is not None)
     programs = triton.cdiv(weights.outputs, n) * triton.cdiv(weights.inputs + 1, k)
     _weight_gradient_kernel[(programs * P * triton.cdiv(B, slice_samples),)](
         h,
@@ -133,7 +151,8 @@ def weight_gradient(
         slice_samples,
         0 if h.ndim == 2 else h.stride(0) // h.stride(1),
         H_STRIDE=h.stride(-2),
-        DELTA_STRIDE=deltas.stride(1),
+        H_PLANE=plane,
+        DELTA_PLANE=deltas.stride(1) // parts_in(precision),
         INPUTS=weights.inputs,
         OUTPUTS=weights.outputs,
         BEGIN=weights.begin,
@@ -150,24 +169,28 @@ def weight_gradient(
     )
 
 
-def _tiles(weights: Weights, precision: int) -> tuple[int, int, int, int, int]:
+def _tiles(weights: Weights, precision: int, fused: bool) -> tuple[int, int, int, int, int]:
     """Units, inputs and samples of a tile, warps and stages: such that accumulators and update stay in registers."""
-    n = max(16, min(64, triton.next_power_of_2(weights.outputs)))
-    k = max(16, min(64, triton.next_power_of_2(weights.inputs + 1)))
-    return n, k, 64 if precision == MEDIUM.value else 32, 8 if n * k >= 4096 else 4, 3
+    n = max(16, min(128, triton.next_power_of_2(weights.outputs)))
+    k = max(16, min(32 if fused else 128, triton.next_power_of_2(weights.inputs + 1)))
+    depth, stages = ((32, 2), (32, 3), (64, 3))[precision]
+    return n, k, depth, 8 if n == 128 else 4, stages
 
 
 def _build(weights: Weights, precision: int, fused: bool, registers: int, shared: int) -> Build:
-    """Of a layer behind a tanh, its gradient written, or used for a step."""
-    kind = "*bf16" if precision == MEDIUM.value else "*fp32"
+    """Of the first layer, or of one behind a tanh, its gradient written, or used for a step."""
+    first = weights.begin == 0
+    kind = "*bf16" if first or precision == MEDIUM.value else "*fp32"
     used = ("particles", "momentum", "prior_precision", "plan") if fused else ("sums",)
-    signature = {"h": kind, "deltas": kind} | dict.fromkeys(used, "*fp32")
+    signature = {"h": kind, "deltas": "*bf16"} | dict.fromkeys(used, "*fp32")
     signature |= dict.fromkeys(("samples", "num_particles", "slice_samples", "h_rows"), "i32")
-    n, k, depth, warps, stages = _tiles(weights, precision)
+    n, k, depth, warps, stages = _tiles(weights, precision, fused)
     pointers = ("sums", "particles", "momentum", "prior_precision", "scale", "plan")
     constants = dict.fromkeys(name for name in pointers if name not in used)
-    constants |= {"H_STRIDE": 112, "DELTA_STRIDE": 128, "INPUTS": weights.inputs, "OUTPUTS": weights.outputs}
-    constants |= {"BEGIN": weights.begin, "DIM": weights.dim, "ACTIVATION": 2, "N": n, "K": k, "DEPTH": depth}
+    plane = aligned(weights.inputs + 1) if first else 0
+    constants |= {"H_STRIDE": plane * parts_in(precision) or 112, "H_PLANE": plane, "DELTA_PLANE": 128}
+    constants |= {"INPUTS": weights.inputs, "OUTPUTS": weights.outputs, "BEGIN": weights.begin, "DIM": weights.dim}
+    constants |= {"ACTIVATION": 0 if first else 2, "N": n, "K": k, "DEPTH": depth}
     constants |= {"PRECISION": precision, "UPCAST": False}
     return Build(
         f"weight {'step' if fused else 'gradient'} of {weights.inputs}-{weights.outputs}, precision {precision}",

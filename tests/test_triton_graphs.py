@@ -115,5 +115,5 @@ def test_scratch_counts_what_is_allocated():
     density, (theta, *_), (x, y, weights), *_ = problem.prepared(0)
     layers, likelihood, noise, precision = density
     evaluation = Evaluation.of(layers, precision, Data(x, y, weights, likelihood, noise))
-    assert evaluation.scratch(len(theta)) == len(theta) * len(x) * 4 * (16 + 32 + 16)
+    assert evaluation.scratch(len(theta)) == len(theta) * len(x) * (4 * 16 + 3 * 2 * 32 + 4 * 16)
     assert evaluation.scratch(10**9) <= evaluation.tiles.scratch

@@ -7,6 +7,9 @@
 // Operands stay float32 in shared memory, and are split as they come into registers: a network this small is read as
 // often by columns as by rows, and copies of its weights would take the room of a larger one.
 //
+// Tensor cores cut off what they cannot add, so that long sums drift towards zero: they have the sum of one depth step
+// alone, and a lane adds that to its own.
+//
 // A warp makes a strip of 16 rows by kStrip columns at a time. Each depth step reads its part of A once for the strip,
 // and B once for the 16 rows. Rows whose length is 4 modulo 32 words are read without bank conflicts, columns by two
 // lanes at a time.
@@ -128,6 +131,7 @@ FASTSMC_KERNEL void product(Block& block, Matrix a, Matrix b, int rows, int colu
     for (int strip = warp.index(); strip < strips; strip += Block::kThreads / kWarp) {
       const int i0 = strip / across * 16, j0 = strip % across * kStrip;
       typename Warp::template Private<Sums> sums;
+      typename Warp::template Private<Items<float, 4>> step;
       typename Warp::template Private<typename Operands::template Fragment<4>> left;
       typename Warp::template Private<typename Operands::template Fragment<2>> right;
       warp.each([&](int lane) { sums[lane] = Sums{}; });
@@ -155,8 +159,9 @@ FASTSMC_KERNEL void product(Block& block, Matrix a, Matrix b, int rows, int colu
               right[lane].set(r, x);
             }
           });
+          warp.each([&](int lane) { step[lane] = {}; });
           const auto multiply = [&](int p, int q) {  // the largest product last
-            warp.template multiply<Format>([&](int lane) { return sums[lane].tile[tile]; },
+            warp.template multiply<Format>([&](int lane) { return step[lane].item; },
                                            [&](int lane) { return left[lane].part[p]; },
                                            [&](int lane) { return right[lane].part[q]; });
           };
@@ -165,6 +170,9 @@ FASTSMC_KERNEL void product(Block& block, Matrix a, Matrix b, int rows, int colu
             multiply(0, 1);
           }
           multiply(0, 0);
+          warp.each([&](int lane) {
+            for (int i = 0; i < 4; ++i) sums[lane].tile[tile][i] += step[lane].item[i];
+          });
         }
       }
       warp.each([&](int lane) {
