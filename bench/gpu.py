@@ -38,8 +38,8 @@ ROUNDS, SAMPLE = 15, 0.02
 WIDTHS = (784, 100, 100, 10)
 SHAPES = ((WIDTHS, 1024, 1000), (WIDTHS, 1024, 64), ((64, 32, 10), 1024, 256), ((13, 50, 1), 1024, 256))
 """Widths, particles, samples: the table of the targets, and networks that one block holds."""
-RATES = {"medium": 990e12, "high": 495e12, "highest": 165e12}
-"""Operations a second of Hopper's tensor cores by data sheet: bfloat16, tf32, and float32 of three tf32 products."""
+RATES = {"medium": 990e12, "high": 330e12, "highest": 165e12}
+"""Operations a second of Hopper's tensor cores by data sheet: one, three and six products of bfloat16 numbers."""
 JAX_PRECISIONS = {"highest": "float32", "high": "tensorfloat32", "medium": "bfloat16"}
 BANDWIDTH = {"H100": 3.35e12, "H200": 4.8e12}
 """Bytes a second by data sheet."""

@@ -8,7 +8,11 @@ from collections import defaultdict
 from bench.harness import OURS, RESULTS
 
 README = RESULTS.parent.parent / "README.md"
-BEGIN, END = "<!-- figures: written by make bench -->\n", "<!-- end of figures -->\n"
+BEGIN, BEGIN_DEVICES, END = (
+    "<!-- figures: written by make bench -->\n",
+    "<!-- figures of GPUs -->\n",
+    "<!-- end of figures -->\n",
+)
 
 SHOWN = {
     "mlp_gradient": {
@@ -39,12 +43,34 @@ SHOWN = {
 """Cases by benchmark, in words."""
 
 
+ON_DEVICES = {
+    "gradient 784-100-100-10 P=1024 B=1000 categorical medium": "log-likelihood + gradient, B = 1000, `medium`",
+    "gradient 784-100-100-10 P=1024 B=1000 categorical high": "the same, `high`",
+    "gradient 784-100-100-10 P=1024 B=1000 categorical highest": "the same, `highest`",
+    "gradient 784-100-100-10 P=1024 B=64 categorical medium": "B = 64, `medium`",
+    "gradient 784-100-100-10 P=1024 B=64 categorical highest": "the same, `highest`",
+    "trajectory 784-100-100-10 P=1024 B=1000 categorical medium, 10 steps": "HMC, 10 steps, B = 1000, `medium`",
+    "trajectory 784-100-100-10 P=1024 B=64 categorical medium, 10 steps": "the same, B = 64",
+    "gradient 64-32-10 P=1024 B=256 categorical highest": "MLP 64-32-10, P = 1024, B = 256, `highest`",
+    "gradient 13-50-1 P=1024 B=256 categorical highest": "MLP 13-50-1, P = 1024, B = 256, `highest`",
+    "normalise, ESS and systematic, N=4096": "normalise, ESS and systematic, N = 4096",
+    "normalise, ESS and systematic, N=1000000": "the same, N = 1e6",
+    "normalise, ESS and systematic, N=10000000": "the same, N = 1e7",
+    "a resampling step, N=4096": "a resampling step in one op, N = 4096",
+    "a resampling step, N=1000000": "the same, N = 1e6",
+}
+"""Cases of bench.gpu; networks are 784-100-100-10 with P = 1024 where the words say no other."""
+
+Cases = dict[str, list[dict[str, str]]]
+
+
 def write() -> None:
     """Put the figures of the newest results between the marks of the README."""
     text = README.read_text()
-    before, _, rest = text.partition(BEGIN)
-    _, _, after = rest.partition(END)
-    README.write_text(before + BEGIN + figures() + END + after)
+    for begin, table in ((BEGIN, figures()), (BEGIN_DEVICES, device_figures())):
+        before, _, rest = text.partition(begin)
+        text = before + begin + table + END + rest.partition(END)[2]
+    README.write_text(text)
 
 
 def figures() -> str:
@@ -52,21 +78,50 @@ def figures() -> str:
     lines = ["| work | fastsmc | of the limit | best peer | ratio |", "|---|---|---|---|---|"]
     machines = set()
     for bench, shown in SHOWN.items():
-        path = RESULTS / f"{bench}.csv"
-        cases = defaultdict(list)
-        for row in csv.DictReader(path.open()) if path.exists() else ():
-            cases[row["case"]].append(row)
+        cases = _cases(bench)
         for case, words in shown.items():
             if case not in cases:
                 continue
             ours = next(row for row in cases[case] if row["provider"] == OURS)
-            peers = [row for row in cases[case] if not row["provider"].startswith(OURS)]
-            best = min(peers, key=lambda row: float(row["median_us"]))
+            best = _best([row for row in cases[case] if not row["provider"].startswith(OURS)])
             share = f"{100 * float(ours['share_of_limit']):.0f} %"
             peer = f"{best['provider']}: {_time(best)}"
             lines.append(f"| {words} | {_time(ours)} | {share} | {peer} | {float(best['ratio']):.2f}x |")
             machines.add(f"{ours['machine']}, {ours['cores']} cores, {ours['simd']}, {ours['date']}")
     return f"Medians; {'; '.join(sorted(machines))}; float32 throughout.\n\n" + "\n".join(lines) + "\n"
+
+
+def device_figures() -> str:
+    """The same of the card that was measured last."""
+    lines = ["| work | fastsmc | by | over the floor | best peer | ratio |", "|---|---|---|---|---|---|"]
+    cards = set()
+    for case, rows in _cases("gpu").items():
+        if case not in ON_DEVICES:
+            continue
+        ours = _best([row for row in rows if row["provider"].startswith(OURS) and ":" not in row["provider"]])
+        peers = [row for row in rows if not row["provider"].startswith(OURS)]
+        floor = f"{float(ours['median_us']) / float(ours['floor_us']):.1f}x"
+        peer, ratio = "", ""
+        if peers:
+            best = _best(peers)
+            peer = f"{best['provider']}: {_time(best)}"
+            ratio = f"{float(best['median_us']) / float(ours['median_us']):.2f}x"
+        engine = ours["provider"].removeprefix(f"{OURS} ")
+        lines.append(f"| {ON_DEVICES[case]} | {_time(ours)} | {engine} | {floor} | {peer} | {ratio} |")
+        cards.add(f"{ours['card']}, driver {ours['driver']}, torch {ours['torch']}, {ours['date']}")
+    return f"Medians; {'; '.join(sorted(cards))}.\n\n" + "\n".join(lines) + "\n"
+
+
+def _cases(bench: str) -> Cases:
+    path = RESULTS / f"{bench}.csv"
+    cases = defaultdict(list)
+    for row in csv.DictReader(path.open()) if path.exists() else ():
+        cases[row["case"]].append(row)
+    return cases
+
+
+def _best(rows: list[dict[str, str]]) -> dict[str, str]:
+    return min(rows, key=lambda row: float(row["median_us"]))
 
 
 def _time(row: dict[str, str]) -> str:

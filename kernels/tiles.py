@@ -80,11 +80,16 @@ def choose_tiles(precision: int, batch: int, device: torch.device | None = None)
         (128, 128, 32, 3, 4096),
     )[precision]
     most = min(most, power_of_two(batch))
-    warps = 8 if most > 64 else 4  # 16 rows each: Triton 3.6 reads beyond its memory where there are fewer
+    warps = warps_of(most)
     if device is not None and (best := measured(capability(str(device)), precision, batch)):
         most, depth, warps, stages = best.samples, best.depth, best.warps, best.stages
     samples = min(most, power_of_two(batch))
     return Tiles(samples, units, depth, warps, stages, slice=summed)
+
+
+def warps_of(samples: int) -> int:
+    """Of a tile: each has 16 of its rows, since Triton 3.6 reads beyond its memory where there are fewer."""
+    return 8 if samples > 64 else 4
 
 
 def measured(capability: str, precision: int, batch: int) -> Measured | None:

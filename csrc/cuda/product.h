@@ -1,7 +1,7 @@
 // Products of matrices in shared memory on tensor cores, summed in float32.
 //
-//   highest   float32 as the sum of two tf32 numbers, three products, without small * small
-//   high      float32 as the sum of two bfloat16 numbers, likewise
+//   highest   float32 as the sum of three bfloat16 numbers, six products: all that reach its last bit
+//   high      float32 as the sum of two, three products, without small * small
 //   medium    bfloat16 numbers
 //
 // Operands stay float32 in shared memory, and are split as they come into registers: a network this small is read as
@@ -18,34 +18,6 @@
 #include "cuda/warp.h"
 
 namespace fastsmc::cuda {
-
-// One operand in each word: float32 whose last 13 bits do not count.
-struct Tf32 {
-  static constexpr int kDepth = 8, kPerWord = 1;
-
-  // To the nearest, ties away from zero.
-  FASTSMC_KERNEL static uint32_t pack(const float (&x)[1]) {
-#if defined(__CUDACC__)
-    uint32_t word;
-    asm("cvt.rna.tf32.f32 %0, %1;" : "=r"(word) : "f"(x[0]));
-    return word;
-#else
-    const auto bits = bit_cast<uint32_t>(x[0]);
-    return x[0] == x[0] ? (bits + 0x1000u) & ~0x1FFFu : bits;
-#endif
-  }
-  FASTSMC_KERNEL static float value(uint32_t word, int) { return bit_cast<float>(word); }
-
-#if defined(__CUDACC__)
-  __device__ __forceinline__ static void multiply(float* c, const uint32_t* a, const uint32_t* b) {
-    asm volatile(
-        "mma.sync.aligned.m16n8k8.row.col.f32.tf32.tf32.f32 {%0, %1, %2, %3}, {%4, %5, %6, %7}, {%8, %9}, "
-        "{%0, %1, %2, %3};"
-        : "+f"(c[0]), "+f"(c[1]), "+f"(c[2]), "+f"(c[3])
-        : "r"(a[0]), "r"(a[1]), "r"(a[2]), "r"(a[3]), "r"(b[0]), "r"(b[1]));
-  }
-#endif
-};
 
 // Two operands in each word, the first in the lower half.
 struct Bfloat16 {
@@ -87,7 +59,7 @@ template <class FormatOfParts, int kPartsOfOperand>
 struct Split {
   using Format = FormatOfParts;
   static constexpr int kParts = kPartsOfOperand;
-  static_assert(kParts == 1 || kParts == 2, "what two parts leave is below what sums in float32 lose");
+  static_assert(kParts <= 3, "what three parts leave is below a float32's last bit");
 
   // A lane's words of an operand, the largest part first.
   template <int kWords>
@@ -103,7 +75,7 @@ struct Split {
   };
 };
 
-using Highest = Split<Tf32, 2>;
+using Highest = Split<Bfloat16, 3>;
 using High = Split<Bfloat16, 2>;
 using Medium = Split<Bfloat16, 1>;
 
@@ -165,11 +137,11 @@ FASTSMC_KERNEL void product(Block& block, Matrix a, Matrix b, int rows, int colu
                                            [&](int lane) { return left[lane].part[p]; },
                                            [&](int lane) { return right[lane].part[q]; });
           };
-          if constexpr (Operands::kParts == 2) {
-            multiply(1, 0);
-            multiply(0, 1);
+          FASTSMC_UNROLL
+          for (int order = Operands::kParts - 1; order >= 0; --order) {
+            FASTSMC_UNROLL
+            for (int p = order; p >= 0; --p) multiply(p, order - p);
           }
-          multiply(0, 0);
           warp.each([&](int lane) {
             for (int i = 0; i < 4; ++i) sums[lane].tile[tile][i] += step[lane].item[i];
           });
