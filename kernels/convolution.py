@@ -116,7 +116,8 @@ def _forward_kernel(
     weight = particles + particle * DIM + SHAPE[9]
     bias = tl.load(weight + OUTPUTS * TERMS + n, mask=n < OUTPUTS, other=0)
 
-    best = tl.zeros((ROWS, N), tl.float32)
+    best = tl.full((ROWS, N), float("-inf"), tl.float32)
+    largest = best
     place = tl.zeros((ROWS, N), tl.int32)
     for position in range(POOL * POOL):
         z = tl.zeros((ROWS, N), tl.float32)
@@ -130,9 +131,10 @@ def _forward_kernel(
             w = tl.load(weight + n[None, :] * TERMS + k[:, None], mask=mask, other=0)
             z = product(parts_of(h, PRECISION, UPCAST), parts_of(w, PRECISION, UPCAST), z, PRECISION)
         z = kept_of(z + bias[None, :], ACTIVATION)
-        value, largest = value_of(z, ACTIVATION), value_of(best, ACTIVATION)
-        larger = ~((largest >= value) | (largest != largest)) | (position == 0)  # the first NaN is the largest
+        value = value_of(z, ACTIVATION)
+        larger = ~((largest >= value) | (largest != largest))  # the first NaN is the largest
         best = tl.where(larger, z, best)
+        largest = tl.where(larger, value, largest)
         place = tl.where(larger, position, place)
 
     mask = inside[:, None] & (n < OUTPUTS)[None, :]

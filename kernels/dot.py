@@ -15,6 +15,10 @@ before: an operand that many programs read is split once (`split`), and goes to 
 Triton's interpreter cannot compute with bfloat16: it gets the same numbers as float32 operands, by ``UPCAST``.
 """
 
+from __future__ import annotations
+
+from typing import NamedTuple
+
 import torch
 import triton
 import triton.language as tl
@@ -123,6 +127,8 @@ def _split_kernel(
     parts,
     rows,
     width,
+    group,
+    stride,
     ROWS: tl.constexpr,
     BLOCK: tl.constexpr,
     PLANE: tl.constexpr,
@@ -130,35 +136,45 @@ def _split_kernel(
     UPCAST: tl.constexpr,
 ):
     """A tile of rows and columns; behind the last column comes one of ones, then zeros."""
-    row = (tl.program_id(0) * ROWS + tl.arange(0, ROWS)).to(tl.int64)[:, None]
+    row = (tl.program_id(0) * ROWS + tl.arange(0, ROWS))[:, None]
     column = (tl.program_id(1) * BLOCK + tl.arange(0, BLOCK))[None, :]
-    values = tl.load(x + row * width + column, mask=(row < rows) & (column < width), other=0)
+    begin = (row // group).to(tl.int64) * stride + row % group * width
+    values = tl.load(x + begin + column, mask=(row < rows) & (column < width), other=0)
     values = tl.where(column == width, 1.0, values)
-    stride: tl.constexpr = (3 - PRECISION) * PLANE
-    store_parts(parts + row * stride + column, values, (row < rows) & (column < PLANE), PLANE, PRECISION, UPCAST)
+    begin = row.to(tl.int64) * ((3 - PRECISION) * PLANE)
+    store_parts(parts + begin + column, values, (row < rows) & (column < PLANE), PLANE, PRECISION, UPCAST)
 
 
 _ROWS, _BLOCK = 16, 64
 
 
-def split(x: torch.Tensor, precision: int) -> tuple[torch.Tensor, int]:
-    """The parts of rows x [B, inputs], float32, and the distance between them; 1 follows x, for the weight of a bias.
+class Parts(NamedTuple):
+    """Rows in parts, bfloat16 [.., parts * plane]: of each the first part, then what there is of the others."""
 
-    Returns bfloat16 [B, parts * plane]: of each row the first part, then what there is of the second and the third.
+    rows: torch.Tensor
+    plane: int
+
+
+def split(x: torch.Tensor, precision: int, group: int | None = None, width: int | None = None) -> Parts:
+    """The parts of rows of float32, each followed by 1, which is what the weight of a bias is multiplied by.
+
+    Rows are those of x [B, width], or the first ``group`` of this ``width`` in each row of x.
     """
-    (rows, width), plane = x.shape, aligned(x.shape[1] + 1)
+    rows, width = len(x) * (group or 1), width or x.shape[1]
+    plane = aligned(width + 1)
     parts = x.new_empty((rows, parts_in(precision) * plane), dtype=torch.bfloat16)
     grid = triton.cdiv(rows, _ROWS), triton.cdiv(plane, _BLOCK)
     constants = {"ROWS": _ROWS, "BLOCK": _BLOCK, "PLANE": plane, "PRECISION": precision, "UPCAST": INTERPRETED}
-    _split_kernel[grid](x, parts, rows, width, **constants, num_warps=4, **EXACT)
-    return parts, plane
+    _split_kernel[grid](x, parts, rows, width, group or 1, x.stride(0), **constants, num_warps=4, **EXACT)
+    return Parts(parts, plane)
 
 
 BUILDS = tuple(
     Build(
         f"split rows, precision {precision}",
         _split_kernel,
-        {"x": "*fp32", "parts": "*bf16", "rows": "i32", "width": "i32"}
+        {"x": "*fp32", "parts": "*bf16"}
+        | dict.fromkeys(("rows", "width", "group", "stride"), "i32")
         | dict.fromkeys(("ROWS", "BLOCK", "PLANE", "PRECISION", "UPCAST"), "constexpr"),
         {"ROWS": _ROWS, "BLOCK": _BLOCK, "PLANE": 800, "PRECISION": precision, "UPCAST": False},
         registers=64,

@@ -135,6 +135,11 @@ class Evaluation:
         return self.in_one and self.data.samples <= self.tiles.fused
 
     @property
+    def _packs(self) -> bool:
+        """Whether so many tiles read the first layer's weights that these are worth splitting once for all."""
+        return not self.convolutions and self.data.samples >= self.tiles.packed
+
+    @property
     def _dense_in_one(self) -> bool:
         return self.data.samples <= min(self.chunk, self.tiles.slice)
 
@@ -163,7 +168,9 @@ class Evaluation:
         """Bytes of scratch for a particle."""
         dense = 0 if self._dense_in_one else self.stack.dim * triton.cdiv(self.chunk, self.tiles.slice)
         images = 0 if self.in_one else self._image_weights * triton.cdiv(self.chunk, self._image_slice)
-        return self.chunk * self._row + 4 * (dense + images)
+        first = self.stack.layers[0]
+        packed = 2 * parts_in(self.precision) * first.outputs * aligned(first.inputs + 1) if self._packs else 0
+        return self.chunk * self._row + 4 * (dense + images) + packed
 
     @property
     def _group(self) -> int:
@@ -237,6 +244,8 @@ class Evaluation:
         width = parts_in(self.precision) * self.stack.deltas
         deltas = particles.new_empty((*part.shape, width), dtype=torch.bfloat16) if with_grad else None
         rows = Rows(kept, deltas, outputs)
+        first = self.stack.layers[0]
+        packed = split(group, self.precision, first.outputs, first.inputs).rows if self._packs else None
         through(
             self.stack,
             self.tiles,
@@ -249,6 +258,7 @@ class Evaluation:
             None if partials is None else partials[part.begin // self.tiles.samples :, part.first :],
             status,
             part.begin,
+            packed,
         )
         return Scratch(inputs, features, rows)
 

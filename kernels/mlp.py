@@ -39,6 +39,7 @@ from fastsmc.networks import Layer
 def _forward(
     inputs,
     theta,
+    packed,
     out,
     row,
     inside,
@@ -51,7 +52,10 @@ def _forward(
     PRECISION: tl.constexpr,
     UPCAST: tl.constexpr,
 ):
-    """What is kept of one layer, for a tile of samples, from the parts of x or what was kept of the layer before."""
+    """What is kept of one layer, for a tile of samples, from the parts of x or what was kept of the layer before.
+
+    Weights are ``packed`` as x is, or those in theta.
+    """
     INPUTS: tl.constexpr = LAYERS[LAYER][0]
     OUTPUTS: tl.constexpr = LAYERS[LAYER][1]
     UNITS: tl.constexpr = LAYERS[LAYER][6]
@@ -67,12 +71,14 @@ def _forward(
                 h = load_parts(at, mask, INPUT_PLANE, PRECISION, UPCAST)
             else:
                 h = parts_of(value_of(tl.load(at, mask=mask, other=0), INPUT_ACTIVATION), PRECISION, UPCAST)
-            w = tl.load(
-                weight + unit[None, :] * INPUTS + k[:, None],
-                mask=(k < INPUTS)[:, None] & (unit < OUTPUTS)[None, :],
-                other=0,
-            )
-            z = product(h, parts_of(w, PRECISION, UPCAST), z, PRECISION)
+            mask = (k < INPUTS)[:, None] & (unit < OUTPUTS)[None, :]
+            if packed is None:
+                w = tl.load(weight + unit[None, :] * INPUTS + k[:, None], mask=mask, other=0)
+                w = parts_of(w, PRECISION, UPCAST)
+            else:
+                at = packed + unit[None, :] * INPUT_STRIDE + k[:, None]
+                w = load_parts(at, mask, INPUT_PLANE, PRECISION, UPCAST)
+            z = product(h, w, z, PRECISION)
         z += tl.load(weight + INPUTS * OUTPUTS + unit, mask=unit < OUTPUTS, other=0)[None, :]
         mask = inside[:, None] & (unit < OUTPUTS)[None, :]
         store(out + row[:, None] * OUT_STRIDE + unit[None, :], kept_of(z, LAYERS[LAYER][2]), mask, UPCAST)
@@ -132,6 +138,7 @@ def _mlp_kernel(
     y,
     weights,
     particles,
+    packed,
     kept,
     deltas,
     outputs,
@@ -161,8 +168,8 @@ def _mlp_kernel(
     """One tile of samples of one particle.
 
     ``x_rows`` and ``output_rows`` are the samples between two particles' inputs, 0 if they share them, and outputs.
-    Without ``y`` only the outputs are made, without ``deltas`` no gradient, without ``input_grad`` none with respect to
-    the inputs, which then are each particle's own.
+    The first layer's weights may be ``packed``. Without ``y`` only the outputs are made, without ``deltas`` no
+    gradient, without ``input_grad`` none with respect to the inputs, which then are each particle's own.
     """
     LAST: tl.constexpr = len(LAYERS) - 1
     DELTA_STRIDE: tl.constexpr = (3 - PRECISION) * DELTA_PLANE
@@ -175,11 +182,14 @@ def _mlp_kernel(
     x += (particle * x_rows + begin) * X_STRIDE
     outputs += (particle * output_rows + begin) * OUTPUT_STRIDE
     kept += (particle * samples + begin) * KEPT_STRIDE
+    if packed is not None:
+        packed += particle * (LAYERS[0][1] * X_STRIDE)
 
     for k in tl.static_range(len(LAYERS)):
         _forward(
             x if k == 0 else kept + LAYERS[k - 1][4],
             theta,
+            packed if k == 0 else None,
             outputs if k == LAST else kept + LAYERS[k][4],
             row,
             inside,
@@ -384,6 +394,7 @@ def through(
     partials: torch.Tensor | None = None,
     status: torch.Tensor | None = None,
     first_sample: int = 0,
+    packed: torch.Tensor | None = None,
 ) -> None:
     """Take a batch through the stack, and back if there are deltas to be filled.
 
@@ -398,6 +409,8 @@ def through(
         Gets the log-likelihood of each tile; without it only outputs are made.
     first_sample
         The samples that come before this batch, as the status counts.
+    packed : bfloat16 [P * outputs, parts * plane], optional
+        The weights of the first layer, in parts like x.
     """
     P, samples = rows.kept.shape[:2]
     cut = triton.cdiv(samples, tiles.samples)
@@ -406,6 +419,7 @@ def through(
         None if partials is None else data.y,
         data.weights,
         particles,
+        packed,
         rows.kept,
         rows.deltas,
         rows.outputs,
@@ -434,16 +448,18 @@ def through(
     )
 
 
-def _build(widths: tuple[int, ...], precision: int, with_grad: bool, registers: int, shared: int) -> Build:
+def _build(
+    widths: tuple[int, ...], precision: int, with_grad: bool, packed: bool, registers: int, shared: int
+) -> Build:
     """Of a categorical network of tanh units with the usual tiles."""
     layers = [Layer(0, 2 * (k < len(widths) - 2), a, 1, 1, b, 1, 0, 1) for k, (a, b) in enumerate(pairwise(widths))]
-    tiles = choose_tiles(precision, 1000)
+    tiles = choose_tiles(precision, 1000 if packed else 64)
     stack = dense_stack(np.array(layers), tiles)
     kept = "*bf16" if precision == MEDIUM.value else "*fp32"
-    pointers = {"x": "*bf16", "y": "*i64", "particles": "*fp32", "kept": kept, "deltas": "*bf16", "outputs": "*fp32"}
-    pointers |= {"partials": "*fp64", "status": "*i64"}
+    pointers = {"x": "*bf16", "y": "*i64", "particles": "*fp32", "packed": "*bf16", "kept": kept, "deltas": "*bf16"}
+    pointers |= {"outputs": "*fp32", "partials": "*fp64", "status": "*i64"}
     numbers = dict.fromkeys(("samples", "first_sample", "tiles", "x_rows", "output_rows", "num_particles"), "i32")
-    absent = ("weights", "input_grad") if with_grad else ("weights", "input_grad", "deltas")
+    absent = ["weights", "input_grad"] + ["deltas"] * (not with_grad) + ["packed"] * (not packed)
     constants = dict.fromkeys(absent) | stack.constants
     plane = aligned(widths[0] + 1)
     constants |= {
@@ -456,7 +472,8 @@ def _build(widths: tuple[int, ...], precision: int, with_grad: bool, registers: 
     }
     constants |= {"PRECISION": precision, "UPCAST": False}
     return Build(
-        f"{'gradient' if with_grad else 'log-likelihood'} of {'-'.join(map(str, widths))}, precision {precision}",
+        f"{'gradient' if with_grad else 'log-likelihood'} of {'-'.join(map(str, widths))}, precision {precision}"
+        + ", packed" * packed,
         _mlp_kernel,
         pointers | numbers | {"noise_precision": "fp32"} | dict.fromkeys(constants, "constexpr"),
         constants,
@@ -478,8 +495,9 @@ _MEANS = {
 }
 
 BUILDS = tuple(
-    _build(widths, precision, with_grad, *means[precision])
+    _build(widths, precision, with_grad, packed, *means[precision])
     for widths, means in _MEANS.items()
     for precision in range(3)
     for with_grad in (True, False)
+    for packed in (False, True)
 )

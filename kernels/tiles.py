@@ -37,6 +37,8 @@ class Tiles:
     fused
         Samples of a batch, at most, whose weight gradients are used for a step where they are summed: a step takes
         small tiles, which read more of a large batch than is saved.
+    packed
+        Samples of a batch, at least, for which weights are split once, and not where they are read.
     chunk
         Samples that are in scratch at a time, at most; a multiple of ``slice``.
     scratch
@@ -52,6 +54,7 @@ class Tiles:
     pixels: int = 1024
     image_slices: int = 128
     fused: int = 256
+    packed: int = 256
     chunk: int = 65536
     scratch: int = 1 << 30
 
@@ -74,12 +77,10 @@ def choose_tiles(precision: int, batch: int, device: torch.device | None = None)
 
     Slices are as short as exact sums in float32 need, since each costs a pass over the weights.
     """
-    most, units, depth, stages, summed = (
-        (128, 64, 16, 2, 1024),
-        (128, 128, 32, 2, 2048),
-        (128, 128, 32, 3, 4096),
-    )[precision]
-    most = min(most, power_of_two(batch))
+    units, depth, stages, summed = ((64, 32, 3, 1024), (128, 32, 3, 2048), (128, 64, 3, 4096))[precision]
+    most = min(128, power_of_two(batch))
+    if batch < Tiles.packed:  # weights are split where they are read, which takes registers
+        most, depth = min(most, 64), 32
     warps = warps_of(most)
     if device is not None and (best := measured(capability(str(device)), precision, batch)):
         most, depth, warps, stages = best.samples, best.depth, best.warps, best.stages

@@ -45,3 +45,9 @@ def check_memory(figures, found=frozenset()):
     """Refuse local memory in the resources of a kernel, and in its instructions."""
     assert figures["LOCAL"] == figures["STACK"] == 0, f"local memory: {figures}"
     assert not {"LDL", "STL"} & found, "spills"
+
+
+def check_products(path):
+    """Refuse products on nothing: what is left of those whose result the assembler takes for unused, wrongly or not."""
+    dead = re.findall(r"HGMMA\S+ RZ, gdesc\[URZ\].*", run(TOOLS / "cuobjdump", "--dump-sass", path))
+    assert not dead, f"{len(dead)} products are dead: {dead[0]}"

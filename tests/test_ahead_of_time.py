@@ -44,6 +44,7 @@ def inspect(cubin):
     with tempfile.TemporaryDirectory() as folder:
         path = Path(folder) / "kernel.cubin"
         path.write_bytes(cubin)
+        cubins.check_products(path)
         (figures,) = cubins.usage(path).values()
         return figures, cubins.instructions(path)
 
