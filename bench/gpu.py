@@ -309,13 +309,13 @@ def main() -> None:
     quick = parser.parse_args().quick
     bench = Bench(keep=not quick)
     cases = [Case((5, 4, 3), 2, 8)] if quick else [Case(widths, p, b) for widths, p, b in SHAPES]
+    for n in (300,) if quick else (4096, 1_000_000, 10_000_000):
+        bench.attempt(resampling, n)
+        bench.attempt(resampling_step, n)
     for case in cases:
         for precision in ops.PRECISIONS:
             bench.attempt(gradient, case, precision)
             bench.attempt(trajectory, case, precision)
-    for n in (300,) if quick else (4096, 1_000_000, 10_000_000):
-        bench.attempt(resampling, n)
-        bench.attempt(resampling_step, n)
     for case in cases[1:] or cases:
         bench.attempt(iteration, case)
     if bench.failed:

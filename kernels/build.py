@@ -9,6 +9,7 @@ EXACT = {"enable_fp_fusion": False}
 """Compiler options of kernels whose bits count: a product and a sum become one instruction only where it says so."""
 PRODUCTS = {"enable_fp_fusion": True, "maxnreg": 255}
 """Of kernels of products: without the last the assembler spills, to make room for one more block."""
+CAPABILITIES = (80, 90)
 ROOMY = {"maxnreg": 128}
 """Of other kernels of which the same is true; 16 warps can have no more."""
 
@@ -18,7 +19,7 @@ class Build:
     """A kernel in one configuration, and the resources that it may take on a GPU.
 
     ``signature`` and ``constexprs`` are as `triton.compiler.ASTSource` takes them; no build may spill, or use local
-    memory.
+    memory, on cards of these compute capabilities.
     """
 
     name: str
@@ -31,3 +32,4 @@ class Build:
     shared: int = 232_448
     tensor_cores: bool = False
     options: dict[str, Any] = field(default_factory=EXACT.copy)
+    capabilities: tuple[int, ...] = CAPABILITIES

@@ -19,6 +19,7 @@ import numpy as np
 import torch
 import triton
 
+from fastsmc.arrays import capability
 from fastsmc.kernels import convolution as conv
 from fastsmc.kernels.activations import IDENTITY
 from fastsmc.kernels.convolution import Convolution, Features
@@ -89,7 +90,7 @@ class Evaluation:
     @classmethod
     def of(cls, layers: np.ndarray, precision: int, data: Data, tiles: Tiles | None = None) -> Evaluation:
         """With the usual tiles unless others are given."""
-        tiles = tiles or choose_tiles(precision, data.samples, data.x.device)
+        tiles = tiles or choose_tiles(precision, data.samples, capability(str(data.x.device)))
         table = [Layer(*map(int, row)) for row in layers]
         dim = sum(layer.num_params for layer in table)
         convolutions, begin = [], 0

@@ -28,7 +28,7 @@ import triton.language as tl
 
 from fastsmc.backends import INTERPRETED
 from fastsmc.kernels.activations import IDENTITY, kept_of, times_slope, value_of
-from fastsmc.kernels.build import PRODUCTS, Build
+from fastsmc.kernels.build import CAPABILITIES, PRODUCTS, Build
 from fastsmc.kernels.dot import MEDIUM, aligned, load_parts, parts_in, parts_of, product, store, store_parts
 from fastsmc.kernels.losses import CATEGORICAL, FINE, bad_labels, loss
 from fastsmc.kernels.tiles import Tiles, choose_tiles, power_of_two
@@ -449,11 +449,17 @@ def through(
 
 
 def _build(
-    widths: tuple[int, ...], precision: int, with_grad: bool, packed: bool, registers: int, shared: int
+    widths: tuple[int, ...],
+    precision: int,
+    with_grad: bool,
+    packed: bool,
+    capability: int,
+    registers: int,
+    shared: int,
 ) -> Build:
     """Of a categorical network of tanh units with the usual tiles."""
     layers = [Layer(0, 2 * (k < len(widths) - 2), a, 1, 1, b, 1, 0, 1) for k, (a, b) in enumerate(pairwise(widths))]
-    tiles = choose_tiles(precision, 1000 if packed else 64)
+    tiles = choose_tiles(precision, 1000 if packed else 64, f"{capability / 10}")
     stack = dense_stack(np.array(layers), tiles)
     kept = "*bf16" if precision == MEDIUM.value else "*fp32"
     pointers = {"x": "*bf16", "y": "*i64", "particles": "*fp32", "packed": "*bf16", "kept": kept, "deltas": "*bf16"}
@@ -473,7 +479,8 @@ def _build(
     constants |= {"PRECISION": precision, "UPCAST": False}
     return Build(
         f"{'gradient' if with_grad else 'log-likelihood'} of {'-'.join(map(str, widths))}, precision {precision}"
-        + ", packed" * packed,
+        + ", packed" * packed
+        + f", sm_{capability}",
         _mlp_kernel,
         pointers | numbers | {"noise_precision": "fp32"} | dict.fromkeys(constants, "constexpr"),
         constants,
@@ -483,10 +490,11 @@ def _build(
         shared,
         True,
         PRODUCTS,
+        (capability,),
     )
 
 
-# Registers and shared memory for each precision, the most of sm_80 and sm_90, by Triton 3.6 and 3.9.
+# Registers and shared memory for each precision, the most of what is packed or not, by Triton 3.6 and 3.9.
 _MEANS = {
     (784, 100, 10): ((240, 40_960), (240, 65_536), (216, 131_072)),
     (784, 100, 100, 10): ((255, 40_960), (255, 65_536), (255, 131_072)),
@@ -495,9 +503,10 @@ _MEANS = {
 }
 
 BUILDS = tuple(
-    _build(widths, precision, with_grad, packed, *means[precision])
+    _build(widths, precision, with_grad, packed, capability, *means[precision])
     for widths, means in _MEANS.items()
     for precision in range(3)
     for with_grad in (True, False)
     for packed in (False, True)
+    for capability in CAPABILITIES
 )

@@ -12,10 +12,7 @@ from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
 
-import torch
 import triton
-
-from fastsmc.arrays import capability
 
 TABLE = Path(__file__).with_name("tiles.csv")
 
@@ -68,24 +65,24 @@ class Measured:
     batch: int
     samples: int
     depth: int
-    warps: int
     stages: int
 
 
-def choose_tiles(precision: int, batch: int, device: torch.device | None = None) -> Tiles:
-    """The tiles for a precision and a batch on a device, or on a card that nobody measured.
+def choose_tiles(precision: int, batch: int, capability: str = "") -> Tiles:
+    """The tiles for a precision and a batch on a card of this compute capability, or on one that nobody measured.
 
     Slices are as short as exact sums in float32 need, since each costs a pass over the weights.
     """
     units, depth, stages, summed = ((64, 32, 3, 1024), (128, 32, 3, 2048), (128, 64, 3, 4096))[precision]
-    most = min(128, power_of_two(batch))
+    samples = 128
     if batch < Tiles.packed:  # weights are split where they are read, which takes registers
-        most, depth = min(most, 64), 32
-    warps = warps_of(most)
-    if device is not None and (best := measured(capability(str(device)), precision, batch)):
-        most, depth, warps, stages = best.samples, best.depth, best.warps, best.stages
-    samples = min(most, power_of_two(batch))
-    return Tiles(samples, units, depth, warps, stages, slice=summed)
+        samples, depth = 64, 32
+    if capability.startswith("8."):  # whose tensor cores take all operands from registers
+        units = 64
+    if best := measured(capability, precision, batch):
+        samples, depth, stages = best.samples, best.depth, best.stages
+    samples = min(samples, power_of_two(batch))
+    return Tiles(samples, units, depth, warps_of(samples), stages, slice=summed)
 
 
 def warps_of(samples: int) -> int:
@@ -103,7 +100,7 @@ def measured(capability: str, precision: int, batch: int) -> Measured | None:
 def _table() -> tuple[Measured, ...]:
     with TABLE.open(newline="") as file:
         lines = list(csv.DictReader(file))
-    numbers = ("precision", "batch", "samples", "depth", "warps", "stages")
+    numbers = ("precision", "batch", "samples", "depth", "stages")
     return tuple(Measured(line["capability"], *(int(line[name]) for name in numbers)) for line in lines)
 
 

@@ -172,8 +172,8 @@ def weight_gradient(
 def _tiles(weights: Weights, precision: int, fused: bool) -> tuple[int, int, int, int, int]:
     """Units, inputs and samples of a tile, warps and stages: such that accumulators and update stay in registers."""
     n = max(16, min(128, triton.next_power_of_2(weights.outputs)))
-    k = max(16, min(32 if fused else 128, triton.next_power_of_2(weights.inputs + 1)))
-    depth, stages = ((32, 2), (32, 3), (64, 3))[precision]
+    widest, depth, stages = ((64, 32, 2), (128, 32, 3), (128, 64, 3))[precision]
+    k = max(16, min(32 if fused else widest, triton.next_power_of_2(weights.inputs + 1)))
     return n, k, depth, 8 if n == 128 else 4, stages
 
 

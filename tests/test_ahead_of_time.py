@@ -20,11 +20,10 @@ if backends.INTERPRETED:
     pytest.skip("the interpreter compiles nothing", allow_module_level=True)
 
 from fastsmc import kernels  # noqa: E402
-from fastsmc.kernels.build import Build  # noqa: E402
+from fastsmc.kernels.build import CAPABILITIES, Build  # noqa: E402
 
 MODULES = [import_module(f"{kernels.__name__}.{module.name}") for module in pkgutil.iter_modules(kernels.__path__)]
 BUILDS = [build for module in MODULES for build in getattr(module, "BUILDS", ())]
-CAPABILITIES = (80, 90)
 SHARED = {80: 166_912, 90: 232_448}
 """Bytes that a block may have, by the CUDA programming guide's table of compute capabilities."""
 ALIGNED = [["tt.divisibility", 16]]
@@ -58,8 +57,10 @@ def check(build, capability):
     assert bool({"HMMA", "HGMMA"} & instructions) == build.tensor_cores, "tensor cores"
 
 
-@pytest.mark.parametrize("capability", CAPABILITIES)
-@pytest.mark.parametrize("build", BUILDS, ids=lambda build: build.name)
+@pytest.mark.parametrize(
+    ("build", "capability"),
+    [pytest.param(b, capability, id=f"{b.name}-{capability}") for b in BUILDS for capability in b.capabilities],
+)
 def test_a_kernel_keeps_within_its_means(build, capability):
     check(build, capability)
 

@@ -29,8 +29,9 @@ ODD = "odd widths"
 USUAL = None  # tiles as the engine chooses them
 SMALL = Tiles(samples=16, units=16, depth=16)
 SLICED = Tiles(samples=16, units=16, depth=16, slice=16)
-CHUNKED = Tiles(samples=16, units=16, depth=16, slice=16, chunk=32)
-CROWDED = Tiles(samples=16, units=16, depth=16, slice=32, chunk=64, scratch=13_000)  # bytes
+CHUNKED = Tiles(samples=16, units=16, depth=16, slice=16, chunk=32, packed=1)
+CROWDED = Tiles(samples=16, units=16, depth=16, slice=32, chunk=64, scratch=20_000, packed=1)  # bytes
+PACKED = Tiles(samples=16, units=16, depth=16, packed=1)
 
 # widths, particles, samples, tiles: one for every regime
 SHAPES = {
@@ -43,6 +44,7 @@ SHAPES = {
     "widths over every tile": ((37, 40, 21, 19), 2, 19, SMALL),
     "more outputs than a tile": ((5, 35), 2, 17, SMALL),
     "whole tiles": ((32, 16, 16), 2, 32, SMALL),
+    "weights split once": ((37, 40, 5), 3, 20, PACKED),
     "several slices of one chunk": ((6, 5, 3), 2, 40, SLICED),
     "several chunks of several slices": ((6, 5, 3), 2, 80, CHUNKED),
     "particles in groups, chunks without a slice": ((33, 17, 3), 3, 18, CROWDED),
@@ -194,20 +196,19 @@ def test_tiles_follow_from_shapes():
     for precision in range(3):
         assert choose_tiles(precision, 1).samples == 16
         assert choose_tiles(precision, 20).samples == 32
-        assert choose_tiles(precision, 10**6) == choose_tiles(precision, 128)
+        assert choose_tiles(precision, 10**6) == choose_tiles(precision, 256)
 
 
 def test_tiles_that_were_measured_on_a_card_are_taken_there(monkeypatch):
-    lines = [Measured("9.0", 1, batch, 32, depth, 4, 2) for batch, depth in ((64, 16), (256, 32), (1000, 64))]
+    lines = [Measured("9.0", 1, batch, 32, depth, 2) for batch, depth in ((64, 16), (256, 32), (1000, 64))]
     monkeypatch.setattr(tiles, "_table", lambda: tuple(lines))
-    monkeypatch.setattr(tiles, "capability", lambda device: device)
     assert [choose_tiles(1, batch, "9.0").depth for batch in (1, 64, 65, 300, 9999)] == [16, 16, 32, 64, 64]
     best = choose_tiles(1, 300, "9.0")
     assert (best.samples, best.warps, best.stages, best.slice) == (32, 4, 2, choose_tiles(1, 300).slice)
     assert choose_tiles(1, 20, "9.0").samples == 32
     assert choose_tiles(1, 10, "9.0").samples == 16
-    for precision, card in ((0, "9.0"), (1, "8.0")):
-        assert choose_tiles(precision, 300, card) == choose_tiles(precision, 300)
+    assert choose_tiles(0, 300, "9.0") == choose_tiles(0, 300)
+    assert choose_tiles(1, 300, "10.0") == choose_tiles(1, 300)
 
 
 def test_the_table_of_tiles_can_be_read():
