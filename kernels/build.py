@@ -7,7 +7,7 @@ from typing import Any
 
 EXACT = {"enable_fp_fusion": False}
 """Compiler options of kernels whose bits count: a product and a sum become one instruction only where it says so."""
-PRODUCTS = {"enable_fp_fusion": True, "maxnreg": 255}
+PRODUCTS = {**EXACT, "maxnreg": 255}
 """Of kernels of products: without the last the assembler spills, to make room for one more block."""
 CAPABILITIES = (80, 90)
 ROOMY = {"maxnreg": 128}

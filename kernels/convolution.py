@@ -467,9 +467,12 @@ _STAGES = 3
 
 
 def _tiles(channels: int) -> tuple[int, int, int, int]:
-    """Pixels, channels and terms of a tile, and warps: few terms, for every one of a patch has an address."""
-    n = max(16, min(64, triton.next_power_of_2(channels)))
-    return 64, n, 16, 8 if n == 64 else 4
+    """Pixels, channels and terms of a tile, and warps: few terms, for every one of a patch has an address.
+
+    Fewer pixels than Hopper's asynchronous products take: the assembler of CUDA 12.8 drops the first of these where a
+    loop of pixels is short.
+    """
+    return 32, max(16, min(64, triton.next_power_of_2(channels))), 16, 2
 
 
 def _weight_tiles(convolution: Convolution) -> tuple[int, int, int, int]:

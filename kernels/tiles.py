@@ -68,17 +68,22 @@ class Measured:
     stages: int
 
 
-def choose_tiles(precision: int, batch: int, capability: str = "") -> Tiles:
-    """The tiles for a precision and a batch on a card of this compute capability, or on one that nobody measured.
+_CUTS = {
+    "8": ((64, 32, 3, 1024), (64, 32, 3, 2048), (64, 64, 2, 4096)),
+    "9": ((64, 32, 3, 1024), (64, 32, 3, 2048), (128, 64, 3, 4096)),
+}
+"""Units, depth, stages and slice of each precision, by the generation of tensor cores; later ones are cut as Hopper's.
 
-    Slices are as short as exact sums in float32 need, since each costs a pass over the weights.
-    """
-    units, depth, stages, summed = ((64, 32, 3, 1024), (128, 32, 3, 2048), (128, 64, 3, 4096))[precision]
+Slices are as short as exact sums in float32 need, since each costs a pass over the weights.
+"""
+
+
+def choose_tiles(precision: int, batch: int, capability: str = "") -> Tiles:
+    """The tiles for a precision and a batch on a card of this compute capability, or on one that nobody measured."""
+    units, depth, stages, summed = _CUTS.get(capability.partition(".")[0], _CUTS["9"])[precision]
     samples = 128
     if batch < Tiles.packed:  # weights are split where they are read, which takes registers
         samples, depth = 64, 32
-    if capability.startswith("8."):  # whose tensor cores take all operands from registers
-        units = 64
     if best := measured(capability, precision, batch):
         samples, depth, stages = best.samples, best.depth, best.stages
     samples = min(samples, power_of_two(batch))

@@ -209,12 +209,12 @@ def _build(weights: Weights, precision: int, fused: bool, registers: int, shared
 # A layer, registers where its gradient is written and where it is used, and shared memory, in any precision, by
 # Triton 3.6 and 3.9.
 _MEANS = (
-    (Weights(784, 100, 0, 79_510), 200, 200, 49_152),
-    (Weights(100, 100, 78_500, 89_610), 208, 200, 49_152),
-    (Weights(100, 10, 78_500, 79_510), 120, 112, 36_864),
-    (Weights(13, 50, 0, 751), 120, 120, 26_624),
-    (Weights(50, 1, 700, 751), 128, 128, 36_864),
-    (Weights(64, 32, 0, 2_410), 168, 168, 40_960),
+    (Weights(784, 100, 0, 79_510), 248, 152, 65_536),
+    (Weights(100, 100, 78_500, 89_610), 240, 152, 98_304),
+    (Weights(100, 10, 78_500, 79_510), 136, 104, 53_248),
+    (Weights(13, 50, 0, 751), 112, 112, 27_648),
+    (Weights(50, 1, 700, 751), 128, 96, 26_624),
+    (Weights(64, 32, 0, 2_410), 176, 152, 24_576),
 )
 
 BUILDS = tuple(

@@ -68,7 +68,7 @@ def cupy():
 
 
 @pytest.mark.gpu
-def test_cupy_arrays_are_taken_in_place_on_their_stream(cupy):
+def test_cupy_arrays_are_taken_in_place_on_their_stream(cupy, unmirrored):
     log_weights = RNG.standard_normal(1000)
     with cupy.cuda.Stream(non_blocking=True):
         there = cupy.asarray(log_weights)

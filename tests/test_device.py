@@ -53,9 +53,13 @@ SCHEMES = {
 }
 
 
-def sample(problem, annealing, move, backend, **options):
+def places(device):
+    return {"backend": "triton", "device": device}, {"backend": "cpu", "device": "cpu"}
+
+
+def sample(problem, annealing, move, where, **options):
     posterior, x, y = problem
-    smc = fs.SMC(posterior, 6, annealing, move, 4, ess_threshold=1.0, seed=1, backend=backend, **options)
+    smc = fs.SMC(posterior, 6, annealing, move, 4, ess_threshold=1.0, seed=1, **where, **options)
     return smc.run(x, y, progress=False)
 
 
@@ -69,27 +73,27 @@ def assert_same_run(ours, theirs):
 
 @pytest.mark.parametrize("move", MOVES.values(), ids=MOVES)
 def test_every_move_goes_the_same_way_as_on_the_cpu(device, problem, move):
-    runs = [sample(problem, fs.DataAnnealing(start=20), move, backend) for backend in ("triton", "cpu")]
+    runs = [sample(problem, fs.DataAnnealing(start=20), move, where) for where in places(device)]
     assert_same_run(*runs)
 
 
 @pytest.mark.parametrize("annealing", SCHEMES.values(), ids=SCHEMES)
 def test_every_scheme_goes_the_same_way_as_on_the_cpu(device, problem, annealing):
-    runs = [sample(problem, annealing, MOVES["hmc"], backend) for backend in ("triton", "cpu")]
+    runs = [sample(problem, annealing, MOVES["hmc"], where) for where in places(device)]
     assert_same_run(*runs)
 
 
 @pytest.mark.parametrize("options", [{"waste_free": 3}, {"resampling": "residual"}, {"resampling": "multinomial"}])
 def test_variants_go_the_same_way_as_on_the_cpu(device, problem, options):
-    runs = [sample(problem, SCHEMES["tempering"], MOVES["hmc"], backend, **options) for backend in ("triton", "cpu")]
+    runs = [sample(problem, SCHEMES["tempering"], MOVES["hmc"], where, **options) for where in places(device)]
     assert_same_run(*runs)
 
 
 def test_persistent_sampling_goes_the_same_way_as_on_the_cpu(device, problem):
     posterior, x, y = problem
     runs = [
-        fs.PersistentSMC(posterior, 6, MOVES["hmc"], 3, backend=backend, seed=1).run(x, y, progress=False)
-        for backend in ("triton", "cpu")
+        fs.PersistentSMC(posterior, 6, MOVES["hmc"], 3, seed=1, **where).run(x, y, progress=False)
+        for where in places(device)
     ]
     assert_same_run(*runs)
 
