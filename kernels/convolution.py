@@ -526,10 +526,10 @@ def _builds(convolution: Convolution, name: str, before: int, precision: int) ->
 
 # Registers and shared memory for each precision, the most of sm_80 and sm_90, by Triton 3.6 and 3.9.
 _MEANS = {
-    "forward": ((248, 12_288), (240, 12_288), (200, 5_120)),
-    "weight gradient": ((224, 36_864), (216, 26_624), (208, 5_120)),
-    "weight step": ((224, 36_864), (208, 26_624), (208, 5_120)),
-    "input gradient": ((184, 20_480), (184, 16_384), (128, 5_120)),
+    "forward": ((255, 6_144), (240, 6_144), (224, 3_072)),
+    "weight gradient": ((240, 31_744), (216, 26_624), (208, 5_120)),
+    "weight step": ((240, 31_744), (208, 26_624), (208, 5_120)),
+    "input gradient": ((200, 9_216), (184, 8_192), (128, 3_072)),
 }
 
 BUILDS = tuple(

@@ -96,9 +96,9 @@ def warps_of(samples: int) -> int:
 
 
 def measured(capability: str, precision: int, batch: int) -> Measured | None:
-    """The line of the smallest batch that is not smaller, else of the largest; None where there is none."""
+    """The line of the smallest batch that is not smaller, or None where there is none."""
     lines = [line for line in _table() if (line.capability, line.precision) == (capability, precision)]
-    return min(lines, key=lambda line: (line.batch < batch, abs(line.batch - batch)), default=None)
+    return min((line for line in lines if line.batch >= batch), key=lambda line: line.batch, default=None)
 
 
 @cache
