@@ -22,7 +22,7 @@ demo: $(VENV)/.installed
 
 test: $(VENV)/.installed
 	$(BIN)/pytest -n 2
-	TRITON_INTERPRET=1 $(BIN)/pytest -n 2 -m triton $(INTERPRETED)
+	TRITON_INTERPRET=1 $(BIN)/pytest -n 2 -m 'triton and not large' $(INTERPRETED)
 
 # other libraries' own tests, on our functions
 test-peers: $(VENV)/.bench

@@ -53,7 +53,7 @@ class Mirror:
             there = [mirrored(a) if isinstance(a, np.ndarray) else a for a in arguments[tables:]]
             try:
                 status = function(*arguments[:tables], *there)
-            except NotImplementedError as error:  # its own tests say for which networks
+            except getattr(self._engine, "NoRoomError", ()) as error:  # test_cuda_network.py says for which networks
                 pytest.skip(str(error))
             for key, a in bits.items():
                 if a.flags.writeable:

@@ -216,25 +216,32 @@ def test_the_table_of_tiles_can_be_read():
     assert all(line.samples >= 16 and line.depth >= 16 for line in tiles._table())
 
 
-def to_tf32(a):
-    """Round float32 to eleven bits, ties away from zero, as tensor cores' operands are made."""
-    return ((a.view(np.uint32) + np.uint32(0x1000)) & np.uint32(0xFFFFE000)).view(np.float32)
+def in_parts(a):
+    """Float32 as three bfloat16 numbers, as the kernels split it."""
+    parts, rest = [], torch.from_numpy(a)
+    for _ in range(3):
+        parts.append(rest.bfloat16().float())
+        rest = rest - parts[-1]
+    return [part.numpy() for part in parts]
 
 
 @pytest.mark.parametrize("terms", [1, 16, 784, 1024])
-def test_three_products_of_tf32_are_as_exact_as_float32(terms):
+def test_six_products_of_bfloat16_are_as_exact_as_float32(terms):
     """What the interpreter cannot show: the arithmetic of `highest`, in NumPy."""
     rng = np.random.default_rng(terms)
     a, b = rng.standard_normal((32, terms), np.float32), rng.standard_normal((terms, 32), np.float32)
-    (a_high, a_low), (b_high, b_low) = ((to_tf32(m), to_tf32(m - to_tf32(m))) for m in (a, b))
+    left, right = in_parts(a), in_parts(b)
+    assert np.array_equal(sum(part.astype(float) for part in left), a)
     found = np.zeros((32, 32), np.float32)
-    for k in range(0, terms, 8):  # the depth of one instruction, whose products are exact
-        for left, right in ((a_low, b_high), (a_high, b_low), (a_high, b_high)):
-            found += (left[:, k : k + 8].astype(float) @ right[k : k + 8].astype(float)).astype(np.float32)
+    for k in range(0, terms, 16):  # the depth of one instruction, whose products are exact
+        step = np.zeros((32, 32), np.float32)
+        for i, j in ((2, 0), (1, 1), (0, 2), (1, 0), (0, 1), (0, 0)):
+            step += (left[i][:, k : k + 16].astype(float) @ right[j][k : k + 16].astype(float)).astype(np.float32)
+        found += step
     truth = a.astype(float) @ b.astype(float)
     plain = (torch.from_numpy(a) @ torch.from_numpy(b)).numpy()
     as_exact_as(plain, found, truth)
-    once = (a_high.astype(float) @ b_high.astype(float)).astype(np.float32)
+    once = (left[0].astype(float) @ right[0].astype(float)).astype(np.float32)
     assert np.linalg.norm(once - truth) > 100 * np.linalg.norm(found - truth)
 
 
