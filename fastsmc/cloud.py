@@ -346,8 +346,10 @@ class Cloud:
         )
         return float(np.exp(2 * first - second))
 
-    def resample(self, count: int, scheme: str, seed: int, iteration: int, keep: bool = False) -> tuple[Cloud, int]:
-        """A cloud of ``count`` equally weighted draws of the particles, and the number of distinct ancestors.
+    def resample(
+        self, count: int, scheme: str, seed: int, iteration: int, keep: bool = False
+    ) -> tuple[Cloud, np.ndarray]:
+        """A cloud of ``count`` equally weighted draws of the particles, and the ancestor of each, [count].
 
         It is this one, moved in place, where as many are drawn as there are, unless ``keep``; else it has memory of
         its own, and no momentum.
@@ -364,7 +366,7 @@ class Cloud:
             drawn = replace(self, **dict(zip(parts, gathered, strict=True)), momentum=None, spare=())
         drawn.log_weights, drawn.ess = np.full(count, -np.log(count)), float(count)
         drawn.resamplings, drawn.previews = self.resamplings + 1, {}
-        return drawn, len(np.unique(ancestors))
+        return drawn, ancestors
 
     def _gather(self, parts: Sequence[View], ancestors: np.ndarray, out: Sequence[View] | None = None) -> tuple:
         on_host = isinstance(parts[0], np.ndarray)

@@ -125,7 +125,7 @@ class PersistentSMC(Sampler):
                 iteration=iteration,
                 ess=ess,
                 resampled=True,
-                distinct_ancestors=ancestors,
+                distinct_ancestors=len(np.unique(ancestors)),
                 distinct_roots=cloud.distinct_roots,
                 step_size=step_size,
                 log_evidence=log_evidence,

@@ -6,7 +6,7 @@ import json
 import math
 import os
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -99,6 +99,12 @@ class Result:
         Whether Ctrl-C ended the run.
     precision_in_use
         The precision of the run's products: that of the posterior, or a higher one; None where it is not known.
+    genealogy
+        For each iteration the parent of every particle, int32 [P]: a row of the iteration before, of the draws from the
+        prior for the first. Where nothing was resampled, every particle is its own. None where particles of several
+        iterations are together, as persistent sampling and `recycle` have them.
+    settings
+        What was run and where, by name; empty unless `Sampler.run` made the result.
     """
 
     particles: Any
@@ -110,9 +116,19 @@ class Result:
     warnings: list[str] = field(default_factory=list)
     interrupted: bool = False
     precision_in_use: str | None = None
+    genealogy: Sequence[np.ndarray] | None = None
+    settings: Mapping[str, Any] = field(default_factory=dict)
 
     @classmethod
-    def of(cls, cloud: Cloud, target: Target, num_data: int, history: History, like: Any) -> Result:
+    def of(
+        cls,
+        cloud: Cloud,
+        target: Target,
+        num_data: int,
+        history: History,
+        like: Any,
+        genealogy: Sequence[np.ndarray] | None = None,
+    ) -> Result:
         """A state of the sampler, copied."""
         memory = cloud.memory
         back = memory.read(like, "x")[1] if arrays.device(like) == cloud.posterior.device else lambda view: view
@@ -124,6 +140,7 @@ class Result:
             num_data,
             history.copy(),
             precision_in_use=cloud.posterior.precision_in_use,
+            genealogy=genealogy and tuple(genealogy),
         )
         result.warnings = result._judge()
         return result
@@ -211,14 +228,18 @@ class Result:
         particles = particles if len(used) == len(particles) else particles[used]
         return lambda rows: memory.host(memory.read(self.posterior.outputs(particles, memory.put(rows)), "outputs")[0])
 
+    def classify(self, x: Any, y: Any) -> tuple[np.ndarray, np.ndarray]:
+        """Class probabilities [n, C] and true labels [n], on the host; every output of Bernoulli is a row, with C = 2."""
+        proba, y = arrays.on_host(self.predict_proba(x), "probabilities"), arrays.on_host(y, "y")
+        if self.posterior.likelihood.name == "bernoulli":
+            return np.stack([1 - proba.ravel(), proba.ravel()], axis=1), y.ravel().astype(np.int64)
+        return proba, y
+
     def evaluate(self, x: Any, y: Any) -> dict[str, float]:
         """Accuracy, negative log-likelihood and expected calibration error; for regression rmse and nll."""
-        y = arrays.on_host(y, "y")
         if self.posterior.likelihood.name == "gaussian":
-            return self._evaluate_regression(x, y)
-        proba = arrays.on_host(self.predict_proba(x), "probabilities")
-        if self.posterior.likelihood.name == "bernoulli":
-            proba, y = np.stack([1 - proba.ravel(), proba.ravel()], axis=1), y.ravel().astype(np.int64)
+            return self._evaluate_regression(x, arrays.on_host(y, "y"))
+        proba, y = self.classify(x, y)
         return {
             "accuracy": metrics.accuracy(proba, y),
             "nll": metrics.negative_log_likelihood(proba, y),
@@ -261,9 +282,12 @@ class Result:
             "target": asdict(self.target),
             "num_data": self.num_data,
             "warnings": self.warnings,
+            "settings": dict(self.settings),
         }
         tensors = {name: arrays.on_host(getattr(self, name), name) for name in ("particles", "log_weights")}
         tensors |= {f"history.{name}": self.history[name] for name in self.history}
+        if self.genealogy is not None:
+            tensors["genealogy"] = np.stack(self.genealogy)
         content = save(
             {name: np.ascontiguousarray(value) for name, value in tensors.items()},
             metadata={"fastsmc": json.dumps(description)},
@@ -307,6 +331,8 @@ def load(path: str | Path) -> Result:
         History(history),
         description["warnings"],
         precision_in_use=description.get("precision_in_use"),
+        genealogy=tuple(tensors["genealogy"]) if "genealogy" in tensors else None,
+        settings=description.get("settings", {}),
     )
 
 

@@ -83,7 +83,7 @@ def _together(results: Sequence[Result], shares: np.ndarray) -> Result:
     particles = back(np.concatenate(rows))
     log_weights = back(np.concatenate([column + log for column, log in zip(columns, logs, strict=True)]))
     said = list(dict.fromkeys(text for r in results for text in r.warnings))
-    return replace(results[-1], particles=particles, log_weights=log_weights, warnings=said)
+    return replace(results[-1], particles=particles, log_weights=log_weights, warnings=said, genealogy=None)
 
 
 def run_many(smc: Sampler, x: Any, y: Any, seeds: Iterable[int] = range(4), **options: Any) -> Runs:

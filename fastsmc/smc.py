@@ -10,6 +10,8 @@ from collections.abc import Iterator
 from itertools import count
 from typing import Any
 
+import numpy as np
+
 from fastsmc.annealing import PRIOR, AdaptiveDataAnnealing, Annealing
 from fastsmc.cloud import Cloud, Data
 from fastsmc.moves import HMC, Draw, KineticLangevin, Move
@@ -96,7 +98,7 @@ class SMC(Sampler):
         move = self.move or default_move(len(data))
         cloud = Cloud.from_prior(posterior, self.num_particles, self.seed, move.uses_gradient)
         target, history, log_evidence = self.annealing.initial_target(len(data)), History(), 0.0
-        step, clock = StepSize(move), Stopwatch()
+        step, clock, genealogy = StepSize(move), Stopwatch(), []
         cloud.observe(data, PRIOR, target)
         for iteration in count() if self.num_iterations is None else range(self.num_iterations):
             # anneal: the likelihood of the data that join, where the particles are
@@ -112,7 +114,7 @@ class SMC(Sampler):
             ess = cloud.ess
 
             # resample
-            ancestors, chains = self.num_particles, self.num_particles // self.waste_free
+            ancestors, chains = np.arange(self.num_particles), self.num_particles // self.waste_free
             resampled = self.waste_free > 1 or cloud.ess < self.ess_threshold * self.num_particles
             if resampled:
                 cloud, ancestors = cloud.resample(chains, self.resampling, self.seed, iteration)
@@ -131,6 +133,7 @@ class SMC(Sampler):
                     lost += diverged
                     step.adapt(outcome, target)
             cloud = Cloud.union([*states, cloud])
+            genealogy.append(np.resize(ancestors, self.num_particles).astype(np.int32))
 
             history.record(
                 target,
@@ -138,7 +141,7 @@ class SMC(Sampler):
                 iteration=iteration,
                 ess=min(ess, cloud.ess),
                 resampled=resampled,
-                distinct_ancestors=ancestors,
+                distinct_ancestors=len(np.unique(ancestors)),
                 distinct_roots=cloud.distinct_roots,
                 step_size=step_size,
                 log_evidence=log_evidence,
@@ -148,4 +151,4 @@ class SMC(Sampler):
                 non_finite=lost,
             )
             with clock.paused():
-                yield Result.of(cloud, target, len(data), history, like=x)
+                yield Result.of(cloud, target, len(data), history, x, genealogy)
