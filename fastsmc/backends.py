@@ -137,6 +137,13 @@ def _engine(backend: Backend, device: str) -> Engine:
     return Engine(import_module(str(backend.module)), memory)
 
 
+def describe(backend: str | None = None, device: str = "cpu") -> str:
+    """The engine that `choose` returns, and what it computes with."""
+    module = choose(backend, device).ops.__name__
+    name = next((b.name for b in BACKENDS.values() if b.module == module), module)
+    return f"{name}, {_DETAILS[name]()}" if name in _DETAILS else name
+
+
 def reasons(device: str) -> str:
     """Why the backends of a device are not available, in one line."""
     backends = [b for b in BACKENDS.values() if b.device == device]

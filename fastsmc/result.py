@@ -229,7 +229,7 @@ class Result:
         return lambda rows: memory.host(memory.read(self.posterior.outputs(particles, memory.put(rows)), "outputs")[0])
 
     def classify(self, x: Any, y: Any) -> tuple[np.ndarray, np.ndarray]:
-        """Class probabilities [n, C] and true labels [n], on the host; every output of Bernoulli is a row, with C = 2."""
+        """Class probabilities [n, C] and true labels [n], on the host; each output of Bernoulli is a row, C = 2."""
         proba, y = arrays.on_host(self.predict_proba(x), "probabilities"), arrays.on_host(y, "y")
         if self.posterior.likelihood.name == "bernoulli":
             return np.stack([1 - proba.ravel(), proba.ravel()], axis=1), y.ravel().astype(np.int64)

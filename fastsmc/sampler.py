@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+import inspect
+import logging
 import sys
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator
 from contextlib import closing
+from datetime import datetime
 from pathlib import Path
 from typing import Any
 
-from fastsmc import arrays, backends, ops
+from fastsmc import arrays, backends, environment, logs, ops
 from fastsmc.annealing import Target
 from fastsmc.cloud import DegenerateError
 from fastsmc.lkernels import Reversible
@@ -60,6 +63,29 @@ class Sampler(ABC):
         """The posterior on the device that was asked for, or on that of the data."""
         return self.posterior.on(device=self.device or arrays.device(x))
 
+    def move_for(self, num_data: int) -> Move:
+        """How the particles move, given so many data points."""
+        return self.move
+
+    def settings(self, x: Any) -> dict[str, Any]:
+        """What a run is and where it runs, in words and numbers that JSON knows."""
+        posterior = self.posterior_for(x)
+        own = [name for name in inspect.signature(type(self)).parameters if hasattr(self, name)]
+        return logs.plain(
+            {
+                "sampler": type(self).__name__,
+                "num_data": len(x),
+                **{name: getattr(posterior, name) for name in ("network", "prior", "likelihood")},
+                **{name: getattr(self, name) for name in own if name != "posterior"},
+                "move": self.move_for(len(x)),
+                **{name: getattr(posterior, name) for name in ("precision", "precision_in_use", "device")},
+                "backend": backends.describe(posterior.backend, posterior.device),
+                "machine": environment.machine(),
+                "versions": environment.versions(),
+                "started": datetime.now().astimezone().isoformat(timespec="seconds"),
+            }
+        )
+
     def _check_reversible(self, why: str) -> None:
         """Refuse a move that does not leave its targets as they are."""
         if not isinstance(self.move.backward_kernel(Target(0, sys.maxsize)), Reversible):
@@ -99,10 +125,13 @@ class Sampler(ABC):
             If no particle has a finite density any more; its ``result`` is the last good state.
         """
         result: Result | None = None
-        keep = Checkpoint(checkpoint)
+        settings, keep = self.settings(x), Checkpoint(checkpoint)
+        what = f"{self.num_particles} particles on {len(x):,} data points"
+        logs.emit(logging.INFO, "start", f"{settings['sampler']} begins: {what}", **settings)
         try:
             with Progress(self.num_iterations, progress) as bar, closing(self.iterate(x, y)) as states:
                 for result in states:
+                    result.settings = settings
                     bar.update(result.history.last)
                     keep.offer(result)
                     if callback is not None:
@@ -115,7 +144,11 @@ class Sampler(ABC):
             result.warnings.append(f"the run was interrupted after {len(result.history)}{of} iterations")
         except DegenerateError as error:
             error.result = result
+            logs.emit(logging.ERROR, "error", str(error))
             raise
         finally:
             keep.close(result)
+        for sentence in result.warnings:
+            logs.emit(logging.WARNING, "warning", sentence)
+        logs.emit(logging.INFO, "end", f"{settings['sampler']} ends: {len(result.history)} iterations")
         return result

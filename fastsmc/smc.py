@@ -91,11 +91,15 @@ class SMC(Sampler):
         self.stratify = stratify
         self.waste_free = waste_free
 
+    def move_for(self, num_data: int) -> Move:
+        """The move that was named, or `default_move`."""
+        return self.move or default_move(num_data)
+
     def iterate(self, x: Any, y: Any) -> Iterator[Result]:
         """Run one iteration at a time; each state is a `Result` that later iterations leave alone."""
         posterior = self.posterior_for(x)
         data = Data(x, y, posterior, self.seed, self.stratify)
-        move = self.move or default_move(len(data))
+        move = self.move_for(len(data))
         cloud = Cloud.from_prior(posterior, self.num_particles, self.seed, move.uses_gradient)
         target, history, log_evidence = self.annealing.initial_target(len(data)), History(), 0.0
         step, clock, genealogy = StepSize(move), Stopwatch(), []
