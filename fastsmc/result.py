@@ -267,6 +267,12 @@ class Result:
 
         plotting.plot_history(self.history, path)
 
+    def to_arviz(self, x: Any = None, y: Any = None, **options: Any) -> Any:
+        """For ArviZ: `fastsmc.integrations.arviz.to_arviz`."""
+        from fastsmc.integrations import arviz
+
+        return arviz.to_arviz(self, x, y, **options)
+
     def save(self, path: str | Path) -> None:
         """Write a safetensors file, as a whole or not at all."""
         from safetensors.numpy import save
