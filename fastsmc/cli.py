@@ -130,18 +130,18 @@ def _demo(args: argparse.Namespace) -> int:
     title = f"{dataset.name}: MLP {widths}, {preset.particles} particles"
     schemes = list(dict.fromkeys(args.schemes))
     tried = run_schemes(schemes, dataset, preset, seed=args.seed, progress=not args.quiet)
-    runs = [run for run in tried if run.accuracy]
-    rows = summarise(runs, dataset.y_test)
+    runs = [run for run in tried if len(run.trace)]
+    rows = summarise(runs)
     if rows:
         _show(table(rows, title))
     for run in tried:
         _warn(run.warnings, run.label)
     if args.json:
         for row, run in zip(rows, runs, strict=True):
-            row |= {"test_accuracy": run.accuracy, "history": dict(run.result.history)}
+            row |= {"test_accuracy": run.trace["accuracy"], "history": dict(run.result.history)}
         _write_json(args.json, {"title": title, "seed": args.seed, "versions": _versions(), "runs": rows})
     if runs:
-        picture(runs, dataset.y_test, args.out, title)
+        picture(runs, dataset, args.out, title)
         print(f"picture: {args.out}")
     return INTERRUPTED if any(run.interrupted for run in tried) else int(not runs)
 

@@ -16,6 +16,7 @@ import numpy as np
 from fastsmc import data, metrics
 from fastsmc.data import Dataset
 from fastsmc.progress import Progress
+from fastsmc.trace import Trace
 
 if TYPE_CHECKING:
     from rich.table import Table
@@ -99,10 +100,8 @@ class Run:
     """One scheme's run, as far as it came."""
 
     scheme: str
+    trace: Trace
     result: Result | None = None
-    accuracy: list[float] = field(default_factory=list)
-    """On the test data, after each iteration."""
-    proba: np.ndarray | None = None
     notes: list[str] = field(default_factory=list)
     complete: bool = False
     interrupted: bool = False
@@ -117,14 +116,14 @@ class Run:
         """What a reader of the figures must know."""
         return self.notes + (self.result.warnings if self.result else [])
 
-    def record(self, state: Result, dataset: Dataset) -> None:
+    def record(self, state: Result) -> None:
         """Take in the state after an iteration."""
-        self.result, self.proba = state, np.asarray(state.predict_proba(dataset.x_test))
-        self.accuracy.append(metrics.accuracy(self.proba, dataset.y_test))
+        self.result = state
+        self.trace(state)
 
     def time_to(self, accuracy: float) -> float:
         """Seconds until the test accuracy is first at least `accuracy`; NaN if it never is."""
-        return first_time(self.result.history["seconds"], self.accuracy, accuracy)
+        return first_time(self.trace["seconds"], self.trace["accuracy"], accuracy)
 
 
 def first_time(seconds: Sequence[float], accuracy: Sequence[float], target: float) -> float:
@@ -156,7 +155,7 @@ def run_schemes(
     """
     from fastsmc.cloud import DegenerateError
 
-    runs = [Run(scheme) for scheme in schemes]
+    runs = [Run(scheme, Trace(dataset.x_test, dataset.y_test)) for scheme in schemes]
     active = {
         run.scheme: sampler(run.scheme, dataset, preset, seed).iterate(dataset.x_train, dataset.y_train) for run in runs
     }
@@ -166,24 +165,24 @@ def run_schemes(
                 if run.scheme not in active:
                     continue
                 try:
-                    run.record(next(active[run.scheme]), dataset)
+                    run.record(next(active[run.scheme]))
                     bar.update(run.result.history.last)
                 except StopIteration:
                     run.complete = True
                     del active[run.scheme]
                 except DegenerateError as error:
-                    run.notes.append(f"ended after {len(run.accuracy)} iterations: {error}")
+                    run.notes.append(f"ended after {len(run.trace)} iterations: {error}")
                     del active[run.scheme]
                 except KeyboardInterrupt:
                     for stopped in runs:
                         if stopped.scheme in active:
                             stopped.interrupted = True
-                            stopped.notes.append(f"interrupted after {len(stopped.accuracy)} iterations")
+                            stopped.notes.append(f"interrupted after {len(stopped.trace)} iterations")
                     return runs
     return runs
 
 
-def summarise(runs: Sequence[Run], y_test: np.ndarray) -> list[dict[str, Any]]:
+def summarise(runs: Sequence[Run]) -> list[dict[str, Any]]:
     """One row per run: quality, cost, health, and speed-ups over full batch where both ran to their end."""
     base = next((run for run in runs if run.scheme == BASELINE and run.complete), None)
     rows = []
@@ -191,10 +190,8 @@ def summarise(runs: Sequence[Run], y_test: np.ndarray) -> list[dict[str, Any]]:
         history = run.result.history
         row = {
             "scheme": run.label,
-            "iterations": len(run.accuracy),
-            "accuracy": run.accuracy[-1],
-            "nll": metrics.negative_log_likelihood(run.proba, y_test),
-            "ece": metrics.expected_calibration_error(run.proba, y_test),
+            "iterations": len(run.trace),
+            **{name: run.trace.last[name] for name in ("accuracy", "nll", "ece")},
             "seconds": float(history["seconds"][-1]),
             "data_passes": float(history["data_passes"][-1]),
             "ess_min": float(history["ess"].min()),
@@ -205,7 +202,7 @@ def summarise(runs: Sequence[Run], y_test: np.ndarray) -> list[dict[str, Any]]:
             "warnings": run.warnings,
         }
         if base is not None and run.complete:
-            target = base.accuracy[-1] - TOLERANCE
+            target = base.trace.last["accuracy"] - TOLERANCE
             row["speedup"] = float(base.result.history["seconds"][-1]) / row["seconds"]
             row["speedup_to_accuracy"] = base.time_to(target) / run.time_to(target)
         rows.append(row)
@@ -247,11 +244,17 @@ def table(rows: Sequence[dict[str, Any]], title: str) -> Table:
     return grid
 
 
-def picture(runs: Sequence[Run], y_test: np.ndarray, path: Path, title: str) -> None:
+def picture(runs: Sequence[Run], dataset: Dataset, path: Path, title: str) -> None:
     """Draw all runs into one figure."""
     from fastsmc.plotting import Curve, plot_comparison
 
     curves = [
-        Curve(run.label, run.result.history, run.accuracy, metrics.reliability(run.proba, y_test)) for run in runs
+        Curve(
+            run.label,
+            run.result.history,
+            run.trace,
+            metrics.reliability(*run.result.classify(dataset.x_test, dataset.y_test)),
+        )
+        for run in runs
     ]
     plot_comparison(curves, path, title)

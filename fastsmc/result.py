@@ -20,6 +20,8 @@ from fastsmc.networks import NETWORKS
 from fastsmc.posterior import Normal, Posterior
 
 if TYPE_CHECKING:
+    from matplotlib.figure import Figure
+
     from fastsmc.cloud import Cloud
     from fastsmc.moves import Outcome
 
@@ -261,11 +263,23 @@ class Result:
         mean = np.einsum("p,pbk->bk", self.weights[used], outputs)
         return {"rmse": metrics.rmse(mean, y), "nll": float(-np.mean(log_mean))}
 
-    def plot(self, path: str | Path) -> None:
-        """Draw the history: data schedule, ESS, distinct ancestors, step size and acceptance."""
+    def plot(
+        self, path: str | Path | None = None, x: Any = None, y: Any = None, trace: History | None = None
+    ) -> Figure:
+        """Draw the run: data schedule, ESS and ancestors, step size and acceptance, genealogy.
+
+        Parameters
+        ----------
+        path
+            Where to save the picture, in the format of its suffix.
+        x, y
+            Test data, for a reliability diagram, or for predictions against the truth.
+        trace
+            A `Trace` of the run, for accuracy and negative log-likelihood against time.
+        """
         from fastsmc import plotting
 
-        plotting.plot_history(self.history, path)
+        return plotting.plot_run(self, path, x, y, trace)
 
     def to_arviz(self, x: Any = None, y: Any = None, **options: Any) -> Any:
         """For ArviZ: `fastsmc.integrations.arviz.to_arviz`."""

@@ -1,0 +1,35 @@
+"""How good a run is on test data as it goes on."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from fastsmc.result import History, Result
+
+
+class Trace(History):
+    """A callback of `Sampler.run` that evaluates every state on test data; its time does not count in ``seconds``.
+
+    Columns, as those of `History`: iteration, seconds, data_passes, and what `Result.evaluate` returns: accuracy, nll
+    and ece, or rmse and nll.
+
+    >>> trace = fs.Trace(x_test, y_test)
+    >>> result = smc.run(x_train, y_train, callback=trace)
+    >>> trace.accuracy, trace.seconds
+    >>> result.plot("run.png", x_test, y_test, trace=trace)
+
+    Parameters
+    ----------
+    x, y
+        Test data, as `Result.evaluate` takes them.
+    """
+
+    def __init__(self, x: Any, y: Any) -> None:
+        super().__init__()
+        self._x, self._y = x, y
+
+    def __call__(self, state: Result) -> None:
+        """Evaluate a state."""
+        row = state.history.last
+        known = {name: row[name] for name in ("iteration", "seconds", "data_passes")}
+        self.append(**known, **state.evaluate(self._x, self._y))
