@@ -11,12 +11,13 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Sequence, Sized
 from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, ClassVar
 
 import numpy as np
 
 if TYPE_CHECKING:
-    from fastsmc.cloud import Cloud, Data
+    from fastsmc.batches import Data
+    from fastsmc.cloud import Cloud
 
 
 @dataclass(frozen=True)
@@ -24,7 +25,8 @@ class Target:
     """A density of the sequence: rows ``start:stop`` of the shuffled data, a likelihood scale and a temperature.
 
     The temperature is that of the points that are joining, the rows from ``settled`` on; from ``start`` on if that is
-    where they begin. ``visits`` says how many iterations before have had the same density.
+    where they begin. ``visits`` says how many iterations before have had the same density, ``mean_weight`` how much
+    a data point counts by a weight of its own, on average over the data.
     """
 
     start: int
@@ -33,6 +35,7 @@ class Target:
     temperature: float = 1.0
     settled: int = 0
     visits: int = 0
+    mean_weight: float = 1.0
 
     @property
     def batch_size(self) -> int:
@@ -51,9 +54,12 @@ class Target:
 
     @property
     def count(self) -> float:
-        """How many data points the log-likelihood counts as: the sum of the points' weights times ``power``."""
+        """How many data points the log-likelihood counts as: the sum of the points' weights times ``power``.
+
+        Each counts as the mean of the weights that the data have: what is made of it needs no more than the size.
+        """
         joining = (1 - self.temperature) * (self.stop - self.settled) if self.bridges else 0.0
-        return self.power * (self.batch_size - joining)
+        return self.mean_weight * self.power * (self.batch_size - joining)
 
     @property
     def weights(self) -> np.ndarray | None:
@@ -85,7 +91,12 @@ PRIOR = Target(0, 0, temperature=0.0)
 
 
 class Annealing:
-    """A scheme: it names the next target until it has none."""
+    """A scheme: it names the next target until it has none.
+
+    ``extends`` says whether its batches keep the points that are in, so that a posterior can be a run's first target.
+    """
+
+    extends: ClassVar[bool] = False
 
     @property
     def num_iterations(self) -> int | None:
@@ -101,7 +112,7 @@ class Annealing:
     ) -> Target | None:
         """Target of ``iteration`` (0, 1, ...), or None where the scheme ends before ``num_iterations``.
 
-        The data are `cloud.Data`; schemes that ask the cloud nothing need no more than their number.
+        The data are `batches.Data`; schemes that ask the cloud nothing need no more than their number.
         """
         raise NotImplementedError
 
@@ -126,6 +137,8 @@ def _nested(size: int, num_data: int, scale: str) -> Target:
 @dataclass(frozen=True)
 class FullBatch(Annealing):
     """All the data from the first iteration on."""
+
+    extends: ClassVar[bool] = True
 
     def next_target(self, iteration: int, num_iterations: int, data: Sized, previous: Target, cloud: Cloud) -> Target:
         """See `Annealing`."""
@@ -168,6 +181,8 @@ class DataAnnealing(Annealing):
     sizes: Sequence[int] | None = None
     likelihood_scale: str = "none"
 
+    extends: ClassVar[bool] = True
+
     def __post_init__(self) -> None:
         _check("start", self.start, 1, "at least 1")
         if not self.factor > 1:
@@ -190,7 +205,8 @@ class DataAnnealing(Annealing):
             raise ValueError(
                 f"num_iterations is {num_iterations}; {len(steps)} steps of the data need at least that many"
             )
-        return _nested(steps[iteration * len(steps) // num_iterations], len(data), self.likelihood_scale)
+        size = max(previous.stop, steps[iteration * len(steps) // num_iterations])
+        return _nested(size, len(data), self.likelihood_scale)
 
 
 RAMPS = {
@@ -223,6 +239,8 @@ class SmoothDataAnnealing(Annealing):
     likelihood_scale: str = "none"
     full: float = 0.1
 
+    extends: ClassVar[bool] = True
+
     def __post_init__(self) -> None:
         _check("start", self.start, 1, "at least 1")
         if self.ramp not in RAMPS:
@@ -236,7 +254,7 @@ class SmoothDataAnnealing(Annealing):
         ramp_length = num_iterations - max(1, round(self.full * num_iterations))
         share = min(iteration / ramp_length, 1.0) if ramp_length else 1.0
         size = round(RAMPS[self.ramp](min(self.start, len(data)), len(data), share))
-        return _nested(size, len(data), self.likelihood_scale)
+        return _nested(max(previous.stop, size), len(data), self.likelihood_scale)
 
 
 BISECTIONS = 60
@@ -280,6 +298,8 @@ class AdaptiveDataAnnealing(Annealing):
     ess: float = 0.4
     growth: float = 0.125
     settle: int = 40
+
+    extends: ClassVar[bool] = True
 
     def __post_init__(self) -> None:
         _check("start", self.start, 1, "at least 1")

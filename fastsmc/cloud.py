@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
+from functools import partial
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -11,6 +12,7 @@ import numpy as np
 from fastsmc import arrays, ops, random
 from fastsmc.annealing import Target
 from fastsmc.arrays import View
+from fastsmc.batches import Batch, Data
 from fastsmc.posterior import Posterior
 
 
@@ -18,51 +20,6 @@ class DegenerateError(RuntimeError):
     """Every particle has a density of zero or one that is not finite; ``result`` holds the last good state."""
 
     result = None
-
-
-class Data:
-    """The data in the order in which they are brought in: a permutation that is a function of the seed.
-
-    x becomes float32 [N, inputs], y what the likelihood takes, both on the posterior's device. With ``stratify`` every
-    batch from the first point on holds the classes in the proportions of all the data, as nearly as whole numbers can.
-    """
-
-    def __init__(self, x: Any, y: Any, posterior: Posterior, seed: int, stratify: bool = False) -> None:
-        inputs = arrays.on_host(x, "x")
-        targets = posterior.likelihood.targets(arrays.on_host(y, "y"), posterior.network.num_outputs)
-        if len(inputs) != len(targets):
-            raise ValueError(f"x has {len(inputs)} rows, but y has {len(targets)}; they must agree")
-        if inputs.dtype.kind == "f" and not np.isfinite(inputs).all():
-            row = int(np.argmin(np.isfinite(inputs.reshape(len(inputs), -1)).all(axis=1)))
-            raise ValueError(f"x[{row}] holds NaN or infinity; every feature must be a finite number")
-        u = random.uniform((1, len(inputs)), seed=seed, stream=random.Stream.ORDER, backend=posterior.host_backend)[0]
-        order = np.argsort(_spread(u, targets) if stratify else u, kind="stable")
-        put = posterior.memory.put
-        self.x = put(np.ascontiguousarray(inputs[order].reshape(len(inputs), -1), np.float32))
-        self.y = put(targets[order])
-
-    def __len__(self) -> int:
-        return len(self.x)
-
-    def rows(self, start: int, stop: int) -> tuple[View, View]:
-        """A batch; a view, not a copy."""
-        return self.x[start:stop], self.y[start:stop]
-
-    def batch(self, target: Target) -> tuple[View, View]:
-        """The batch of a target; its points count as ``target.weights`` says."""
-        return self.rows(target.start, target.stop)
-
-
-def _spread(u: np.ndarray, labels: np.ndarray) -> np.ndarray:
-    """Keys that sort points by the share of their class that comes before them, in the random order of u."""
-    if labels.dtype.kind not in "iu":
-        raise ValueError("stratify is True, but the likelihood has no classes; it must be False unless y holds labels")
-    keys = np.empty_like(u)
-    for label in np.unique(labels):
-        members = np.flatnonzero(labels == label)
-        rank = np.argsort(np.argsort(u[members], kind="stable"))
-        keys[members] = (rank + u[members]) / len(members)
-    return keys
 
 
 class Proposal(NamedTuple):
@@ -135,16 +92,21 @@ class Cloud:
     @classmethod
     def from_prior(cls, posterior: Posterior, num_particles: int, seed: int, with_grad: bool) -> Cloud:
         """Equally weighted draws from the prior, which have seen no data."""
-        particles = posterior.sample_prior(num_particles, seed)
+        return cls.of(posterior, posterior.sample_prior(num_particles, seed), with_grad)
+
+    @classmethod
+    def of(cls, posterior: Posterior, particles: View, with_grad: bool) -> Cloud:
+        """Equally weighted particles, which have seen no data."""
+        count, memory = len(particles), posterior.memory
         return cls(
             posterior,
             particles,
-            posterior.memory.zeros(particles.shape, np.float32) if with_grad else None,
-            np.zeros(num_particles),
-            posterior.memory.host(posterior.log_prior(particles)),
-            np.full(num_particles, -np.log(num_particles)),
-            float(num_particles),
-            np.arange(num_particles),
+            memory.zeros(particles.shape, np.float32) if with_grad else None,
+            np.zeros(count),
+            memory.host(posterior.log_prior(particles)),
+            np.full(count, -np.log(count)),
+            float(count),
+            np.arange(count),
         )
 
     @property
@@ -156,23 +118,28 @@ class Cloud:
         """Unnormalised log density of a target that uses the current batch, [P]."""
         return self.log_prior + target.power * self.log_likelihood
 
-    def evaluate(
-        self, particles: View, x: View, y: View, weights: np.ndarray | None = None, with_grad: bool | None = None
-    ) -> tuple[np.ndarray, View | None]:
+    def evaluate(self, particles: View, batch: Batch, with_grad: bool | None = None) -> tuple[np.ndarray, View | None]:
         """Log-likelihood of a batch, with its gradient where this cloud carries one, unless it is said."""
-        self.evaluations += len(x) * len(particles)
-        factors = self.memory.put(weights)
+        self.evaluations += batch.size * len(particles)
         with_grad = self.grad is not None if with_grad is None else with_grad
-        if not with_grad:
-            return self.memory.host(self.posterior.log_likelihood(particles, x, y, weights=factors)), None
-        log_likelihood, grad = self.posterior.log_likelihood_and_grad(particles, x, y, weights=factors)
-        return self.memory.host(log_likelihood), grad
+        log_likelihood, grad, slope = np.zeros(len(particles)), None, None
+        for x, y, weights in batch.blocks():
+            if with_grad:
+                value, slope = self.posterior.log_likelihood_and_grad(particles, x, y, weights=weights)
+            else:
+                value = self.posterior.log_likelihood(particles, x, y, weights=weights)
+            log_likelihood += self.memory.host(value)
+            if grad is None:
+                grad = slope
+            else:
+                grad += slope
+        return log_likelihood, grad
 
     def preview(self, data: Data, start: int, stop: int) -> np.ndarray:
         """Log-likelihood of some rows, where the particles are, [P]; no row is evaluated twice."""
         if (start, stop) not in self.previews:
             known = max((end for begin, end in self.previews if begin == start and end < stop), default=start)
-            rest, _ = self.evaluate(self.particles, *data.rows(known, stop), with_grad=False)
+            rest, _ = self.evaluate(self.particles, data.rows(known, stop), with_grad=False)
             self.previews[start, stop] = rest + self.previews.get((start, known), 0.0)
         return self.previews[start, stop]
 
@@ -182,15 +149,13 @@ class Cloud:
             if target.weights is None:
                 self.log_likelihood = self.preview(data, target.start, target.stop)
             else:
-                batch = data.batch(target)
-                self.log_likelihood, _ = self.evaluate(self.particles, *batch, target.weights, with_grad=False)
+                self.log_likelihood, _ = self.evaluate(self.particles, data.batch(target), with_grad=False)
         return self.log_likelihood
 
     def know_gradient(self, data: Data, target: Target) -> None:
         """Carry the gradient of the log-likelihood from now on, evaluated if it is not known."""
         if self.grad is None:
-            batch = data.batch(target)
-            self.log_likelihood, self.grad = self.evaluate(self.particles, *batch, target.weights, with_grad=True)
+            self.log_likelihood, self.grad = self.evaluate(self.particles, data.batch(target), with_grad=True)
 
     def learn(self, information: np.ndarray) -> None:
         """Take in an estimate of the information, [d]; one that is not finite is left out."""
@@ -206,9 +171,9 @@ class Cloud:
         """
         precision, weights = self.posterior.prior_precision, np.exp(self.log_weights)
         mean, square = np.zeros((2, self.particles.shape[1]))
-        alive, row = np.flatnonzero(weights), self.memory.put(precision)
+        alive = np.flatnonzero(weights)
         for some in np.array_split(alive, max(1, len(alive) * len(mean) // BLOCK)):
-            slope = target.power * self.grad[some] - row * self.particles[some]
+            slope = target.power * self.grad[some] + self.posterior.prior_slope(self.particles[some])
             mean += self.memory.average(weights[some], slope)
             square += self.memory.average(weights[some], slope * slope)
         return np.maximum(square - mean**2 - precision, 0) / target.count
@@ -228,29 +193,30 @@ class Cloud:
         return self.momentum
 
     def trajectory(
-        self,
-        x: View,
-        y: View,
-        *,
-        weights: np.ndarray | None,
-        scale: np.ndarray | None,
-        **plan: Any,
+        self, batch: Batch, *, scale: np.ndarray | None, **plan: Any
     ) -> tuple[tuple[View, ...], ops.Trajectory]:
         """Where a leapfrog trajectory takes every particle: particles, gradient and momentum [P, d] there.
 
         It starts with the momentum that the particles have; with a fresh one where they have none.
         """
-        self.evaluations += len(x) * len(self.particles) * plan["num_steps"]
         memory = self.memory
         self.spare = self.spare or tuple(memory.empty(self.particles.shape, np.float32) for _ in range(3))
         particles, grad, momentum = self.spare
         particles[...], grad[...] = self.particles, self.grad
         if self.momentum is not None:
             momentum[...] = self.momentum
-        plan |= {"weights": memory.put(weights), "scale": memory.put(scale)}
-        plan["refresh"] = 0.0 if self.momentum is None else None
-        end = self.posterior.trajectory(particles, momentum, grad, x, y, **plan)
+        plan |= {"scale": memory.put(scale), "refresh": 0.0 if self.momentum is None else None}
+        if batch.streams:
+            end = self.posterior.trajectory_by(partial(self._gradient, batch), particles, momentum, grad, **plan)
+        else:
+            self.evaluations += batch.size * len(particles) * plan["num_steps"]
+            end = self.posterior.trajectory(particles, momentum, grad, batch.x, batch.y, weights=batch.weights, **plan)
         return self.spare, ops.Trajectory(*map(memory.host, end))
+
+    def _gradient(self, batch: Batch, particles: View) -> tuple[View, View]:
+        """Log-likelihood [P] and gradient [P, d] of a batch that streams, where the particles are."""
+        log_likelihood, grad = self.evaluate(particles, batch, with_grad=True)
+        return self.memory.put(log_likelihood), grad
 
     def adopt(self, proposal: Proposal, stay: np.ndarray) -> None:
         """Become what a move proposes, but for the particles that stay; those turn back, if momentum is kept."""
@@ -284,9 +250,8 @@ class Cloud:
         elif self.grad is None and (joining or target.weights is None):
             new = self.preview(data, start, target.stop)
         else:
-            new, grad = self.evaluate(
-                self.particles, *data.rows(start, target.stop), None if joining else target.weights
-            )
+            batch = data.rows(start, target.stop) if joining else data.batch(target)
+            new, grad = self.evaluate(self.particles, batch)
             if joining and grad is not None:
                 grad *= share
                 grad += self.grad

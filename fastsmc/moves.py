@@ -11,7 +11,8 @@ import numpy as np
 
 from fastsmc import random
 from fastsmc.annealing import Target
-from fastsmc.cloud import Cloud, Data, Proposal
+from fastsmc.batches import Data
+from fastsmc.cloud import Cloud, Proposal
 from fastsmc.lkernels import LKERNELS, LKernel, Reversible
 
 
@@ -180,7 +181,7 @@ class RandomWalk(Move):
         particles = random.normal(tuple(cloud.particles.shape), **stream, **where)
         particles *= step_size
         particles += cloud.particles
-        log_likelihood, grad = cloud.evaluate(particles, *data.batch(target), target.weights)
+        log_likelihood, grad = cloud.evaluate(particles, data.batch(target))
         log_prior = cloud.memory.host(cloud.posterior.log_prior(particles))
         change = log_prior + target.power * log_likelihood - cloud.log_density(target)
         return Proposal(particles, grad, log_likelihood, log_prior, change)
@@ -235,7 +236,7 @@ class HMC(Move):
             step_size *= 1 + self.jitter * (2 * u - 1)
         plan = {"step_size": step_size, "num_steps": self.num_steps, "likelihood_scale": target.power}
         plan["scale"] = self.scale(cloud, target)
-        (particles, grad, momentum), end = cloud.trajectory(*data.batch(target), weights=target.weights, **plan, **key)
+        (particles, grad, momentum), end = cloud.trajectory(data.batch(target), **plan, **key)
         log_prior = cloud.posterior.log_prior_from_energy(end.prior_energy)
         change = log_prior + target.power * end.log_likelihood - cloud.log_density(target)
         ratio = change + end.kinetic_before - end.kinetic_after

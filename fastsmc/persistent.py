@@ -15,12 +15,14 @@ import numpy as np
 
 from fastsmc import ops
 from fastsmc.annealing import PRIOR, Target, highest_temperature
-from fastsmc.cloud import Cloud, Data
+from fastsmc.batches import Data
+from fastsmc.cloud import Cloud
 from fastsmc.moves import HMC, Draw, Move
 from fastsmc.posterior import Posterior
 from fastsmc.progress import Stopwatch
 from fastsmc.result import History, Result
 from fastsmc.sampler import Sampler
+from fastsmc.sources import read
 from fastsmc.steps import SEARCH, StepSize
 
 
@@ -85,13 +87,16 @@ class PersistentSMC(Sampler):
         self._check_reversible("persistent sampling")
         self.ess = ess
 
-    def iterate(self, x: Any, y: Any) -> Iterator[Result]:
+    def iterate(self, x: Any, y: Any = None, *, weights: Any = None, initial: Any = None) -> Iterator[Result]:
         """Run one temperature at a time; each state is a `Result` that later iterations leave alone."""
+        if initial is not None:
+            raise ValueError("initial is given; it must be None for PersistentSMC, whose pool starts at the prior")
+        x, y = read(x, y)
         posterior = self.posterior_for(x)
-        data = Data(x, y, posterior, self.seed)
+        data = Data(x, y, posterior, self.seed, weights=weights)
         mixture = [Component(0.0, 0.0)] * math.ceil(2 * self.ess)
         pool = Cloud.from_prior(posterior, len(mixture) * self.num_particles, self.seed, self.move.uses_gradient)
-        target, history = Target(0, len(data), temperature=0.0), History()
+        target, history = Target(0, len(data), temperature=0.0, mean_weight=data.mean_weight), History()
         step, clock = StepSize(self.move), Stopwatch()
         pool.observe(data, PRIOR, target)
         _, lost = _reweight(pool, target, mixture)
@@ -135,7 +140,7 @@ class PersistentSMC(Sampler):
                 non_finite=0 if iteration else lost,
             )
             with clock.paused():
-                yield Result.of(pool, target, len(data), history, like=x)
+                yield Result.of(pool, target, len(data), history, like=data.like)
             if target.temperature == 1.0:
                 return
 

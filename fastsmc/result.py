@@ -105,6 +105,8 @@ class Result:
         For each iteration the parent of every particle, int32 [P]: a row of the iteration before, of the draws from the
         prior for the first. Where nothing was resampled, every particle is its own. None where particles of several
         iterations are together, as persistent sampling and `recycle` have them.
+    started_from
+        ``"prior"``, ``"result"`` of an earlier run, or ``"particles"`` that were given, for which nothing corrects.
     settings
         What was run and where, by name; empty unless `Sampler.run` made the result.
     """
@@ -119,6 +121,7 @@ class Result:
     interrupted: bool = False
     precision_in_use: str | None = None
     genealogy: Sequence[np.ndarray] | None = None
+    started_from: str = "prior"
     settings: Mapping[str, Any] = field(default_factory=dict)
 
     @classmethod
@@ -130,6 +133,7 @@ class Result:
         history: History,
         like: Any,
         genealogy: Sequence[np.ndarray] | None = None,
+        started_from: str = "prior",
     ) -> Result:
         """A state of the sampler, copied."""
         memory = cloud.memory
@@ -143,6 +147,7 @@ class Result:
             history.copy(),
             precision_in_use=cloud.posterior.precision_in_use,
             genealogy=genealogy and tuple(genealogy),
+            started_from=started_from,
         )
         result.warnings = result._judge()
         return result
@@ -154,6 +159,12 @@ class Result:
             found.append(
                 f"the particles represent {t.batch_size:,} of {self.num_data:,} data points at likelihood scale "
                 f"{t.likelihood_scale:.4g} and temperature {t.temperature:.4g}, not the full posterior"
+            )
+        if self.started_from == "particles":
+            found.append(
+                "the particles started where they were told to instead of at draws from the prior, and their weights "
+                "do not correct for it: there is no log_evidence, and they are a sample of the posterior only as far "
+                "as the moves made them forget where they started"
             )
         collapsed = self.history["iteration"][self.history["distinct_ancestors"] == 1]
         if count > 1 and len(collapsed):
@@ -174,8 +185,10 @@ class Result:
 
     @property
     def log_evidence(self) -> float | None:
-        """Estimate of log p(y | x); None where the particles do not represent the full posterior."""
-        return float(self.history["log_evidence"][-1]) if self.target.is_posterior(self.num_data) else None
+        """Estimate of log p(y | x); None where the particles do not represent it, or started at given ones."""
+        if self.started_from == "particles" or not self.target.is_posterior(self.num_data):
+            return None
+        return float(self.history["log_evidence"][-1])
 
     @property
     def log_evidence_error(self) -> float | None:

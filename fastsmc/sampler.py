@@ -20,6 +20,7 @@ from fastsmc.moves import Move
 from fastsmc.posterior import Posterior
 from fastsmc.progress import Progress
 from fastsmc.result import Checkpoint, Result
+from fastsmc.sources import read
 
 
 class Sampler(ABC):
@@ -95,29 +96,45 @@ class Sampler(ABC):
             )
 
     @abstractmethod
-    def iterate(self, x: Any, y: Any) -> Iterator[Result]:
+    def iterate(self, x: Any, y: Any = None, *, weights: Any = None, initial: Any = None) -> Iterator[Result]:
         """Run one iteration at a time; each state is a `Result` that later iterations leave alone."""
 
     def run(
         self,
         x: Any,
-        y: Any,
+        y: Any = None,
         progress: bool = True,
         checkpoint: str | Path | None = None,
         callback: Callable[[Result], None] | None = None,
+        *,
+        weights: Any = None,
+        initial: Any = None,
     ) -> Result:
         """Sample; Ctrl-C returns what there is.
 
         Parameters
         ----------
         x, y
-            NumPy arrays or torch tensors [N, ...] and [N] or [N, outputs].
+            NumPy arrays, torch tensors or pandas tables [N, ...] and [N] or [N, outputs], row by row. A memory map x is
+            read as it is needed, and never held as a whole: it may be larger than memory. So is a torch ``Dataset`` of
+            pairs (x, y), which must give the same item whenever it is asked; y is None beside it. Of a ``DataLoader``
+            the data set is taken, in its own order: batches, shuffling and collation are the sampler's affair. A
+            ``TensorDataset`` is in memory.
         progress
             Show a bar where there is a terminal.
         checkpoint
             A folder; the newest state is kept there as ``last.safetensors``, replaced as a whole.
         callback
             Is given every state; its time does not count in ``history.seconds``.
+        weights
+            [N], finite and not negative: the factor of each point's log-likelihood. Whole numbers repeat points: the
+            target is the same, and so is the evidence. Points of weight zero are left out, also where N is counted.
+        initial
+            Where to start instead of at the prior. A `Result` of the same posterior, given the first of the data that
+            are given here: its particles and weights represent these, the run brings in the others, and
+            ``log_evidence`` is that of all; iterations are counted on. Particles [P, d], or trained networks, torch
+            modules or ``state_dict``s: the particles start there (see `WarmStart`), and the result warns that nothing
+            corrects for it.
 
         Raises
         ------
@@ -125,11 +142,13 @@ class Sampler(ABC):
             If no particle has a finite density any more; its ``result`` is the last good state.
         """
         result: Result | None = None
+        x, y = read(x, y)
         settings, keep = self.settings(x), Checkpoint(checkpoint)
+        states = self.iterate(x, y, weights=weights, initial=initial)
         what = f"{self.num_particles} particles on {len(x):,} data points"
         logs.emit(logging.INFO, "start", f"{settings['sampler']} begins: {what}", **settings)
         try:
-            with Progress(self.num_iterations, progress) as bar, closing(self.iterate(x, y)) as states:
+            with Progress(self.num_iterations, progress) as bar, closing(states):
                 for result in states:
                     result.settings = settings
                     bar.update(result.history.last)

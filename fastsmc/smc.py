@@ -7,18 +7,22 @@ gradually, after Millard, Murphy, Green and Maskell (arXiv 2601.21983).
 from __future__ import annotations
 
 from collections.abc import Iterator
+from dataclasses import replace
 from itertools import count
 from typing import Any
 
 import numpy as np
 
 from fastsmc.annealing import PRIOR, AdaptiveDataAnnealing, Annealing
-from fastsmc.cloud import Cloud, Data
+from fastsmc.batches import Data
+from fastsmc.cloud import Cloud
 from fastsmc.moves import HMC, Draw, KineticLangevin, Move
 from fastsmc.posterior import Posterior
 from fastsmc.progress import Stopwatch
 from fastsmc.result import History, Result
 from fastsmc.sampler import Sampler
+from fastsmc.sources import read
+from fastsmc.start import as_start
 from fastsmc.steps import SEARCH, StepSize
 from fastsmc.stochastic import SGHMC
 
@@ -95,21 +99,23 @@ class SMC(Sampler):
         """The move that was named, or `default_move`."""
         return self.move or default_move(num_data)
 
-    def iterate(self, x: Any, y: Any) -> Iterator[Result]:
+    def iterate(self, x: Any, y: Any = None, *, weights: Any = None, initial: Any = None) -> Iterator[Result]:
         """Run one iteration at a time; each state is a `Result` that later iterations leave alone."""
+        (x, y), start = read(x, y), as_start(initial, self.num_particles)
         posterior = self.posterior_for(x)
-        data = Data(x, y, posterior, self.seed, self.stratify)
+        data = Data(x, y, posterior, self.seed, self.stratify, weights=weights, first=start.num_data)
         move = self.move_for(len(data))
-        cloud = Cloud.from_prior(posterior, self.num_particles, self.seed, move.uses_gradient)
-        target, history, log_evidence = self.annealing.initial_target(len(data)), History(), 0.0
+        cloud = start.cloud(posterior, self.num_particles, self.resampling, self.seed, move.uses_gradient)
+        target, history, log_evidence = start.target(self.annealing, data), History(), start.log_evidence
         step, clock, genealogy = StepSize(move), Stopwatch(), []
         cloud.observe(data, PRIOR, target)
-        for iteration in count() if self.num_iterations is None else range(self.num_iterations):
+        for number in count() if self.num_iterations is None else range(self.num_iterations):
             # anneal: the likelihood of the data that join, where the particles are
-            previous = target
-            target = self.annealing.next_target(iteration, self.num_iterations, data, previous, cloud)
+            iteration, previous = start.iteration + number, target
+            target = self.annealing.next_target(number, self.num_iterations, data, previous, cloud)
             if target is None:
                 return
+            target = replace(target, mean_weight=data.mean_weight)
             increment = cloud.observe(data, previous, target)
 
             # reweight
@@ -149,10 +155,10 @@ class SMC(Sampler):
                 distinct_roots=cloud.distinct_roots,
                 step_size=step_size,
                 log_evidence=log_evidence,
-                evidence_variance=cloud.relative_variance(self.waste_free),
+                evidence_variance=start.evidence_variance + cloud.relative_variance(self.waste_free),
                 data_passes=cloud.evaluations / (len(data) * self.num_particles),
                 seconds=clock.seconds(),
                 non_finite=lost,
             )
             with clock.paused():
-                yield Result.of(cloud, target, len(data), history, x, genealogy)
+                yield Result.of(cloud, target, len(data), history, data.like, genealogy, start.origin)

@@ -5,7 +5,8 @@ from __future__ import annotations
 import math
 
 from fastsmc.annealing import Target
-from fastsmc.cloud import Cloud, Data
+from fastsmc.batches import Data
+from fastsmc.cloud import Cloud
 from fastsmc.moves import Draw, Move, Outcome, acceptance_of
 
 SEARCH = 2**32 - 1

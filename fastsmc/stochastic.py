@@ -13,7 +13,8 @@ import numpy as np
 from fastsmc import random
 from fastsmc.annealing import Target
 from fastsmc.arrays import View
-from fastsmc.cloud import Cloud, Data, Proposal
+from fastsmc.batches import Data
+from fastsmc.cloud import Cloud, Proposal
 from fastsmc.lkernels import ForwardProposal, LKernel, Unweighted
 from fastsmc.moves import Draw, KineticLangevin, Move, check_persistence
 
@@ -90,8 +91,9 @@ class SGHMC(Move):
         return math.sqrt(self.noise_share * (1 - self.persistence**2) * target.count / self._force_variance(target))
 
     def _force_variance(self, target: Target) -> float:
-        """Of a part's force, scaled up to the batch, in units of the information of a data point."""
-        return target.power**2 * target.batch_size * (math.ceil(target.batch_size / self.batch_size) - 1)
+        """Of a part's force, scaled up to the batch, in units of the information of a data point of weight one."""
+        parts = math.ceil(target.batch_size / self.batch_size)
+        return (target.mean_weight * target.power) ** 2 * target.batch_size * (parts - 1)
 
     def start(self, cloud: Cloud, data: Data, target: Target) -> None:
         """See `Move`."""
@@ -147,7 +149,7 @@ class SGHMC(Move):
             ratio = np.where(np.isfinite(log_prior) & (kinetic < self.diverged), 0.0, np.nan)
             return Proposal(particles, None, None, log_prior, ratio, momentum, **learned)
         cloud.likelihood(data, target)
-        log_likelihood, _ = cloud.evaluate(particles, *data.batch(target), target.weights)
+        log_likelihood, _ = cloud.evaluate(particles, data.batch(target))
         ratio = log_prior + target.power * log_likelihood - cloud.log_density(target) + work
         return Proposal(particles, None, log_likelihood, log_prior, ratio, momentum, **learned)
 
@@ -157,8 +159,7 @@ class Parts:
 
     def __init__(self, cloud: Cloud, data: Data, target: Target, size: int, draw: Draw) -> None:
         self.number = math.ceil(target.batch_size / size)
-        self._cloud, self._target = cloud, target
-        self._batch, self._weights = data.batch(target), cloud.memory.put(target.weights)
+        self._cloud, self._target, self._batch = cloud, target, data.batch(target)
         self._draw = partial(random.uniform, **draw.key(random.Stream.PARTS), backend=cloud.posterior.host_backend)
         order = np.argsort(self._draw((1, target.batch_size))[0])
         edges = np.arange(self.number + 1) * target.batch_size // self.number
@@ -171,14 +172,12 @@ class Parts:
 
     def force(self, particles: View, part: int) -> View:
         """Gradient of the log-likelihood of a part, [P, d]."""
-        rows, (x, y) = self._rows[part], self._batch
-        weights = None if self._weights is None else self._weights[rows]
-        self._cloud.evaluations += len(rows) * len(particles)
-        return self._cloud.posterior.log_likelihood_and_grad(particles, x[rows], y[rows], weights=weights).grad
+        return self._cloud.evaluate(particles, self._batch.take(self._rows[part]), with_grad=True)[1]
 
     def squares(self, force: View) -> np.ndarray:
-        """Mean square of the gradient of a data point, summed over particles, [d]."""
-        return self._cloud.memory.host((force * force).sum(0)) * (self.number / self._target.batch_size)
+        """Mean square of the gradient of a data point of weight one, summed over particles, [d]."""
+        points = self._target.batch_size / self.number
+        return self._cloud.memory.host((force * force).sum(0)) / (points * self._target.mean_weight**2)
 
 
 def _heat(variance: np.ndarray, scale: np.ndarray | None, prior_precision: np.ndarray) -> float:

@@ -3,7 +3,7 @@
 import numpy as np
 
 import fastsmc as fs
-from fastsmc.cloud import Data
+from fastsmc.batches import Data
 
 NOISE, SCALE, INPUTS = 1.0, 1.0, 2
 
@@ -22,7 +22,7 @@ def problem(num_data, seed=3):
 
 def closed_form(posterior, x, y, seed, target):
     """Log normaliser, mean and covariance of ``p(theta) * p(y | x, theta)^power`` for the batch of a target."""
-    rows, values = (a.astype(np.float64) for a in Data(x, y, posterior, seed).batch(target))
+    rows, values = (a.astype(np.float64) for a in Data(x, y, posterior, seed).batch(target)[:2])
     design, values = np.column_stack([rows, np.ones(len(rows))]), values[:, 0]
     weight = target.power / NOISE**2
     precision = np.eye(INPUTS + 1) / SCALE**2 + weight * design.T @ design

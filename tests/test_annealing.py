@@ -131,15 +131,15 @@ def test_cached_likelihoods_are_those_of_the_target_over_bridges(monkeypatch):
         return reweight(self, *arguments)
 
     monkeypatch.setattr(fs.cloud.Cloud, "reweight", record)
-    data = fs.cloud.Data(x, y, posterior, 2)
+    data = fs.batches.Data(x, y, posterior, 2)
     # no step is accepted, so that the sums are those that joining has left
     move = fs.HMC(1, step_size=1e4)
     smc = fs.SMC(posterior, 32, fs.AdaptiveDataAnnealing(start=10, ess=0.9, growth=1.0), move, 200, seed=2)
     for state in smc.iterate(x, y):
         target, cloud = state.target, clouds[-1]
         bridged.append(target.bridges)
-        rows = data.batch(target)
-        truth, grad = posterior.log_likelihood_and_grad(cloud.particles, *rows, weights=target.weights)
+        rows, labels, weights = data.batch(target)
+        truth, grad = posterior.log_likelihood_and_grad(cloud.particles, rows, labels, weights=weights)
         np.testing.assert_allclose(cloud.log_likelihood, truth, rtol=1e-5)
         np.testing.assert_allclose(cloud.grad, grad, rtol=0, atol=1e-4 * np.abs(grad).max())
     assert any(bridged) and not bridged[-1]
@@ -176,15 +176,15 @@ def test_stratified_batches_hold_the_classes_in_proportion():
     y = rng.permutation(np.repeat([0, 1, 2], [10, 70, 120]))
     x = rng.normal(size=(200, 2)).astype(np.float32)
     posterior = fs.Posterior(fs.MLP([2, 3]))
-    ordered = fs.cloud.Data(x, y, posterior, 4, stratify=True)
+    ordered = fs.batches.Data(x, y, posterior, 4, stratify=True)
     shares = np.array([10, 70, 120]) / 200
     for size in range(1, 201):
         counts = np.bincount(ordered.y[:size], minlength=3)
         assert np.all(np.abs(counts - size * shares) <= 2)
     assert sorted(map(tuple, ordered.x)) == sorted(map(tuple, x))
-    assert not np.array_equal(ordered.x, fs.cloud.Data(x, y, posterior, 5, stratify=True).x)
+    assert not np.array_equal(ordered.x, fs.batches.Data(x, y, posterior, 5, stratify=True).x)
     with pytest.raises(ValueError, match="stratify is True, but the likelihood has no classes"):
-        fs.cloud.Data(x, x[:, 0], fs.Posterior(fs.MLP([2, 1]), likelihood="gaussian"), 0, stratify=True)
+        fs.batches.Data(x, x[:, 0], fs.Posterior(fs.MLP([2, 1]), likelihood="gaussian"), 0, stratify=True)
 
 
 @pytest.mark.parametrize(

@@ -5,7 +5,8 @@ import pytest
 
 import fastsmc as fs
 from fastsmc import arrays, backends
-from fastsmc.cloud import Cloud, Data
+from fastsmc.batches import Data
+from fastsmc.cloud import Cloud
 
 torch = pytest.importorskip("torch")
 

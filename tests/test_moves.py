@@ -6,7 +6,8 @@ from conjugate import closed_form, problem
 
 import fastsmc as fs
 from fastsmc.annealing import PRIOR, Target
-from fastsmc.cloud import Cloud, Data
+from fastsmc.batches import Data
+from fastsmc.cloud import Cloud
 from fastsmc.moves import Draw, correlation
 from fastsmc.smc import default_move
 from fastsmc.steps import StepSize
@@ -73,8 +74,8 @@ def test_what_targets_add_is_the_difference_of_their_densities(kinds):
     def density(target):
         if target.batch_size == 0:
             return cloud.log_prior
-        batch, weights = data.batch(target), target.weights
-        return cloud.log_prior + target.power * posterior.log_likelihood(cloud.particles, *batch, weights=weights)
+        rows, labels, weights = data.batch(target)
+        return cloud.log_prior + target.power * posterior.log_likelihood(cloud.particles, rows, labels, weights=weights)
 
     sequence = [
         *(Target(0, 10, temperature=t) for t in (0.2, 1.0)),
@@ -93,7 +94,8 @@ def test_what_targets_add_is_the_difference_of_their_densities(kinds):
             cloud.log_prior + target.power * cloud.likelihood(data, target), density(target), 1e-5
         )
         if kinds:
-            _, grad = posterior.log_likelihood_and_grad(cloud.particles, *data.batch(target), weights=target.weights)
+            rows, labels, weights = data.batch(target)
+            _, grad = posterior.log_likelihood_and_grad(cloud.particles, rows, labels, weights=weights)
             np.testing.assert_allclose(cloud.grad, grad, rtol=1e-3, atol=1e-3)
         elif number % 3 == 1:  # as moves do that do not compute it
             cloud.log_likelihood = None
@@ -105,11 +107,11 @@ def test_no_row_is_previewed_twice():
     data, cloud = Data(x, y, posterior, 0), Cloud.from_prior(posterior, 8, 0, with_grad=False)
     rows = [cloud.preview(data, 10, stop) for stop in (20, 40, 20, 60)]
     assert cloud.evaluations == 50 * 8
-    np.testing.assert_allclose(rows[-1], posterior.log_likelihood(cloud.particles, *data.rows(10, 60)), rtol=1e-6)
+    np.testing.assert_allclose(rows[-1], posterior.log_likelihood(cloud.particles, *data.rows(10, 60)[:2]), rtol=1e-6)
     np.testing.assert_array_equal(rows[0], rows[2])
     cloud, _ = cloud.resample(8, "systematic", 0, 0)
     np.testing.assert_allclose(
-        cloud.preview(data, 10, 20), posterior.log_likelihood(cloud.particles, *data.rows(10, 20)), rtol=1e-6
+        cloud.preview(data, 10, 20), posterior.log_likelihood(cloud.particles, *data.rows(10, 20)[:2]), rtol=1e-6
     )
 
 
@@ -188,7 +190,8 @@ def test_the_variance_of_forces_is_that_of_the_parts_there_are():
     move = fs.SGHMC(batch_size=20)
     draws = [Parts(cloud, data, target, move.batch_size, Draw(0, 0, number)) for number in range(5000)]
     forces = np.array([parts.number * parts.force(cloud.particles, 0)[0] for parts in draws])
-    points = [cloud.posterior.log_likelihood_and_grad(cloud.particles, *data.rows(i, i + 1)).grad[0] for i in range(30)]
+    rows = [data.rows(i, i + 1)[:2] for i in range(30)]
+    points = [cloud.posterior.log_likelihood_and_grad(cloud.particles, *row).grad[0] for row in rows]
     expected = move._force_variance(target) * np.var(points, axis=0) * 30 / 29
     np.testing.assert_allclose(forces.var(axis=0), expected, rtol=6 * (2 / 5000) ** 0.5)
 
@@ -221,7 +224,7 @@ def test_sghmc_goes_from_exact_forces_to_parts_and_back():
         step.prepare(cloud, data, previous, target, Draw(0, 10**6))
         outcome = move(cloud, data, target, step.at(target), Draw(0, iteration))
         assert np.isnan(outcome.acceptance) == (size > 20) == (cloud.grad is None) == (cloud.log_likelihood is None)
-        truth = posterior.log_likelihood(cloud.particles, *data.batch(target))
+        truth = posterior.log_likelihood(cloud.particles, *data.batch(target)[:2])
         np.testing.assert_allclose(cloud.likelihood(data, target), truth, rtol=1e-5)
         previous = target
 

@@ -8,7 +8,7 @@ import pytest
 import fastsmc as fs
 from fastsmc import metrics, ops
 from fastsmc.annealing import Target
-from fastsmc.cloud import Data
+from fastsmc.batches import Data
 from fastsmc.result import FORMAT, History
 
 COLUMNS = [

@@ -96,8 +96,8 @@ def test_cached_likelihoods_and_gradients_are_those_of_the_particles(problem, wa
         for state in smc.iterate(x, y):
             cloud = shown[-1]
             np.testing.assert_array_equal(cloud.particles, state.particles)
-            data = fs.cloud.Data(x, y, posterior, 2)
-            log_likelihood, grad = posterior.log_likelihood_and_grad(cloud.particles, *data.batch(state.target))
+            data = fs.batches.Data(x, y, posterior, 2)
+            log_likelihood, grad = posterior.log_likelihood_and_grad(cloud.particles, *data.batch(state.target)[:2])
             np.testing.assert_allclose(cloud.log_likelihood, log_likelihood, rtol=1e-5)
             np.testing.assert_allclose(cloud.grad, grad, rtol=0, atol=1e-4 * np.abs(grad).max())
             np.testing.assert_allclose(cloud.log_prior, posterior.log_prior(cloud.particles), rtol=1e-5)
@@ -151,7 +151,8 @@ def test_all_particles_without_a_finite_density_end_the_run_with_the_last_good_s
 def test_a_rejected_particle_turns_back_and_the_momentum_lasts(problem):
     """With steps that are all rejected the momentum is reversed and mixed with fresh numbers, move after move."""
     from fastsmc.annealing import Target
-    from fastsmc.cloud import Cloud, Data
+    from fastsmc.batches import Data
+    from fastsmc.cloud import Cloud
     from fastsmc.moves import Draw
 
     posterior, x, y = problem
@@ -171,7 +172,8 @@ def test_a_rejected_particle_turns_back_and_the_momentum_lasts(problem):
 def test_momentum_is_standard_normal_after_the_search_for_a_step(problem, move):
     """64 x 83 numbers: their mean square is 1 to 0.02, so 0.1 off has a probability below 1e-6."""
     from fastsmc.annealing import PRIOR, Target
-    from fastsmc.cloud import Cloud, Data
+    from fastsmc.batches import Data
+    from fastsmc.cloud import Cloud
     from fastsmc.moves import Draw
     from fastsmc.steps import StepSize
 

@@ -1,0 +1,181 @@
+"""Where a run starts: at draws from the prior, at an earlier result, or at particles of any other origin."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, ClassVar
+
+import numpy as np
+
+from fastsmc import arrays, random
+from fastsmc.annealing import Annealing, Target
+from fastsmc.arrays import View
+from fastsmc.batches import Data
+from fastsmc.cloud import Cloud
+from fastsmc.networks import Network
+from fastsmc.posterior import Posterior
+from fastsmc.result import Result
+
+START = 2**32 - 2
+"""The iteration whose random numbers the noise of a start takes."""
+
+
+class Start:
+    """Draws from the prior, and what the other starts have in their place."""
+
+    origin: ClassVar[str] = "prior"
+    """`Result.started_from` of runs that start so."""
+    num_data: int = 0
+    """Data points that the particles have seen."""
+    iteration: int = 0
+    """Number of the first iteration; those before had their random numbers."""
+    log_evidence: float = 0.0
+    evidence_variance: float = 0.0
+
+    def target(self, annealing: Annealing, data: Data) -> Target:
+        """What the particles represent."""
+        return annealing.initial_target(len(data))
+
+    def particles(self, posterior: Posterior, num_particles: int, seed: int) -> View:
+        """Particles [P, d] on the posterior's device."""
+        return posterior.sample_prior(num_particles, seed)
+
+    def cloud(self, posterior: Posterior, num_particles: int, resampling: str, seed: int, with_grad: bool) -> Cloud:
+        """Weighted particles, which have yet to be told of the data."""
+        return Cloud.of(posterior, self.particles(posterior, num_particles, seed), with_grad)
+
+
+@dataclass(frozen=True, eq=False)
+class WarmStart(Start):
+    """Particles near networks that were trained before: weighted equally, and in no way corrected for it.
+
+    A particle starts at each network in turn, with normal noise. What the run leaves is a sample of the posterior only
+    as far as its moves forget where they started, and no estimate of the evidence.
+
+    Parameters
+    ----------
+    members
+        Weights [K, d] of K networks, or a sequence of torch modules or their ``state_dict``s, with the names and shapes
+        of ``network.parameters``. What the posterior samples beside the weights is drawn from the prior.
+    spread
+        Standard deviation of the noise on every weight.
+    """
+
+    members: Any
+    spread: float = 0.01
+
+    origin: ClassVar[str] = "particles"
+
+    def __post_init__(self) -> None:
+        if not 0 <= self.spread < np.inf:
+            raise ValueError(f"spread is {self.spread!r}; it must be a finite standard deviation, zero or more")
+
+    def particles(self, posterior: Posterior, num_particles: int, seed: int) -> View:
+        """See `Start`."""
+        particles, weights = posterior.sample_prior(num_particles, seed), _weights(self.members, posterior.network)
+        weights = weights[np.arange(num_particles) % len(weights)]
+        if self.spread > 0:
+            on = {"stream": random.Stream.MOMENTUM, "iteration": START, "backend": posterior.host_backend}
+            weights = weights + np.float32(self.spread) * random.normal(weights.shape, seed=seed, **on)
+        particles[:, : weights.shape[1]] = posterior.memory.put(weights)
+        return particles
+
+
+@dataclass(frozen=True, eq=False)
+class Continuation(Start):
+    """The posterior of the data of an earlier run, which are the first of those of this one."""
+
+    result: Result
+
+    def __post_init__(self) -> None:
+        if not self.result.target.is_posterior(self.result.num_data):
+            raise ValueError(
+                f"initial represents {self.result.target}; it must be the posterior given all the {self.num_data} data "
+                "points of its run"
+            )
+
+    @property
+    def origin(self) -> str:
+        """See `Start`; a warm start stays one."""
+        return "particles" if self.result.started_from == "particles" else "result"
+
+    @property
+    def num_data(self) -> int:
+        """See `Start`."""
+        return self.result.num_data
+
+    @property
+    def iteration(self) -> int:
+        """See `Start`."""
+        return int(self.result.history["iteration"][-1]) + 1
+
+    @property
+    def log_evidence(self) -> float:
+        """See `Start`."""
+        return float(self.result.history["log_evidence"][-1])
+
+    @property
+    def evidence_variance(self) -> float:
+        """See `Start`; the steps of a run are taken for independent."""
+        return float(self.result.history["evidence_variance"][-1])
+
+    def target(self, annealing: Annealing, data: Data) -> Target:
+        """See `Start`."""
+        if not annealing.extends:
+            raise ValueError(
+                f"annealing is {annealing!r}, which does not keep the data that initial has seen; it must be "
+                "AdaptiveDataAnnealing, or another scheme whose batches only grow"
+            )
+        return Target(0, self.num_data, mean_weight=data.mean_weight)
+
+    def cloud(self, posterior: Posterior, num_particles: int, resampling: str, seed: int, with_grad: bool) -> Cloud:
+        """See `Start`; resampled where other numbers of particles are asked for."""
+        old = self.result.posterior
+        for name in ("network", "prior", "likelihood"):
+            if getattr(old, name) != getattr(posterior, name):
+                raise ValueError(f"initial has {name} {getattr(old, name)}; it must have {getattr(posterior, name)}")
+        memory = posterior.memory
+        given = np.array(arrays.on_host(self.result.particles, "particles"), np.float32)
+        cloud = Cloud.of(posterior, memory.put(given), with_grad)
+        cloud.reweight(arrays.on_host(self.result.log_weights, "log_weights"))
+        if len(given) != num_particles:
+            cloud, _ = cloud.resample(num_particles, resampling, seed, START)
+            cloud.roots, cloud.resamplings = np.arange(num_particles), 0
+        return cloud
+
+
+def as_start(initial: Any, num_particles: int) -> Start:
+    """The start that a user means by ``initial``; see `Sampler.run`."""
+    if initial is None:
+        return Start()
+    if isinstance(initial, Start):
+        return initial
+    if isinstance(initial, Result):
+        return Continuation(initial)
+    if isinstance(initial, Sequence):
+        return WarmStart(initial)
+    if len(initial) != num_particles:
+        raise ValueError(f"initial holds {len(initial)} particles; it must hold num_particles, {num_particles}")
+    return WarmStart(initial, spread=0.0)
+
+
+def _weights(members: Any, network: Network) -> np.ndarray:
+    """Weights of networks, float32 [K, d]."""
+    if isinstance(members, Sequence):
+        members = np.stack([_pack(member, network) for member in members])
+    weights = arrays.on_host(members, "initial")
+    if weights.ndim != 2 or weights.shape[1] != network.num_params or len(weights) == 0:
+        raise ValueError(f"initial has shape {weights.shape}; it must be [P, {network.num_params}], as the network's")
+    if weights.dtype.kind not in arrays.REALS or not np.isfinite(weights).all():
+        raise ValueError("initial holds NaN, infinity or no numbers; every weight must be a finite number")
+    return weights.astype(np.float32)
+
+
+def _pack(member: Any, network: Network) -> np.ndarray:
+    """The weights of a torch module or of its state, [d]."""
+    state = member if isinstance(member, Mapping) else member.state_dict()
+    missing = [p.name for p in network.parameters if p.name not in state or tuple(state[p.name].shape) != p.shape]
+    if missing:
+        raise ValueError(f"initial has no {missing[0]} of the shape that the network has; it must be of {network}")
+    return np.concatenate([arrays.on_host(state[p.name], p.name).ravel() for p in network.parameters])
