@@ -51,6 +51,43 @@ def reliability(proba: ArrayLike, y: ArrayLike, bins: int = 15) -> Reliability:
         )
 
 
+class ClassQuality(NamedTuple):
+    """How predictions of one class fare; NaN where nothing is predicted or true."""
+
+    label: int
+    precision: float
+    recall: float
+    count: int
+    """Rows that are of this class."""
+    mistaken: int | None
+    """The class that is most often predicted in its place; None if none is."""
+    mistakes: int
+    """How often."""
+
+
+def by_class(proba: ArrayLike, y: ArrayLike) -> list[ClassQuality]:
+    """Precision, recall and the most frequent mistake of every class."""
+    proba, y = _checked(proba, y)
+    classes = proba.shape[1]
+    confusion = np.bincount(y * classes + proba.argmax(axis=1), minlength=classes**2).reshape(classes, classes)
+    hits, true, predicted = np.diag(confusion), confusion.sum(axis=1), confusion.sum(axis=0)
+    wrong = confusion - np.diag(hits)
+    worst = wrong.argmax(axis=1)
+    with np.errstate(invalid="ignore"):
+        precision, recall = hits / predicted, hits / true
+    return [
+        ClassQuality(
+            k,
+            float(precision[k]),
+            float(recall[k]),
+            int(true[k]),
+            int(worst[k]) if wrong[k, worst[k]] else None,
+            int(wrong[k, worst[k]]),
+        )
+        for k in range(classes)
+    ]
+
+
 def rmse(prediction: ArrayLike, y: ArrayLike) -> float:
     """Root mean square error; [N] and [N, 1] count as the same shape."""
     prediction, y = np.asarray(prediction, np.float64), np.asarray(y, np.float64)

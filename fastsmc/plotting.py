@@ -52,7 +52,8 @@ def pictures(result: Result, x: Any = None, y: Any = None, trace: History | None
         *_of_sampler(history),
         *(_of_lineages(result.genealogy) if result.genealogy else ()),
         *(_of_trace(trace) if trace is not None and len(trace) else ()),
-        *(() if x is None else [_of_predictions(result, x, y)]),
+        *(() if x is None else _of_predictions(result, x, y)),
+        *_of_moves(history),
     ]
 
 
@@ -100,7 +101,7 @@ def plot_comparison(curves: Sequence[Curve], path: str | Path, title: str = "") 
 def _of_sampler(history: History) -> list[Picture]:
     """What the sampler says of itself."""
     tempered = np.ptp(history["batch_size"]) == 0 and np.ptp(history["temperature"]) > 0
-    found = [
+    return [
         Picture(
             "Temperature of the likelihood",
             "The power of the likelihood at each iteration; at 1 the particles target the posterior.",
@@ -118,12 +119,13 @@ def _of_sampler(history: History) -> list[Picture]:
             "comes close to one, the cloud has collapsed.",
             partial(_draw_particles, history=history, colour=BLUE, other=ORANGE),
         ),
-        Picture(
-            "Step size",
-            "Length of the steps of the moves, which adapts; one that shrinks to nothing moves no particle.",
-            partial(_draw_step_size, history=history),
-        ),
     ]
+
+
+def _of_moves(history: History) -> list[Picture]:
+    """What the moves say of themselves."""
+    caption = "Length of the steps of the moves, which adapts; one that shrinks to nothing moves no particle."
+    found = [Picture("Step size", caption, partial(_draw_step_size, history=history))]
     if np.isfinite(history["acceptance"]).any():
         caption = "Mean probability that a move is accepted; gaps are moves that do not compute it."
         draw = partial(_draw_column, history=history, name="acceptance", ylim=(0, 1.05))
@@ -159,18 +161,19 @@ def _of_trace(trace: History) -> list[Picture]:
     ]
 
 
-def _of_predictions(result: Result, x: Any, y: Any) -> Picture:
-    """How predictions of test data compare with the truth."""
-    if result.posterior.likelihood.name == "gaussian":
+def _of_predictions(result: Result, x: Any, y: Any) -> list[Picture]:
+    """How predictions of test data compare with the truth, where they are of the same kind."""
+    if not result.classifies:
         truth, mean = (np.ravel(arrays.on_host(a, "y")) for a in (y, result.predict(x)))
         caption = "Each point is a test value; on the line the posterior mean is exact."
-        return Picture("Prediction against truth", caption, partial(_draw_predictions, truth=truth, mean=mean))
+        draw = partial(_draw_predictions, truth=truth, mean=mean)
+        return [Picture("Prediction against truth", caption, draw)] if truth.shape == mean.shape else []
     caption = (
         "Test predictions in bins of their confidence, areas by their number; above the line the network is right more "
         "often than it claims, below it less often."
     )
     reliability = metrics.reliability(*result.classify(x, y))
-    return Picture("Calibration", caption, partial(_draw_reliability, reliability=reliability, colour=BLUE))
+    return [Picture("Calibration", caption, partial(_draw_reliability, reliability=reliability, colour=BLUE))]
 
 
 def _draw_column(axes: Axes, history: History, name: str, **shape: Any) -> None:
@@ -198,7 +201,7 @@ def _draw_particles(axes: Axes, history: History, colour: str, other: str) -> No
     ink = [colour, other] if colour != other else [INK, INK]
     styles = {"effective sample size": (ink[0], "-"), "distinct ancestors": (ink[1], ".")}
     handles = [axes.plot([], [], style, color=colour, label=name)[0] for name, (colour, style) in styles.items()]
-    axes.legend(handles=handles, loc="upper right", ncols=2, frameon=False, fontsize="small")
+    axes.legend(handles=handles, loc="upper right", ncols=2, frameon=False, fontsize="small", labelcolor=INK)
 
 
 def _draw_lineages(axes: Axes, parents: Sequence[np.ndarray]) -> None:

@@ -243,6 +243,11 @@ class Result:
         particles = particles if len(used) == len(particles) else particles[used]
         return lambda rows: memory.host(memory.read(self.posterior.outputs(particles, memory.put(rows)), "outputs")[0])
 
+    @property
+    def classifies(self) -> bool:
+        """Whether predictions are probabilities of classes."""
+        return self.posterior.likelihood.name in ("categorical", "bernoulli")
+
     def classify(self, x: Any, y: Any) -> tuple[np.ndarray, np.ndarray]:
         """Class probabilities [n, C] and true labels [n], on the host; each output of Bernoulli is a row, C = 2."""
         proba, y = arrays.on_host(self.predict_proba(x), "probabilities"), arrays.on_host(y, "y")
@@ -293,6 +298,12 @@ class Result:
         from fastsmc import plotting
 
         return plotting.plot_run(self, path, x, y, trace)
+
+    def report(self, path: str | Path, x: Any = None, y: Any = None, **options: Any) -> None:
+        """Write the run as one HTML file: `fastsmc.report.write`."""
+        from fastsmc import report
+
+        report.write(self, path, x, y, **options)
 
     def to_arviz(self, x: Any = None, y: Any = None, **options: Any) -> Any:
         """For ArviZ: `fastsmc.integrations.arviz.to_arviz`."""
