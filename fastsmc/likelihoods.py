@@ -3,21 +3,26 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 from dataclasses import dataclass
-from typing import ClassVar
+from typing import TYPE_CHECKING, Any, ClassVar
 
 import numpy as np
 
 from fastsmc.arrays import HOST, INTEGERS, REALS, Memory, View
+from fastsmc.priors import Positive
+
+if TYPE_CHECKING:
+    from torch import Tensor
 
 
 class Likelihood:
     """The density of targets y given the outputs of a network; samples are independent."""
 
     name: ClassVar[str]
-    code: ClassVar[int]
-    """The number by which the engines know it."""
-    noise: float = 1.0
+    code: ClassVar[int | None]
+    """The number by which the engines know it; None if they do not."""
+    noise: float | Positive = 1.0
     needs: ClassVar[str]
     """What a target must be."""
 
@@ -41,6 +46,19 @@ class Likelihood:
 
     def _acceptable(self, y: View) -> View:
         """Which targets, float32 [B, outputs], have a density."""
+        raise NotImplementedError
+
+    @property
+    def known(self) -> Likelihood:
+        """The same, with a noise of one where its noise is sampled."""
+        return self
+
+    def constant(self, y: View, weights: View | None) -> float:
+        """What the engines leave out of the log-likelihood of a batch, which depends on its targets alone."""
+        return 0.0
+
+    def log_density(self, outputs: Tensor, y: Tensor) -> Tensor:
+        """Log density of every sample [..., B], from outputs [..., B, K] and targets in the engines' form."""
         raise NotImplementedError
 
     def probabilities(self, outputs: np.ndarray) -> np.ndarray:
@@ -67,6 +85,11 @@ class Categorical(Likelihood):
             raise ValueError(f"y has shape {tuple(y.shape)}; the categorical likelihood needs one label a sample, [B]")
         return memory.cast(y, np.int64)
 
+    def log_density(self, outputs: Tensor, y: Tensor) -> Tensor:
+        """See `Likelihood`."""
+        labels = y.expand(outputs.shape[:-1])[..., None]
+        return outputs.log_softmax(-1).gather(-1, labels)[..., 0]
+
     def probabilities(self, outputs: np.ndarray) -> np.ndarray:
         """Softmax over the last axis, in place."""
         outputs -= outputs.max(axis=-1, keepdims=True)
@@ -90,6 +113,12 @@ class Bernoulli(Likelihood):
     def _acceptable(self, y: View) -> View:
         return (y >= 0) & (y <= 1)
 
+    def log_density(self, outputs: Tensor, y: Tensor) -> Tensor:
+        """See `Likelihood`."""
+        from torch.nn.functional import softplus
+
+        return (y * outputs - softplus(outputs)).sum(-1)
+
     def probabilities(self, outputs: np.ndarray) -> np.ndarray:
         """Probability of yes."""
         return 0.5 * (1 + np.tanh(0.5 * outputs))
@@ -101,19 +130,39 @@ class Bernoulli(Likelihood):
 
 @dataclass(frozen=True)
 class Gaussian(Likelihood):
-    """Regression with known noise: ``log N(y; outputs, noise^2)``, y [B] or [B, K]."""
+    """Regression: ``log N(y; outputs, noise^2)``, y [B] or [B, K].
 
-    noise: float = 1.0
+    Parameters
+    ----------
+    noise
+        The standard deviation; or a distribution of positive numbers, such as ``HalfNormal(1.0)``: then it is sampled
+        with the weights.
+    """
+
+    noise: float | Positive = 1.0
     name: ClassVar[str] = "gaussian"
-    code: ClassVar[int] = 2
+    code: ClassVar[int | None] = 2
     needs: ClassVar[str] = "finite numbers"
 
     def __post_init__(self) -> None:
-        if not (math.isfinite(self.noise) and self.noise > 0):
-            raise ValueError(f"noise is {self.noise!r}; it must be a positive standard deviation")
+        if not isinstance(self.noise, Positive) and not (math.isfinite(self.noise) and self.noise > 0):
+            raise ValueError(
+                f"noise is {self.noise!r}; it must be a positive standard deviation or a distribution such as "
+                "HalfNormal(1.0)"
+            )
 
     def _acceptable(self, y: View) -> View:
         return abs(y) < math.inf
+
+    @property
+    def known(self) -> Gaussian:
+        """See `Likelihood`."""
+        return Gaussian() if isinstance(self.noise, Positive) else self
+
+    def log_density(self, outputs: Tensor, y: Tensor) -> Tensor:
+        """See `Likelihood`; of a known noise."""
+        z = (y - outputs) / self.noise
+        return -0.5 * (z * z).sum(-1) - outputs.shape[-1] * (math.log(self.noise) + 0.5 * math.log(2 * math.pi))
 
     def probabilities(self, outputs: np.ndarray) -> np.ndarray:
         """The mean itself."""
@@ -124,13 +173,91 @@ class Gaussian(Likelihood):
         return mean
 
 
-LIKELIHOODS: dict[str, type[Likelihood]] = {kind.name: kind for kind in (Categorical, Bernoulli, Gaussian)}
+@dataclass(frozen=True)
+class Poisson(Likelihood):
+    """Counts with log rates: ``y * outputs - exp(outputs) - log y!``, y [B] or [B, K], whole numbers."""
+
+    name: ClassVar[str] = "poisson"
+    code: ClassVar[int | None] = 3
+    needs: ClassVar[str] = "whole numbers of at least 0"
+
+    def _acceptable(self, y: View) -> View:
+        return (y >= 0) & (y < math.inf) & (y % 1 == 0)
+
+    def constant(self, y: View, weights: View | None) -> float:
+        """See `Likelihood`: minus the sum of the log factorials."""
+        import torch
+
+        each = torch.lgamma(torch.as_tensor(y).double() + 1).sum(-1)
+        return -float((each if weights is None else each * torch.as_tensor(weights)).sum())
+
+    def log_density(self, outputs: Tensor, y: Tensor) -> Tensor:
+        """See `Likelihood`."""
+        return (y * outputs - outputs.exp() - (y + 1).lgamma()).sum(-1)
+
+    def probabilities(self, outputs: np.ndarray) -> np.ndarray:
+        """The rate."""
+        return np.exp(outputs)
+
+    def decide(self, mean: np.ndarray) -> np.ndarray:
+        """The posterior mean of the rate."""
+        return mean
 
 
-def as_likelihood(likelihood: str | Likelihood) -> Likelihood:
-    """A likelihood from its name, or itself."""
+@dataclass(frozen=True)
+class Custom(Likelihood):
+    """Any density that torch can differentiate.
+
+    Parameters
+    ----------
+    function
+        Of outputs [B, K] and y [B, ...], as it was given; returns the log density of every sample, [B]. It must be made
+        of torch's functions that ``vmap`` knows.
+    """
+
+    function: Callable[[Any, Any], Any]
+    name: ClassVar[str] = "custom"
+    code: ClassVar[int | None] = None
+
+    def __post_init__(self) -> None:
+        if not callable(self.function):
+            raise TypeError(f"likelihood is {self.function!r}; it must be a name, a Likelihood or a function")
+
+    def targets(self, y: View, num_outputs: int, memory: Memory = HOST, check: bool = True) -> View:
+        """See `Likelihood`: whole numbers as int64, others as float32."""
+        kind = memory.dtype(y).kind
+        if y.ndim == 0 or kind not in REALS:
+            raise TypeError(f"y has shape {tuple(y.shape)} and dtype {y.dtype}; it must hold numbers, [B, ...]")
+        return memory.cast(y, np.int64 if kind in INTEGERS else np.float32)
+
+    def log_density(self, outputs: Tensor, y: Tensor) -> Tensor:
+        """See `Likelihood`."""
+        each = self.function(outputs, y)
+        if each.shape != outputs.shape[:-1]:
+            raise ValueError(
+                f"likelihood returns {tuple(each.shape)} for outputs {tuple(outputs.shape)}; it must return the log "
+                f"density of every sample, {tuple(outputs.shape[:-1])}"
+            )
+        return each
+
+    def probabilities(self, outputs: np.ndarray) -> np.ndarray:
+        """The outputs themselves."""
+        return outputs
+
+    def decide(self, mean: np.ndarray) -> np.ndarray:
+        """The posterior mean of the outputs."""
+        return mean
+
+
+LIKELIHOODS: dict[str, type[Likelihood]] = {kind.name: kind for kind in (Categorical, Bernoulli, Gaussian, Poisson)}
+
+
+def as_likelihood(likelihood: str | Likelihood | Callable[[Any, Any], Any]) -> Likelihood:
+    """A likelihood from its name or its function, or itself."""
     if isinstance(likelihood, Likelihood):
         return likelihood
+    if not isinstance(likelihood, str):
+        return Custom(likelihood)
     if likelihood not in LIKELIHOODS:
         raise ValueError(f"likelihood is {likelihood!r}; it must be one of {', '.join(map(repr, LIKELIHOODS))}")
     return LIKELIHOODS[likelihood]()

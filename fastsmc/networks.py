@@ -2,15 +2,21 @@
 
 from __future__ import annotations
 
+import copy
 import math
-from collections.abc import Sequence
-from dataclasses import dataclass
+from abc import ABC, abstractmethod
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, field
 from functools import cached_property
 from itertools import pairwise
 from numbers import Real
-from typing import Any, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
+
+if TYPE_CHECKING:
+    from fastsmc.densities import Density
+    from fastsmc.likelihoods import Likelihood
 
 ACTIVATIONS = ("identity", "relu", "tanh", "gelu", "silu")
 _TORCH_ACTIVATIONS = ("Identity", "ReLU", "Tanh", "GELU", "SiLU")
@@ -32,6 +38,10 @@ class Layer(NamedTuple):
     kernel: int
     padding: int
     pool: int
+
+    def __str__(self) -> str:
+        kind = "dense" if self.is_dense else f"convolution {self.kernel} x {self.kernel}"
+        return f"{kind} {self.num_inputs} -> {self.num_outputs} {ACTIVATIONS[self.activation]}"
 
     @property
     def is_dense(self) -> bool:
@@ -119,8 +129,45 @@ class Parameter(NamedTuple):
     fan_in: int
 
 
-class Network:
-    """What all networks share: everything that follows from their layers and the names of their tensors."""
+class Network(ABC):
+    """What all networks share: what follows from the tensors that are sampled."""
+
+    parameters: tuple[Parameter, ...]
+    """Every tensor in the order in which a particle holds them."""
+    num_inputs: int
+    """Features per sample."""
+    num_outputs: int
+    """Outputs per sample."""
+    input_shape: tuple[int, ...]
+    """Of a sample."""
+    fixed: tuple[str, ...] = ()
+    """Names of the tensors that are not sampled."""
+    path: str = "fused kernels"
+    """How it is computed, and why."""
+
+    @property
+    def num_params(self) -> int:
+        """Length of a particle, d."""
+        return self.parameters[-1].end
+
+    def unpack(self, particles: Any) -> dict[str, Any]:
+        """Views of particles ``[..., d]`` by torch's names: ``{name: [..., *shape]}``."""
+        if particles.shape[-1] != self.num_params:
+            raise ValueError(f"particles has {particles.shape[-1]} weights each; this network has {self.num_params}")
+        lead = tuple(particles.shape[:-1])
+        return {p.name: particles[..., p.begin : p.end].reshape(lead + p.shape) for p in self.parameters}
+
+    @abstractmethod
+    def to_torch(self) -> Any:
+        """The same network as a ``torch.nn.Module``; what ``unpack`` gives for a particle is of its ``state_dict``."""
+
+    @abstractmethod
+    def density(self, likelihood: Likelihood, precision: str, backend: str | None) -> Density:
+        """What computes log-likelihoods of this network's particles."""
+
+
+class LayeredNetwork(Network):
+    """A network of layers that the kernels know."""
 
     layers: tuple[Layer, ...]
 
@@ -142,6 +189,11 @@ class Network:
             found += [("MaxPool2d", (layer.pool,))] * (layer.pool > 1)
         return tuple(found)
 
+    @property
+    def prefixes(self) -> tuple[str, ...]:
+        """The name of each layer's module, before ``.weight`` and ``.bias``."""
+        return tuple(str(k) for k, (module, _) in enumerate(self.modules) if module in ("Linear", "Conv2d"))
+
     @cached_property
     def layer_table(self) -> np.ndarray:
         """The layers as the engines take them, int64 [layers, 9]."""
@@ -149,49 +201,56 @@ class Network:
 
     @property
     def num_inputs(self) -> int:
-        """Features per sample."""
+        """See `Network`."""
         return self.layers[0].num_inputs
 
     @property
     def num_outputs(self) -> int:
-        """Outputs per sample."""
+        """See `Network`."""
         return self.layers[-1].num_outputs
 
     @property
-    def num_params(self) -> int:
-        """Length of a particle, d."""
-        return self.parameters[-1].end
+    def input_shape(self) -> tuple[int, ...]:
+        """See `Network`."""
+        first = self.layers[0]
+        return (first.num_inputs,) if first.is_dense else (first.in_channels, first.in_height, first.in_width)
 
     @cached_property
     def parameters(self) -> tuple[Parameter, ...]:
-        """Every tensor in the order in which a particle holds them."""
-        found: list[Parameter] = []
-        begin = 0
-        names = (k for k, (module, _) in enumerate(self.modules) if module in ("Linear", "Conv2d"))
-        for name, layer in zip(names, self.layers, strict=True):
-            fan_in = math.prod(layer.weight_shape[1:])
-            for kind, shape in (("weight", layer.weight_shape), ("bias", layer.weight_shape[:1])):
-                end = begin + math.prod(shape)
-                found.append(Parameter(f"{name}.{kind}", shape, begin, end, fan_in))
-                begin = end
-        return tuple(found)
-
-    def unpack(self, particles: Any) -> dict[str, Any]:
-        """Views of particles ``[..., d]`` by torch's names: ``{name: [..., *shape]}``."""
-        if particles.shape[-1] != self.num_params:
-            raise ValueError(f"particles has {particles.shape[-1]} weights each; this network has {self.num_params}")
-        lead = tuple(particles.shape[:-1])
-        return {p.name: particles[..., p.begin : p.end].reshape(lead + p.shape) for p in self.parameters}
+        """Every tensor in the order in which a particle holds them: of each layer the weight, then the bias."""
+        shapes = [
+            (f"{prefix}.{kind}", shape, math.prod(layer.weight_shape[1:]))
+            for prefix, layer in zip(self.prefixes, self.layers, strict=True)
+            for kind, shape in (("weight", layer.weight_shape), ("bias", layer.weight_shape[:1]))
+        ]
+        return lay_out(shapes)
 
     def to_torch(self) -> Any:
-        """The same network as a ``torch.nn.Sequential``; what ``unpack`` gives for a particle is its ``state_dict``."""
+        """The same network as a ``torch.nn.Sequential``."""
         from torch import nn
 
         return nn.Sequential(*(getattr(nn, name)(*arguments) for name, arguments in self.modules))
 
+    def density(self, likelihood: Likelihood, precision: str, backend: str | None) -> Density:
+        """By the kernels, if they know the likelihood."""
+        from fastsmc.densities import Fused, through_torch
+
+        if likelihood.code is None:
+            return through_torch(self, likelihood, f"the kernels do not know the {likelihood.name} likelihood")
+        return Fused(self, likelihood, precision, backend)
+
+
+def lay_out(tensors: Iterable[tuple[str, tuple[int, ...], int]]) -> tuple[Parameter, ...]:
+    """Tensors one after the other in a particle, from their names, shapes and fan-ins."""
+    found, begin = [], 0
+    for name, shape, fan_in in tensors:
+        found.append(Parameter(name, tuple(shape), begin, begin + math.prod(shape), fan_in))
+        begin = found[-1].end
+    return tuple(found)
+
 
 @dataclass(frozen=True)
-class MLP(Network):
+class MLP(LayeredNetwork):
     """A network of fully connected layers with one activation between them.
 
     Parameters
@@ -228,7 +287,7 @@ class MLP(Network):
 
 
 @dataclass(frozen=True)
-class LeNet5(Network):
+class LeNet5(LayeredNetwork):
     """Convolutions of 6 and 16 filters of 5 x 5, each max-pooled by 2, then layers of 120 and 84 units and the classes.
 
     Parameters
@@ -280,5 +339,41 @@ def _check_activation(activation: str) -> None:
         raise ValueError(f"activation is {activation!r}; it must be one of {', '.join(ACTIVATIONS)}")
 
 
-NETWORKS: dict[str, type[Network]] = {kind.__name__: kind for kind in (MLP, LeNet5)}
+@dataclass(frozen=True)
+class Layers(LayeredNetwork):
+    """Layers of a module: their tensors have the names that they have there.
+
+    Parameters
+    ----------
+    layers
+        One after the other.
+    names
+        The name of each layer's module, before ``.weight`` and ``.bias``.
+    module
+        What `to_torch` copies; without it the tensors there have other names, in the same order.
+    """
+
+    layers: tuple[Layer, ...]
+    names: tuple[str, ...]
+    module: Any = field(default=None, compare=False, repr=False)
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "layers", tuple(Layer(*map(int, layer)) for layer in self.layers))
+        object.__setattr__(self, "names", tuple(self.names))
+
+    def __repr__(self) -> str:
+        kinds = ", ".join(f"{name}: {layer}" for name, layer in zip(self.names, self.layers, strict=True))
+        return f"Layers({kinds})"
+
+    @property
+    def prefixes(self) -> tuple[str, ...]:
+        """See `LayeredNetwork`."""
+        return self.names
+
+    def to_torch(self) -> Any:
+        """The same network as a ``torch.nn.Module``."""
+        return super().to_torch() if self.module is None else copy.deepcopy(self.module)
+
+
+NETWORKS: dict[str, type[Network]] = {kind.__name__: kind for kind in (MLP, LeNet5, Layers)}
 """By the names under which results are saved."""

@@ -374,8 +374,13 @@ def _gaussian(z: np.ndarray, y: np.ndarray, noise: float, w: Factors) -> tuple[f
     return float(-0.5 * np.sum(w * (r * r + math.log(2 * math.pi * noise**2)))), w * (r / noise)
 
 
+def _poisson(z: np.ndarray, y: np.ndarray, noise: float, w: Factors) -> tuple[float, np.ndarray]:
+    rate = np.exp(z)
+    return float(np.sum(w * (y * z - rate))), w * (y - rate)
+
+
 # In the order of the likelihoods' codes.
-_LOSSES = (_categorical, _bernoulli, _gaussian)
+_LOSSES = (_categorical, _bernoulli, _gaussian, _poisson)
 
 
 def leapfrog(

@@ -2,8 +2,8 @@
 
 The outputs [samples, K] lie in memory in float32 and are read in tiles of columns, so that K has no limit; categorical
 reads them twice, first for the maximum and the sum of exponentials. The codes are those of `fastsmc.likelihoods`.
-Gradients are multiplied by the weights of the samples; the normalising constant of gaussian is added by the caller, in
-float64.
+Gradients are multiplied by the weights of the samples; the normalising constant of gaussian and the log factorials of
+poisson are added by the caller, in float64.
 """
 
 import triton
@@ -16,6 +16,7 @@ from fastsmc.kernels.elementary import exp, log, sigmoid, softplus
 CATEGORICAL = tl.constexpr(0)
 BERNOULLI = tl.constexpr(1)
 GAUSSIAN = tl.constexpr(2)
+POISSON = tl.constexpr(3)
 
 FINE = tl.constexpr(backends.FINE)
 BAD_LABEL = tl.constexpr(10 << 48)  # plus the sample
@@ -91,6 +92,10 @@ def loss(
             if LIKELIHOOD == BERNOULLI:
                 term = tl.fma(target, z, -softplus(z))
                 grad = target - sigmoid(z)
+            elif LIKELIHOOD == POISSON:
+                rate = exp(z)
+                term = tl.fma(target, z, -rate)
+                grad = target - rate
             else:
                 grad = (target - z) * noise_precision
                 term = -0.5 * (target - z) * grad

@@ -16,6 +16,7 @@ LOSSES = {
     "categorical": lambda z, y, noise, how: -functional.cross_entropy(z, y, reduction=how),
     "bernoulli": lambda z, y, noise, how: -functional.binary_cross_entropy_with_logits(z, y, reduction=how),
     "gaussian": lambda z, y, noise, how: torch.distributions.Normal(z, noise).log_prob(y),
+    "poisson": lambda z, y, noise, how: torch.distributions.Poisson(z.exp()).log_prob(y),
 }
 
 
@@ -33,6 +34,7 @@ class Problem:
             "categorical": lambda: rng.integers(0, net.num_outputs, samples),
             "bernoulli": lambda: rng.random((samples, net.num_outputs), np.float32),
             "gaussian": lambda: rng.standard_normal((samples, net.num_outputs), np.float32),
+            "poisson": lambda: rng.poisson(2.0, (samples, net.num_outputs)).astype(np.float32),
         }[kind]()
 
     def weighted(self):

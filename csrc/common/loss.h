@@ -10,7 +10,7 @@
 
 namespace fastsmc {
 
-enum class Likelihood : int { kCategorical, kBernoulli, kGaussian };
+enum class Likelihood : int { kCategorical, kBernoulli, kGaussian, kPoisson };
 
 namespace loss {
 
@@ -61,6 +61,19 @@ FASTSMC_HD static inline typename L::Float gaussian(Outputs z, int64_t width, Ta
     z.set(c, weight * (residual * precision));
   }
   return weight * (sum * (-.5f * precision));
+}
+
+// Of counts, whose outputs are log rates; without the log factorials, which depend on the targets alone.
+template <class L, class Outputs, class Targets, class Weight>
+FASTSMC_HD static inline typename L::Float poisson(Outputs z, int64_t width, Targets target, Weight weight) {
+  using V = typename L::Float;
+  V sum{};
+  for (int64_t c = 0; c < width; ++c) {
+    const V log_rate = z(c), y = target(c), rate = elementary::exp<L>(log_rate);
+    sum += L::fma(y, log_rate, -rate);
+    z.set(c, weight * (y - rate));
+  }
+  return weight * sum;
 }
 
 }  // namespace loss

@@ -27,6 +27,8 @@ static inline vfloat loss_of(const NetworkSpec& spec, Column z, const float* tar
       return loss::bernoulli<Lanes>(z, width, targets, weight);
     case Likelihood::kGaussian:
       return loss::gaussian<Lanes>(z, width, targets, spec.noise, weight);
+    case Likelihood::kPoisson:
+      return loss::poisson<Lanes>(z, width, targets, weight);
   }
   return vfloat{};
 }

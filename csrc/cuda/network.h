@@ -361,6 +361,7 @@ struct Evaluate {
     const float* const row = batch.targets + sample * outputs_of;
     const auto target = [=](int64_t c) { return row[c]; };
     if (likelihood == Likelihood::kBernoulli) return loss::bernoulli<Scalar>(z, outputs_of, target, weight);
+    if (likelihood == Likelihood::kPoisson) return loss::poisson<Scalar>(z, outputs_of, target, weight);
     return loss::gaussian<Scalar>(z, outputs_of, target, noise, weight);
   }
 

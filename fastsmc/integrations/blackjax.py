@@ -24,7 +24,7 @@ from fastsmc.integrations.jax import resample, trajectory
 from fastsmc.likelihoods import Likelihood
 from fastsmc.networks import Network
 from fastsmc.ops import SCHEMES
-from fastsmc.posterior import Normal
+from fastsmc.priors import Normal
 
 __all__ = ["bnn_log_likelihood", "data_annealing", "fused_hmc", "multinomial", "residual", "stratified", "systematic"]
 

@@ -21,7 +21,8 @@ from particles import resampling as rs
 from fastsmc import ops
 from fastsmc.likelihoods import Likelihood
 from fastsmc.networks import Network
-from fastsmc.posterior import Normal, Posterior
+from fastsmc.posterior import Posterior
+from fastsmc.priors import Normal
 
 
 def _register(scheme: str) -> Callable[..., np.ndarray]:

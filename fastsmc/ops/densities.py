@@ -102,6 +102,7 @@ def _likelihood(
         grad,
     )
     refuse(status, check, network.num_outputs, y=batch.targets)
+    total += likelihood.constant(batch.targets, batch.weights)
     return back(total), None if grad is None else back(grad)
 
 
@@ -112,7 +113,7 @@ def network_outputs(
     """Outputs of every particle's network for every row of x: [P, B, outputs], in the type of the particles."""
     engine, memory = backends.choose(backend, arrays.device(particles))
     theta, back = read_particles(particles, network, (engine, memory))
-    inputs = _read_inputs(x, network, memory, memory.dtype(theta))
+    inputs = read_inputs(x, network, memory, memory.dtype(theta))
     outputs = memory.empty((len(theta), len(inputs), network.num_outputs), memory.dtype(theta))
     engine.network_outputs(network.layer_table, precision_code(precision), theta, inputs, outputs)
     return back(outputs)
@@ -136,7 +137,8 @@ def read_particles(particles: Array, network: Network, engine: Engine) -> tuple[
     return theta, back
 
 
-def _read_inputs(x: Array, network: Network, memory: Memory, dtype: np.dtype) -> View:
+def read_inputs(x: Array, network: Network, memory: Memory, dtype: np.dtype) -> View:
+    """View a batch of samples as rows [B, inputs]."""
     inputs = memory.read_numbers(x, "x")
     if inputs.ndim < 2 or len(inputs) == 0 or math.prod(inputs.shape[1:]) != network.num_inputs:
         raise ValueError(f"x has shape {tuple(inputs.shape)}; this network needs [B, {network.num_inputs}] with B >= 1")
@@ -172,7 +174,7 @@ def read_batch(
     check: bool = True,
 ) -> Batch:
     """View a batch."""
-    inputs = _read_inputs(x, network, memory, dtype)
+    inputs = read_inputs(x, network, memory, dtype)
     targets = likelihood.targets(memory.read(y, "y")[0], network.num_outputs, memory, check)
     if len(targets) != len(inputs):
         raise ValueError(f"y has {len(targets)} rows, but x has {len(inputs)}; they must agree")

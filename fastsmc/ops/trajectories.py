@@ -221,6 +221,7 @@ def trajectory(
         first_slot,
     )
     refuse(status, check, network.num_outputs, y=batch.targets)
+    total += likelihood.constant(batch.targets, batch.weights)
     columns = (total, start[:, 0], end[:, 1], end[:, 2])
     return Trajectory(*(back(memory.contiguous(column)) for column in columns))
 
