@@ -68,7 +68,7 @@ class Data:
         weights: Any = None,
         first: int = 0,
     ) -> None:
-        rows = x if isinstance(x, Rows) else Rows.of(arrays.on_host(x, "x"))
+        rows = Rows.of(x)
         targets = posterior.likelihood.targets(arrays.on_host(y, "y"), posterior.network.num_outputs)
         if len(rows) != len(targets):
             raise ValueError(f"x has {len(rows)} rows, but y has {len(targets)}; they must agree")

@@ -1,4 +1,4 @@
-"""Readers of data sets: MNIST's IDX files, .npz, CSV, and the digits that come with scikit-learn."""
+"""Readers of data sets: MNIST's IDX files, .npz, CSV, and scikit-learn's digits; and their standardisation."""
 
 from __future__ import annotations
 
@@ -9,9 +9,12 @@ import struct
 import zipfile
 import zlib
 from pathlib import Path
-from typing import BinaryIO, NamedTuple
+from typing import Any, BinaryIO, NamedTuple
 
 import numpy as np
+
+from fastsmc import arrays
+from fastsmc.sources import Rows, features
 
 DEFLATE_LIMIT = 1032  # no deflate stream expands further, so a size beyond this multiple is a lie
 NPY_HEADERS = {(1, 0): np.lib.format.read_array_header_1_0, (2, 0): np.lib.format.read_array_header_2_0}
@@ -34,14 +37,59 @@ class Dataset(NamedTuple):
     name: str
     classes: int
     """Number of classes; 0 for a regression."""
+    shape: tuple[int, ...] = ()
+    """Of a row's features as they were read, such as those of an image."""
 
     def standardised(self) -> tuple[Dataset, np.ndarray, np.ndarray]:
         """Every feature with mean 0 and deviation 1 over the training data; also the means and deviations."""
-        mean = self.x_train.mean(axis=0, dtype=np.float64)
-        scale = self.x_train.std(axis=0, dtype=np.float64)
-        scale[scale == 0] = 1.0
-        x_train, x_test = (((x - mean) / scale).astype(np.float32) for x in (self.x_train, self.x_test))
-        return self._replace(x_train=x_train, x_test=x_test), mean, scale
+        standardiser = Standardiser().fit(self.x_train)
+        x_train, x_test = map(standardiser.transform, (self.x_train, self.x_test))
+        return self._replace(x_train=x_train, x_test=x_test), standardiser.mean, standardiser.scale
+
+
+class Standardiser:
+    """Gives every feature mean 0 and standard deviation 1 over the rows that it was fitted to.
+
+    >>> standardiser = fs.Standardiser().fit(x_train)
+    >>> result = smc.run(standardiser.transform(x_train), y_train)
+    >>> result.evaluate(standardiser.transform(x_test), y_test)
+
+    Attributes
+    ----------
+    mean, scale
+        float64 [inputs]; the scale of a feature that is constant is 1.
+    """
+
+    mean: np.ndarray
+    scale: np.ndarray
+
+    def fit(self, x: Any) -> Standardiser:
+        """Learn means and scales of features [N, ...], of any source that `SMC.run` takes.
+
+        What is not in memory is read once, a block at a time; blocks are merged after Chan, Golub and LeVeque (1983).
+        """
+        rows, count = Rows.of(features(x)), 0
+        mean, squares = np.zeros((2, rows.inputs))
+        low, high = np.full((2, rows.inputs), [[np.inf], [-np.inf]])
+        for part in rows.blocks():
+            block = rows[part].read().astype(np.float64)
+            center, total = block.mean(axis=0), count + len(block)
+            squares += block.var(axis=0) * len(block) + (center - mean) ** 2 * (count * len(block) / total)
+            mean += (center - mean) * (len(block) / total)
+            low, high, count = np.minimum(low, block.min(axis=0)), np.maximum(high, block.max(axis=0)), total
+        self.mean, self.scale = mean, np.where(low == high, 1.0, np.sqrt(squares / count))
+        return self
+
+    def transform(self, x: Any) -> Any:
+        """Standardised features, float32, of the shape and kind of x; of a source that is not in memory when read."""
+        if not hasattr(self, "mean"):
+            raise ValueError("the standardiser has not been fitted; call fit(x) before transform(x)")
+        x = features(x)
+        rows = Rows.of(x)
+        if rows.inputs != len(self.mean):
+            raise ValueError(f"x has {rows.inputs} features; it must have {len(self.mean)}, as what was fitted to")
+        standardised = rows.map(lambda block: ((block - self.mean) / self.scale).astype(np.float32))
+        return standardised if rows is x else arrays.kind_of(x, "x")(standardised.read().reshape(np.shape(x)))
 
 
 def load(
@@ -72,7 +120,7 @@ def load_digits() -> Dataset:
     except ModuleNotFoundError:
         raise ModuleNotFoundError("the digits need scikit-learn: pip install 'fastsmc[sklearn]'") from None
     x, y = datasets.load_digits(return_X_y=True)
-    return _split("digits", x / 16.0, y, regression=False, test_fraction=TEST_FRACTION, seed=0)
+    return _split("digits", x.reshape(-1, 8, 8) / 16.0, y, regression=False, test_fraction=TEST_FRACTION, seed=0)
 
 
 def load_mnist(folder: str | Path) -> Dataset:
@@ -95,7 +143,7 @@ def load_npz(
             members = {name.removesuffix(".npy") for name in archive.namelist()}
             for names in (("x_train", "y_train", "x_test", "y_test"), ("x", "y")):
                 if members.issuperset(names):
-                    arrays = [_npz_member(path, archive, name) for name in names]
+                    found = [_npz_member(path, archive, name) for name in names]
                     break
             else:
                 raise ValueError(
@@ -103,9 +151,9 @@ def load_npz(
                 )
     except (zipfile.BadZipFile, zlib.error, EOFError) as error:
         raise ValueError(f"{path} is damaged: {error}") from None
-    if len(arrays) == 4:
-        return _dataset(str(path), *arrays, regression=regression)
-    return _split(str(path), *arrays, regression=regression, test_fraction=test_fraction, seed=seed)
+    if len(found) == 4:
+        return _dataset(str(path), *found, regression=regression)
+    return _split(str(path), *found, regression=regression, test_fraction=test_fraction, seed=seed)
 
 
 def load_csv(
@@ -230,18 +278,19 @@ def _dataset(
             raise ValueError(f"{name} has {len(x):,} rows of features but {len(y):,} targets for {part}")
         if x.size == 0:
             raise ValueError(f"{name} holds no {part} data")
+    shape = x_train.shape[1:]
     x_train, x_test = _features(name, x_train), _features(name, x_test)
     inputs = x_train.shape[1]
     if inputs != x_test.shape[1]:
         raise ValueError(f"{name} has {inputs} features for training but {x_test.shape[1]} for test")
     if regression:
-        return Dataset(x_train, _targets(name, y_train), x_test, _targets(name, y_test), name, 0)
+        return Dataset(x_train, _targets(name, y_train), x_test, _targets(name, y_test), name, 0, shape)
     y_train, y_test = _labels(name, y_train), _labels(name, y_test)
     top = int(max(y_train.max(), y_test.max()))
     rows = len(y_train) + len(y_test)
     if top >= rows:
         raise ValueError(f"{name} has a label {top} in {rows:,} rows, but classes are numbered 0, 1, 2, ...")
-    return Dataset(x_train, y_train, x_test, y_test, name, top + 1)
+    return Dataset(x_train, y_train, x_test, y_test, name, top + 1, shape)
 
 
 def _features(name: str, x: np.ndarray) -> np.ndarray:

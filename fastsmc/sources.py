@@ -42,8 +42,11 @@ class Rows:
     memory: Memory = HOST
 
     @classmethod
-    def of(cls, array: np.ndarray) -> Rows:
-        """Those of an array, in its memory or in its file."""
+    def of(cls, x: Any) -> Rows:
+        """Those of an array, in its memory or in its file; themselves, if they are rows."""
+        if isinstance(x, Rows):
+            return x
+        array = arrays.on_host(x, "x")
         if array.dtype.kind not in REALS:
             raise TypeError(f"x has dtype {array.dtype}; it must hold real numbers")
         if array.ndim == 0 or array.size == 0:

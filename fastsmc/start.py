@@ -78,7 +78,7 @@ class WarmStart(Start):
         if self.spread > 0:
             on = {"stream": random.Stream.MOMENTUM, "iteration": START, "backend": posterior.host_backend}
             weights = weights + np.float32(self.spread) * random.normal(weights.shape, seed=seed, **on)
-        particles[:, : weights.shape[1]] = posterior.memory.put(weights)
+        particles[:, : weights.shape[1]] = posterior.memory.put(weights / _units(posterior, particles))
         return particles
 
 
@@ -158,6 +158,16 @@ def as_start(initial: Any, num_particles: int) -> Start:
     if len(initial) != num_particles:
         raise ValueError(f"initial holds {len(initial)} particles; it must hold num_particles, {num_particles}")
     return WarmStart(initial, spread=0.0)
+
+
+def _units(posterior: Posterior, particles: View) -> np.ndarray:
+    """What multiplies the coordinates of the weights, [P, d]: one, unless their scale is sampled."""
+    ones = posterior.memory.copy(particles)
+    ones[:, : posterior.network.num_params] = 1
+    tensors = posterior.unpack(ones)
+    return np.concatenate(
+        [posterior.memory.host(tensors[p.name]).reshape(len(ones), -1) for p in posterior.network.parameters], axis=1
+    )
 
 
 def _weights(members: Any, network: Network) -> np.ndarray:
