@@ -49,6 +49,13 @@ class Density(ABC):
     def outputs(self, particles: Any, x: Any) -> Any:
         """Outputs of every particle for every row of x: [P, B, outputs]."""
 
+    def pointwise(self, particles: Any, x: Any, y: Any) -> Any:
+        """Log density of every sample under every particle, float64 [P, B]."""
+        outputs, back = arrays.Device(arrays.device(particles)).read(self.outputs(particles, x), "outputs")
+        memory = arrays.Device(str(outputs.device))
+        targets = self.likelihood.targets(memory.read(y, "y")[0], self.network.num_outputs, memory)
+        return back(self.likelihood.log_density(outputs.double(), targets))
+
 
 class Fused(Density):
     """By the kernels, on the particles as they are."""
@@ -163,11 +170,8 @@ class Scaled(Density):
         value, slope = self._inner.evaluate(at, x, y, weights, with_grad)
         grad = theta.new_empty(theta.shape) if with_grad else None
         if self._noise:
-            log_noise = theta[:, -1].double()
-            count = self.network.num_outputs * (len(x) if weights is None else float(weights.sum()))
-            constant = 0.5 * count * math.log(2 * math.pi)
-            squares = -2 * (value + constant) * (-2 * log_noise).exp()
-            value = -0.5 * squares - count * log_noise - constant
+            samples = len(x) if weights is None else float(weights.sum())
+            value, squares, count = self._with_noise(value, theta[:, -1], samples)
             if with_grad:
                 slope *= (-2 * theta[:, -1:]).exp()
                 grad[:, -1] = squares - count
@@ -183,6 +187,19 @@ class Scaled(Density):
         """See `Density`."""
         theta, back = self._read(particles)
         return back(self._inner.outputs(self.weights(theta), x))
+
+    def pointwise(self, particles: Any, x: Any, y: Any) -> Any:
+        """See `Density`."""
+        theta, back = self._read(particles)
+        value = self._inner.pointwise(self.weights(theta), x, y)
+        return back(self._with_noise(value, theta[:, -1:], 1)[0] if self._noise else value)
+
+    def _with_noise(self, value: Tensor, log_noise: Tensor, samples: float) -> tuple[Tensor, Tensor, float]:
+        """The log density, from that of a noise of one; the sum of squares over the variance; and n."""
+        log_noise, count = log_noise.double(), self.network.num_outputs * samples
+        constant = 0.5 * count * math.log(2 * math.pi)
+        squares = -2 * (value + constant) * (-2 * log_noise).exp()
+        return -0.5 * squares - count * log_noise - constant, squares, count
 
     def weights(self, theta: Tensor) -> Tensor:
         """The network's weights of particles, [P, d]."""

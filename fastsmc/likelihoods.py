@@ -25,6 +25,8 @@ class Likelihood:
     noise: float | Positive = 1.0
     needs: ClassVar[str]
     """What a target must be."""
+    classifies: ClassVar[bool] = False
+    """Whether predictions are probabilities of classes."""
 
     def targets(self, y: View, num_outputs: int, memory: Memory = HOST, check: bool = True) -> View:
         """Check targets and bring them to the engines' form: int64 [B] or float32 [B, outputs].
@@ -61,13 +63,13 @@ class Likelihood:
         """Log density of every sample [..., B], from outputs [..., B, K] and targets in the engines' form."""
         raise NotImplementedError
 
-    def probabilities(self, outputs: np.ndarray) -> np.ndarray:
-        """What is averaged over particles for predictions, from outputs [..., K]."""
-        raise NotImplementedError
+    def expectation(self, outputs: Tensor) -> Tensor:
+        """What predictions average over particles, from outputs [..., K]: these, unless said otherwise."""
+        return outputs
 
     def decide(self, mean: np.ndarray) -> np.ndarray:
-        """The prediction, from the posterior mean of ``probabilities``."""
-        raise NotImplementedError
+        """The prediction, from the posterior mean of ``expectation``; that mean, unless said otherwise."""
+        return mean
 
 
 @dataclass(frozen=True)
@@ -75,6 +77,7 @@ class Categorical(Likelihood):
     """Class labels: ``log softmax(outputs)[y]``, y integer [B] in ``0 .. outputs - 1``."""
 
     name: ClassVar[str] = "categorical"
+    classifies: ClassVar[bool] = True
     code: ClassVar[int] = 0
 
     def targets(self, y: View, num_outputs: int, memory: Memory = HOST, check: bool = True) -> View:
@@ -90,12 +93,9 @@ class Categorical(Likelihood):
         labels = y.expand(outputs.shape[:-1])[..., None]
         return outputs.log_softmax(-1).gather(-1, labels)[..., 0]
 
-    def probabilities(self, outputs: np.ndarray) -> np.ndarray:
-        """Softmax over the last axis, in place."""
-        outputs -= outputs.max(axis=-1, keepdims=True)
-        np.exp(outputs, out=outputs)
-        outputs /= outputs.sum(axis=-1, keepdims=True)
-        return outputs
+    def expectation(self, outputs: Tensor) -> Tensor:
+        """The probabilities of the classes."""
+        return outputs.softmax(-1)
 
     def decide(self, mean: np.ndarray) -> np.ndarray:
         """The most probable class, [n]."""
@@ -107,6 +107,7 @@ class Bernoulli(Likelihood):
     """One or more yes-or-no outputs with logits: y [B] or [B, K], in [0, 1]."""
 
     name: ClassVar[str] = "bernoulli"
+    classifies: ClassVar[bool] = True
     code: ClassVar[int] = 1
     needs: ClassVar[str] = "numbers in [0, 1]"
 
@@ -119,9 +120,9 @@ class Bernoulli(Likelihood):
 
         return (y * outputs - softplus(outputs)).sum(-1)
 
-    def probabilities(self, outputs: np.ndarray) -> np.ndarray:
+    def expectation(self, outputs: Tensor) -> Tensor:
         """Probability of yes."""
-        return 0.5 * (1 + np.tanh(0.5 * outputs))
+        return outputs.sigmoid()
 
     def decide(self, mean: np.ndarray) -> np.ndarray:
         """0 or 1."""
@@ -164,14 +165,6 @@ class Gaussian(Likelihood):
         z = (y - outputs) / self.noise
         return -0.5 * (z * z).sum(-1) - outputs.shape[-1] * (math.log(self.noise) + 0.5 * math.log(2 * math.pi))
 
-    def probabilities(self, outputs: np.ndarray) -> np.ndarray:
-        """The mean itself."""
-        return outputs
-
-    def decide(self, mean: np.ndarray) -> np.ndarray:
-        """The posterior mean."""
-        return mean
-
 
 @dataclass(frozen=True)
 class Poisson(Likelihood):
@@ -195,13 +188,9 @@ class Poisson(Likelihood):
         """See `Likelihood`."""
         return (y * outputs - outputs.exp() - (y + 1).lgamma()).sum(-1)
 
-    def probabilities(self, outputs: np.ndarray) -> np.ndarray:
+    def expectation(self, outputs: Tensor) -> Tensor:
         """The rate."""
-        return np.exp(outputs)
-
-    def decide(self, mean: np.ndarray) -> np.ndarray:
-        """The posterior mean of the rate."""
-        return mean
+        return outputs.exp()
 
 
 @dataclass(frozen=True)
@@ -239,14 +228,6 @@ class Custom(Likelihood):
                 f"density of every sample, {tuple(outputs.shape[:-1])}"
             )
         return each
-
-    def probabilities(self, outputs: np.ndarray) -> np.ndarray:
-        """The outputs themselves."""
-        return outputs
-
-    def decide(self, mean: np.ndarray) -> np.ndarray:
-        """The posterior mean of the outputs."""
-        return mean
 
 
 LIKELIHOODS: dict[str, type[Likelihood]] = {kind.name: kind for kind in (Categorical, Bernoulli, Gaussian, Poisson)}

@@ -291,6 +291,10 @@ class Posterior:
         grad += self.prior_slope(theta)
         return DensityAndGrad(back(log_density), back(grad))
 
+    def pointwise(self, particles: Any, x: Any, y: Any) -> Any:
+        """Log-likelihood of every sample under every particle, float64 [P, B]; arguments as for ``log_likelihood``."""
+        return self._density.pointwise(particles, x, y)
+
     def outputs(self, particles: Any, x: Any) -> Any:
         """Network outputs of every particle (logits, means, log rates), [P, B, outputs]."""
         return self._density.outputs(particles, x)

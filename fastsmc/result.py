@@ -215,49 +215,58 @@ class Result:
 
     def predict_proba(self, x: Any) -> Any:
         """Posterior mean of the class probabilities, [n, C]; of the outputs' probabilities for Bernoulli."""
-        return self._predict(x, self.posterior.likelihood.probabilities)
+        return arrays.kind_of(x, "x")(self._mean(x))
 
     def predict(self, x: Any) -> Any:
         """The most probable class [n] (Bernoulli: 0 or 1), or the posterior mean of the outputs for regression."""
-        likelihood = self.posterior.likelihood
-        mean = arrays.on_host(self._predict(x, likelihood.probabilities), "probabilities")
-        return arrays.kind_of(x, "x")(likelihood.decide(mean))
+        return arrays.kind_of(x, "x")(self.posterior.likelihood.decide(self._mean(x)))
 
-    def _predict(self, x: Any, transform: Any) -> Any:
-        """Weighted mean over the particles of a function of the outputs, over blocks of rows that fit the cache."""
-        host, weights = arrays.on_host(x, "x"), self.weights
-        used = np.flatnonzero(weights > 0)
-        outputs_of = self._outputs(used)
-        per_row = max(1, len(used) * self.posterior.network.num_outputs)
-        rows = max(1, 2**22 // per_row)
-        blocks = [
-            np.einsum("p,pbk->bk", weights[used], transform(outputs_of(host[i : i + rows])))
-            for i in range(0, max(len(host), 1), rows)
-        ]
-        return arrays.kind_of(x, "x")(np.concatenate(blocks))
+    def pointwise(self, x: Any, y: Any, used: np.ndarray | None = None) -> np.ndarray:
+        """Log-likelihood of every data point under every particle, or those of numbers ``used``: float64 [P, n]."""
+        host, y = arrays.on_host(x, "x"), arrays.on_host(y, "y")
+        parts = [self._of(self.posterior.pointwise, host[rows], y[rows], used=used) for rows in self._blocks(len(host))]
+        return np.concatenate(parts, axis=1)
 
-    def _outputs(self, used: np.ndarray) -> Callable[[np.ndarray], np.ndarray]:
-        """The outputs of some particles as a function of rows of x: [used, B, K], on the host."""
+    def _mean(self, x: Any) -> np.ndarray:
+        """Weighted mean over the particles of what the likelihood expects, float64 [n, K]."""
+        import torch
+
+        host, weights = arrays.on_host(x, "x"), torch.from_numpy(self.weights)
+        used = np.flatnonzero(self.weights > 0)
+
+        def expectation(rows: slice) -> torch.Tensor:
+            outputs = torch.from_numpy(self._of(self.posterior.outputs, host[rows], used=used))
+            return torch.tensordot(weights[used], self.posterior.likelihood.expectation(outputs).double(), 1)
+
+        return torch.cat([expectation(rows) for rows in self._blocks(len(host))]).numpy()
+
+    def _blocks(self, count: int) -> list[slice]:
+        """Rows of data whose outputs fit the cache."""
+        rows = max(1, 2**22 // (len(self.weights) * self.posterior.network.num_outputs))
+        return [slice(begin, begin + rows) for begin in range(0, max(count, 1), rows)]
+
+    def _of(self, function: Callable[..., Any], *host: np.ndarray, used: np.ndarray | None = None) -> np.ndarray:
+        """What a function makes of the particles, or some of them, and of arrays: on the host."""
         memory = self.posterior.memory
         particles = memory.read(self.particles, "particles")[0]
-        particles = particles if len(used) == len(particles) else particles[used]
-        return lambda rows: memory.host(memory.read(self.posterior.outputs(particles, memory.put(rows)), "outputs")[0])
+        particles = particles if used is None else particles[used]
+        return memory.host(memory.read(function(particles, *map(memory.put, host)), "outputs")[0])
 
     @property
     def classifies(self) -> bool:
         """Whether predictions are probabilities of classes."""
-        return self.posterior.likelihood.name in ("categorical", "bernoulli")
+        return self.posterior.likelihood.classifies
 
     def classify(self, x: Any, y: Any) -> tuple[np.ndarray, np.ndarray]:
         """Class probabilities [n, C] and true labels [n], on the host; each output of Bernoulli is a row, C = 2."""
-        proba, y = arrays.on_host(self.predict_proba(x), "probabilities"), arrays.on_host(y, "y")
+        proba, y = self._mean(x), arrays.on_host(y, "y")
         if self.posterior.likelihood.name == "bernoulli":
             return np.stack([1 - proba.ravel(), proba.ravel()], axis=1), y.ravel().astype(np.int64)
         return proba, y
 
     def evaluate(self, x: Any, y: Any) -> dict[str, float]:
         """Accuracy, negative log-likelihood and expected calibration error; for regression rmse and nll."""
-        if self.posterior.likelihood.name == "gaussian":
+        if not self.classifies:
             return self._evaluate_regression(x, arrays.on_host(y, "y"))
         proba, y = self.classify(x, y)
         return {
@@ -267,19 +276,10 @@ class Result:
         }
 
     def _evaluate_regression(self, x: Any, y: np.ndarray) -> dict[str, float]:
-        noise = self.posterior.likelihood.noise
-        y = y.reshape(len(y), -1)
-
-        def log_density(outputs: np.ndarray) -> np.ndarray:
-            z = (y - outputs) / noise
-            return -0.5 * np.sum(z * z + 2 * np.log(noise) + np.log(2 * np.pi), axis=-1, dtype=np.float64)
-
         used = np.flatnonzero(self.weights > 0)
-        outputs = self._outputs(used)(arrays.on_host(x, "x"))
-        log_weights = arrays.on_host(self.log_weights, "log_weights")
-        log_mean = np.logaddexp.reduce(log_weights[used, None] + log_density(outputs), axis=0)
-        mean = np.einsum("p,pbk->bk", self.weights[used], outputs)
-        return {"rmse": metrics.rmse(mean, y), "nll": float(-np.mean(log_mean))}
+        log_weights = arrays.on_host(self.log_weights, "log_weights")[used, None]
+        log_mean = np.logaddexp.reduce(log_weights + self.pointwise(x, y, used), axis=0)
+        return {"rmse": metrics.rmse(self._mean(x), y), "nll": float(-np.mean(log_mean))}
 
     def plot(
         self, path: str | Path | None = None, x: Any = None, y: Any = None, trace: History | None = None

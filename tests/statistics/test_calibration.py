@@ -69,7 +69,7 @@ def simulate(model, rng):
     posterior = model.posterior
     truth = (rng.normal(size=(1, posterior.network.num_params)) * posterior.prior_scales).astype(np.float32)
     x = rng.normal(size=(model.num_data, posterior.network.parameters[0].fan_in)).astype(np.float32)
-    mean = posterior.likelihood.probabilities(posterior.outputs(truth, x))[0, :, 0]
+    mean = posterior.outputs(truth, x)[0, :, 0]
     noisy = mean + posterior.likelihood.noise * rng.normal(size=len(x))
     return truth, x, rng.random(len(x)) < mean if posterior.likelihood.name == "bernoulli" else noisy
 
