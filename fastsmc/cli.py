@@ -11,12 +11,12 @@ import subprocess
 import sys
 from collections.abc import Sequence
 from dataclasses import replace
-from importlib import metadata
 from pathlib import Path
 from typing import Any
 
-from fastsmc import data
+from fastsmc import data, logs
 from fastsmc.demo import BASELINE, PRESETS, SCHEMES, picture, run_schemes, summarise, table
+from fastsmc.environment import usable_cores, version, versions
 from fastsmc.networks import MLP, LeNet5, Network
 
 INTERRUPTED = 130
@@ -45,7 +45,7 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser("fastsmc", description="Sequential Monte Carlo for Bayesian neural networks.")
-    parser.add_argument("--version", action="version", version=f"fastsmc {_version('fastsmc')}")
+    parser.add_argument("--version", action="version", version=f"fastsmc {version('fastsmc')}")
     commands = parser.add_subparsers(required=True, metavar="command")
 
     demo = commands.add_parser("demo", help="annealing schemes side by side on images")
@@ -84,6 +84,8 @@ def _parser() -> argparse.ArgumentParser:
     )
     train.add_argument("--out", type=_output, help="where to save the particles (.safetensors)")
     train.add_argument("--plot", type=_output, help="where to draw the run")
+    train.add_argument("--report", type=_output, help="where to write a report of the run (.html)")
+    train.add_argument("--log", type=_output, help="where to write each iteration as it ends, a JSON object a line")
     _add_run_options(train, particles=32)
 
     doctor = commands.add_parser("doctor", help="versions, backends, and why one is missing")
@@ -139,7 +141,7 @@ def _demo(args: argparse.Namespace) -> int:
     if args.json:
         for row, run in zip(rows, runs, strict=True):
             row |= {"test_accuracy": run.trace["accuracy"], "history": dict(run.result.history)}
-        _write_json(args.json, {"title": title, "seed": args.seed, "versions": _versions(), "runs": rows})
+        _write_json(args.json, {"title": title, "seed": args.seed, "versions": versions(), "runs": rows})
     if runs:
         picture(runs, dataset, args.out, title)
         print(f"picture: {args.out}")
@@ -170,7 +172,9 @@ def _train(args: argparse.Namespace) -> int:
         device=args.device,
         seed=args.seed,
     )
-    result = smc.run(dataset.x_train, dataset.y_train, progress=not args.quiet)
+    trace = fs.Trace(dataset.x_test, dataset.y_test, share=0.2) if args.plot or args.report else None
+    with logs.written_to(args.log):
+        result = smc.run(dataset.x_train, dataset.y_train, progress=not args.quiet, callback=trace)
     quality = result.evaluate(dataset.x_test, dataset.y_test)
     seconds = float(result.history["seconds"][-1])
     shown = "  ".join(f"{name} {value:.4f}" for name, value in quality.items())
@@ -182,14 +186,20 @@ def _train(args: argparse.Namespace) -> int:
         result.save(args.out)
         print(f"particles: {args.out}")
     if args.plot:
-        result.plot(args.plot)
+        result.plot(args.plot, dataset.x_test, dataset.y_test, trace)
         print(f"picture: {args.plot}")
+    if args.report:
+        images = dataset.x_test.reshape(-1, *dataset.shape)
+        about = {"data": f"{dataset.name}, {len(images):,} rows for testing", "target": args.target}
+        title = f"fastsmc train {Path(dataset.name).name}"
+        result.report(args.report, images, dataset.y_test, trace=trace, title=title, about=about, saved=args.out)
+        print(f"report: {args.report}")
     if args.json:
         report = {
             "data": dataset.name,
             "test": quality,
             "seed": args.seed,
-            "versions": _versions(),
+            "versions": versions(),
             **features,
         }
         _write_json(args.json, report | {"warnings": result.warnings, "history": dict(result.history)})
@@ -216,9 +226,9 @@ def _doctor(args: argparse.Namespace) -> int:
 
     from fastsmc import backends
 
-    for name, version in _versions().items():
-        print(f"{name:13}{version}")
-    print(f"{'processor':13}{platform.machine()}, {os.cpu_count()} cores, {_usable_cores()} usable here")
+    for name, found in versions().items():
+        print(f"{name:13}{found}")
+    print(f"{'processor':13}{platform.machine()}, {os.cpu_count()} cores, {usable_cores()} usable here")
     try:
         import torch
 
@@ -253,22 +263,6 @@ def _bench(args: argparse.Namespace) -> int:
     return subprocess.run([sys.executable, "-m", "bench", *["--quick"] * args.quick], cwd=root).returncode
 
 
-def _usable_cores() -> int:
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-
-
-def _version(name: str) -> str:
-    try:
-        return metadata.version(name)
-    except metadata.PackageNotFoundError:
-        return "not installed"
-
-
-def _versions() -> dict[str, str]:
-    names = ("fastsmc", "numpy", "torch", "triton", "safetensors", "matplotlib", "scikit-learn")
-    return {"python": platform.python_version()} | {name: _version(name) for name in names}
-
-
 def _show(grid: Any) -> None:
     """Print a table; where the output is no terminal, as wide as it needs to be."""
     from rich.console import Console
@@ -283,18 +277,5 @@ def _warn(sentences: Sequence[str], subject: str = "") -> None:
 
 
 def _write_json(path: Path, report: Any) -> None:
-    path.write_text(json.dumps(_plain(report), indent=1) + "\n")
+    path.write_text(json.dumps(logs.plain(report), indent=1) + "\n")
     print(f"figures: {path}")
-
-
-def _plain(value: Any) -> Any:
-    """Turn arrays into lists, and what is not finite into null, which JSON knows."""
-    if isinstance(value, dict):
-        return {key: _plain(item) for key, item in value.items()}
-    if hasattr(value, "tolist"):
-        value = value.tolist()
-    if isinstance(value, list | tuple):
-        return [_plain(item) for item in value]
-    if isinstance(value, float) and not math.isfinite(value):
-        return None
-    return value

@@ -22,6 +22,8 @@ if TYPE_CHECKING:
 PALETTE = ("#0072b2", "#d55e00", "#009e73", "#cc79a7", "#e69f00", "#56b4e9")
 INK, AXIS, FAINT, GRID = "#333333", "#999999", "#d0d0d0", "#e3e3e3"
 BLUE, ORANGE = PALETTE[:2]
+FEW = 20
+"""Points of a line that are shown each."""
 
 History = Mapping[str, np.ndarray]
 
@@ -177,7 +179,8 @@ def _of_predictions(result: Result, x: Any, y: Any) -> list[Picture]:
 
 
 def _draw_column(axes: Axes, history: History, name: str, **shape: Any) -> None:
-    axes.plot(history["iteration"], history[name], color=BLUE)
+    axes.plot(history["iteration"], history[name], ".-" if len(history[name]) < FEW else "-", color=BLUE)
+    axes.update_datalim([(i, np.nanmean(history[name])) for i in history["iteration"][[0, -1]]])
     axes.set(xlabel="iteration", **shape)
 
 
@@ -216,7 +219,7 @@ def _draw_lineages(axes: Axes, parents: Sequence[np.ndarray]) -> None:
 
 
 def _draw_quality(axes: Axes, trace: History, name: str, unit: str, factor: float) -> None:
-    axes.plot(trace["seconds"], factor * trace[name], color=BLUE)
+    axes.plot(trace["seconds"], factor * trace[name], ".-" if len(trace) < FEW else "-", color=BLUE)
     axes.set(xlabel="seconds", ylabel=unit)
     if name == "accuracy":
         _near_best(axes, factor * trace[name].max())
