@@ -5,6 +5,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
@@ -17,8 +18,6 @@ if TYPE_CHECKING:
 
     from fastsmc.result import Result
 
-BLOCK = 2**22
-"""Outputs of the network that are computed at once."""
 DRAWS, PARTICLES = ("chain", "draw"), ("particle",)
 
 
@@ -44,7 +43,7 @@ def to_arviz(
     x, y
         Data as `SMC.run` takes them, for the groups that need them: those of the run, for `arviz.loo` and others.
     var_names
-        Names of the parameters to convert, as torch has them; all unless given.
+        Names of the parameters to convert, as `Posterior.unpack` has them; all unless given.
     num_draws
         How many draws are resampled; P unless given.
     seed
@@ -55,7 +54,7 @@ def to_arviz(
     arviz.InferenceData or xarray.DataTree, with the groups
 
     posterior
-        The draws: every parameter by its name, float32 [1, num_draws, ...].
+        The draws: every parameter by its name, float32 [1, num_draws, ...]; a noise that is sampled is one.
     sample_stats
         Of every draw: ``particle``, the row in the result, and ``lp``, the log prior density, with the log-likelihood
         of the data where they are given.
@@ -69,7 +68,8 @@ def to_arviz(
     smc_history
         A value for each iteration: the columns of `Result.history`.
 
-    and attributes: ``log_evidence`` and its error, where there is one, and the result's warnings.
+    and attributes: ``log_evidence`` and its error, where there is one, the result's warnings, a line each, and its
+    ``settings``, such as the seed, as JSON.
 
     Raises
     ------
@@ -81,12 +81,14 @@ def to_arviz(
     particles, weights = arrays.on_host(result.particles, "particles"), result.weights
     u = random.uniform((1, 1), seed=seed, stream=random.Stream.RESAMPLING)[0, 0]
     drawn = ops.systematic(weights, float(u), len(weights) if num_draws is None else num_draws)
-    parameters = _chosen(result.posterior.network.unpack(particles), var_names)
+    parameters = _chosen(result.posterior.unpack(particles), var_names)
     groups = {"posterior": _dataset({name: values[drawn][None] for name, values in parameters.items()}, DRAWS)}
     log_density = arrays.on_host(result.posterior.log_prior(particles[drawn]), "log_prior")
     if x is not None:
         x, y = arrays.on_host(x, "x"), arrays.on_host(y, "y")
-        log_likelihood = _log_likelihood(result, drawn, x, y)
+        used, number = np.unique(drawn, return_inverse=True)
+        result.posterior.log_likelihood(particles[used[:1]], x, y)  # checks x and y
+        log_likelihood = result.pointwise(x, y, used)[number]
         log_density = log_density + log_likelihood.sum(axis=1)
         groups["log_likelihood"] = _dataset({"y": log_likelihood[None]}, DRAWS)
         groups["observed_data"] = _dataset({"y": y})
@@ -101,37 +103,6 @@ def _chosen(parameters: dict[str, np.ndarray], names: Sequence[str] | None) -> d
     if unknown := [name for name in names or () if name not in parameters]:
         raise ValueError(f"var_names holds {unknown[0]!r}; it must name parameters: {', '.join(parameters)}")
     return parameters if names is None else {name: parameters[name] for name in names}
-
-
-def _log_likelihood(result: Result, drawn: np.ndarray, x: np.ndarray, y: np.ndarray) -> np.ndarray:
-    """Of every data point under every draw, float64 [draws, n]; no particle is evaluated twice."""
-    network, likelihood = result.posterior.network, result.posterior.likelihood
-    used, rows_of = np.unique(drawn, return_inverse=True)
-    result.posterior.log_likelihood(arrays.on_host(result.particles, "particles")[used[:1]], x, y)  # checks x and y
-    targets = likelihood.targets(y, network.num_outputs)
-    outputs_of = result._outputs(used)
-    step = max(1, BLOCK // (len(used) * network.num_outputs))
-    blocks = [slice(i, i + step) for i in range(0, len(x), step)]
-    density = LOG_DENSITIES[likelihood.name]
-    found = [density(outputs_of(x[rows]).astype(np.float64), targets[rows], likelihood.noise) for rows in blocks]
-    return np.concatenate(found, axis=1)[rows_of]
-
-
-def _categorical(outputs: np.ndarray, y: np.ndarray, noise: float) -> np.ndarray:
-    chosen = np.take_along_axis(outputs, y[None, :, None], axis=-1)[..., 0]
-    return chosen - np.logaddexp.reduce(outputs, axis=-1)
-
-
-def _bernoulli(outputs: np.ndarray, y: np.ndarray, noise: float) -> np.ndarray:
-    return np.sum(y * outputs - np.logaddexp(0, outputs), axis=-1)
-
-
-def _gaussian(outputs: np.ndarray, y: np.ndarray, noise: float) -> np.ndarray:
-    return -0.5 * np.sum(((y - outputs) / noise) ** 2 + np.log(2 * np.pi * noise**2), axis=-1)
-
-
-LOG_DENSITIES = {"categorical": _categorical, "bernoulli": _bernoulli, "gaussian": _gaussian}
-"""Of every data point: outputs [P, B, K] and targets to [P, B]."""
 
 
 def _dataset(variables: dict[str, np.ndarray], dims: tuple[str, ...] = ()) -> Dataset:
@@ -151,6 +122,7 @@ def _attributes(result: Result) -> dict[str, Any]:
         "inference_library": "fastsmc",
         "inference_library_version": __version__,
         "warnings": "\n".join(result.warnings),
+        "settings": json.dumps(dict(result.settings)),
         **{name: value for name, value in known.items() if value is not None},
     }
 

@@ -1,5 +1,6 @@
 """Results for ArviZ: 0.x and, where that is installed, 1.x."""
 
+import json
 import sys
 from dataclasses import replace
 from types import SimpleNamespace
@@ -19,6 +20,7 @@ TARGETS = {
     "categorical": lambda rng: rng.integers(0, 3, ROWS),
     "bernoulli": lambda rng: rng.integers(0, 2, (ROWS, 3)),
     "gaussian": lambda rng: rng.standard_normal((ROWS, 3), np.float32),
+    "poisson": lambda rng: rng.poisson(2.0, (ROWS, 3)),
 }
 
 
@@ -49,7 +51,7 @@ def test_draws_are_systematic(run):
     counts, expected = np.bincount(drawn(tree), minlength=PARTICLES), 100 * result.weights
     assert np.all((counts == np.floor(expected)) | (counts == np.ceil(expected)))
     assert np.all(np.diff(drawn(tree)) >= 0)
-    parameters = result.posterior.network.unpack(result.particles)
+    parameters = result.posterior.unpack(result.particles)
     assert set(tree["posterior"].data_vars) == set(parameters) == {"0.weight", "0.bias", "2.weight", "2.bias"}
     for name, values in parameters.items():
         assert np.array_equal(tree["posterior"][name], values[drawn(tree)][None])
@@ -81,7 +83,7 @@ def test_weighted_particles_are_kept(run):
     group = result.to_arviz()["weighted_posterior"]
     dataset = getattr(group, "dataset", group)
     mean = dataset.weighted(dataset["weight"]).mean("particle")
-    for name, values in result.posterior.network.unpack(result.particles).items():
+    for name, values in result.posterior.unpack(result.particles).items():
         np.testing.assert_allclose(mean[name], np.tensordot(result.weights, values, 1), rtol=1e-6, atol=1e-12)
 
 
@@ -95,6 +97,7 @@ def test_history_data_and_attributes(run):
     assert tree.attrs["log_evidence"] == result.log_evidence
     assert tree.attrs["inference_library_version"] == fs.__version__
     assert tree.attrs["warnings"].splitlines() == result.warnings
+    assert json.loads(tree.attrs["settings"])["seed"] == 0
 
 
 def test_without_data_there_is_no_log_likelihood(run):
@@ -102,6 +105,17 @@ def test_without_data_there_is_no_log_likelihood(run):
     groups = result.to_arviz(var_names=["2.bias"])
     assert not {"log_likelihood", "observed_data", "constant_data"} & set(groups)
     assert set(groups["posterior"].data_vars) == set(groups["weighted_posterior"].data_vars) == {"2.bias"}
+
+
+def test_a_noise_that_is_sampled_is_a_parameter():
+    x, y = data_of("gaussian")
+    posterior = fs.Posterior(fs.MLP([2, 3]), likelihood=fs.Gaussian(fs.HalfNormal(1.0)))
+    result = fs.SMC(posterior, 8, fs.FullBatch(), fs.HMC(3), num_iterations=2).run(x, y, progress=False)
+    tree = result.to_arviz(x, y)
+    particles = result.particles[drawn(tree)]
+    assert np.array_equal(tree["posterior"]["noise"][0], np.exp(particles[:, -1]))
+    lp = posterior.log_prior(particles) + posterior.log_likelihood(particles, x, y)
+    np.testing.assert_allclose(tree["sample_stats"]["lp"][0], lp, rtol=1e-5)
 
 
 @pytest.mark.filterwarnings("ignore")
