@@ -1,7 +1,7 @@
 """Who descends from whom: lineages of the particles of a run, from the parents at each of its iterations.
 
 A genealogy is what `Result.genealogy` is: int32 [P] for each iteration, rows of the iteration before. Generation 0 is
-the draws from the prior, generation t + 1 the particles after iteration t.
+the particles that the run starts with, draws from the prior as a rule; generation t + 1 is those after iteration t.
 """
 
 from __future__ import annotations
@@ -21,11 +21,9 @@ class Lines(NamedTuple):
 
 def with_descendants(genealogy: Sequence[np.ndarray]) -> np.ndarray:
     """Which particles of each generation have descendants in the last one, bool [T + 1, P]."""
-    alive = np.zeros((len(genealogy) + 1, len(genealogy[0])), bool)
-    alive[-1] = True
-    for t in range(len(genealogy), 0, -1):
-        alive[t - 1, genealogy[t - 1][alive[t]]] = True
-    return alive
+    last = np.zeros((len(genealogy) + 1, len(genealogy[0])), bool)
+    last[-1] = True
+    return _with_ancestors(genealogy, last)
 
 
 def order(genealogy: Sequence[np.ndarray]) -> np.ndarray:
@@ -57,19 +55,32 @@ def places(genealogy: Sequence[np.ndarray], rank: np.ndarray, alive: np.ndarray)
 def lineages(genealogy: Sequence[np.ndarray], most: int = 20_000) -> tuple[Lines, Lines]:
     """Lines from parents to children: those to the last generation, and those that died out.
 
-    Of more than `most`, every second, third, ... lineage is left, each from its end to the first that it shares with
-    another.
+    Of more lines than `most`, those of every second, third, ... particle without children are drawn, and of all that it
+    descends from.
     """
     alive, rank = with_descendants(genealogy), order(genealogy)
     place = places(genealogy, rank, alive)
     stride = -(-len(genealogy) * rank.shape[1] // most)
-    drawn = rank % stride == 0
+    ends = (rank % stride == 0) & _childless(genealogy)
+    leading, ended = ends & alive, ends & ~alive
+    leading, ended = _with_ancestors(genealogy, leading), _with_ancestors(genealogy, ended) & ~alive
+    return _lines(genealogy, place, leading), _lines(genealogy, place, ended)
+
+
+def _childless(genealogy: Sequence[np.ndarray]) -> np.ndarray:
+    """Which particles have no children, the last generation being all without."""
+    childless = np.ones((len(genealogy) + 1, len(genealogy[0])), bool)
+    for t, parents in enumerate(genealogy):
+        childless[t, parents] = False
+    return childless
+
+
+def _with_ancestors(genealogy: Sequence[np.ndarray], some: np.ndarray) -> np.ndarray:
+    """Some particles, bool [T + 1, P], and all that they descend from."""
+    found = some.copy()
     for t in range(len(genealogy), 0, -1):
-        parents = genealogy[t - 1]
-        childless = np.bincount(parents, minlength=rank.shape[1]) == 0
-        drawn[t - 1] &= childless
-        drawn[t - 1, parents[drawn[t]]] = True
-    return _lines(genealogy, place, drawn & alive), _lines(genealogy, place, drawn & ~alive)
+        found[t - 1, genealogy[t - 1][found[t]]] = True
+    return found
 
 
 def _lines(genealogy: Sequence[np.ndarray], place: np.ndarray, drawn: np.ndarray) -> Lines:

@@ -52,7 +52,7 @@ def pictures(result: Result, x: Any = None, y: Any = None, trace: History | None
     history = result.history
     return [
         *_of_sampler(history),
-        *(_of_lineages(result.genealogy) if result.genealogy else ()),
+        *(_of_lineages(result.genealogy, history) if result.genealogy else ()),
         *(_of_trace(trace) if trace is not None and len(trace) else ()),
         *(() if x is None else _of_predictions(result, x, y)),
         *_of_moves(history),
@@ -135,14 +135,15 @@ def _of_moves(history: History) -> list[Picture]:
     return found
 
 
-def _of_lineages(parents: Sequence[np.ndarray]) -> list[Picture]:
+def _of_lineages(parents: Sequence[np.ndarray], history: History) -> list[Picture]:
     founders = int(genealogy.with_descendants(parents)[0].sum())
     caption = (
         f"Lines go from parents to children, left to right. Dark ones lead to the {len(parents[0]):,} final particles, "
-        f"which descend from {founders:,} of the draws from the prior; light ones died out. The later the dark lines "
-        "part, the less the particles are independent."
+        f"which descend from {founders:,} of those at the start; light ones died out. The later the dark lines part, "
+        "the less the particles are independent."
     )
-    return [Picture("Genealogy of the particles", caption, partial(_draw_lineages, parents=parents))]
+    draw = partial(_draw_lineages, parents=parents, start=history["iteration"][0] - 1)
+    return [Picture("Genealogy of the particles", caption, draw)]
 
 
 def _of_trace(trace: History) -> list[Picture]:
@@ -207,12 +208,12 @@ def _draw_particles(axes: Axes, history: History, colour: str, other: str) -> No
     axes.legend(handles=handles, loc="upper right", ncols=2, frameon=False, fontsize="small", labelcolor=INK)
 
 
-def _draw_lineages(axes: Axes, parents: Sequence[np.ndarray]) -> None:
+def _draw_lineages(axes: Axes, parents: Sequence[np.ndarray], start: int) -> None:
     leading, ended = genealogy.lineages(parents)
     width = float(np.clip(60 / len(parents[0]), 0.25, 1.0))
-    axes.plot(ended.generation - 1, ended.place, color=FAINT, linewidth=width / 2)
-    axes.plot(leading.generation - 1, leading.place, color=INK, linewidth=width)
-    axes.set(xlabel="iteration (-1: draws from the prior)", ylabel="particles", yticks=[])
+    axes.plot(start + ended.generation, ended.place, color=FAINT, linewidth=width / 2)
+    axes.plot(start + leading.generation, leading.place, color=INK, linewidth=width)
+    axes.set(xlabel="iteration", ylabel="particles", yticks=[])
     axes.spines["left"].set_visible(False)
     axes.grid(visible=False)
     axes.margins(x=0.01, y=0.02)

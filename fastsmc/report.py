@@ -16,8 +16,8 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 import numpy as np
 
 from fastsmc import arrays, metrics, plotting
-from fastsmc.plotting import AXIS, BLUE, FAINT, GRID, INK, ORANGE, Picture
 from fastsmc.files import write_atomically
+from fastsmc.plotting import AXIS, BLUE, FAINT, GRID, INK, ORANGE, Picture
 
 if TYPE_CHECKING:
     from fastsmc.result import Result
@@ -155,7 +155,7 @@ def _facts(result: Result, x: Any, y: Any) -> list[Fact]:
         *found,
         Fact("effective sample size", f"{result.ess:.1f}", f"of {count:,} particles, at the end"),
         Fact("fewest distinct ancestors", number(history["distinct_ancestors"].min()), "of any iteration"),
-        Fact("draws from the prior", number(history["distinct_roots"][-1]), "that still have descendants"),
+        Fact("founders", number(history["distinct_roots"][-1]), "first particles with descendants at the end"),
         Fact("data passes", f"{history['data_passes'][-1]:.1f}", f"over {len(history)} iterations"),
         Fact("time", f"{history['seconds'][-1]:.1f} s"),
     ]
@@ -167,7 +167,7 @@ def _evidence_note(result: Result) -> str:
     if math.isnan(error):
         return "of unknown error"
     if result.history["distinct_roots"][-1] == 1:
-        return "of unknown error: one draw from the prior is the ancestor of all"
+        return "of unknown error: all particles descend from one"
     return f"± {error:.2g}, from the genealogy"
 
 
