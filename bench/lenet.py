@@ -10,11 +10,11 @@ import numpy as np
 import fastsmc as fs
 from bench.harness import OURS, Bench, Effort
 from bench.mlp_gradient import agree
-from fastsmc.networks import Layer, Network
+from fastsmc.networks import Layer, LayeredNetwork
 
 
 @dataclass(frozen=True)
-class SecondConvolution(Network):
+class SecondConvolution(LayeredNetwork):
     """LeNet-5's second convolution with its activation and pool; its outputs are the classes' log odds."""
 
     @property
@@ -36,7 +36,7 @@ class Case(NamedTuple):
         return f"{self.network} P={self.particles} B={self.batch}"
 
     @property
-    def net(self) -> Network:
+    def net(self) -> LayeredNetwork:
         return NETWORKS[self.network]()
 
     @property

@@ -44,7 +44,7 @@ _PUBLIC = {
     "adaptive_resample": "ops",
     "from_torch": "modules",
     "gather_particles": "ops",
-    "load": "result",
+    "load": "files",
     "multinomial": "ops",
     "normalize_log_weights": "ops",
     "offspring": "ops",

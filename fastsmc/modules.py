@@ -9,6 +9,7 @@ from contextlib import contextmanager
 from fnmatch import fnmatchcase
 from typing import TYPE_CHECKING, Any, NamedTuple
 
+import numpy as np
 import torch
 from torch import fx, nn
 from torch.fx.passes.shape_prop import ShapeProp
@@ -167,6 +168,11 @@ class TorchNetwork(Network):
         """A copy of the module."""
         return _copied(self.module, self.fixed)
 
+    @property
+    def still(self) -> dict[str, np.ndarray]:
+        """See `Network`."""
+        return _still(self.module, self.fixed)
+
     def density(self, likelihood: Likelihood, precision: str, backend: str | None) -> Density:
         """See `Network`."""
         return Functional(self, likelihood)
@@ -231,11 +237,21 @@ class EmbeddedNetwork(Network):
         """A copy of the module."""
         return _copied(self.module, self.fixed)
 
+    @property
+    def still(self) -> dict[str, np.ndarray]:
+        """See `Network`."""
+        return _still(self.module, self.fixed)
+
     def density(self, likelihood: Likelihood, precision: str, backend: str | None) -> Density:
         """See `Network`."""
         if likelihood.code is None:
             return through_torch(self, likelihood, f"the kernels do not know the {likelihood.name} likelihood")
         return Embedding(self, Fused(self.whole, likelihood, precision, backend), self.template, self.columns)
+
+
+def _still(module: nn.Module, fixed: tuple[str, ...]) -> dict[str, np.ndarray]:
+    held = {name: module.get_parameter(name) for name in fixed} | dict(module.named_buffers())
+    return {name: value.detach().cpu().numpy() for name, value in held.items()}
 
 
 def _copied(module: nn.Module, fixed: tuple[str, ...]) -> nn.Module:

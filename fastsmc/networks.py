@@ -157,6 +157,11 @@ class Network(ABC):
         lead = tuple(particles.shape[:-1])
         return {p.name: particles[..., p.begin : p.end].reshape(lead + p.shape) for p in self.parameters}
 
+    @property
+    def still(self) -> dict[str, np.ndarray]:
+        """Tensors that are not sampled, by name: fixed parameters and buffers."""
+        return {}
+
     @abstractmethod
     def to_torch(self) -> Any:
         """The same network as a ``torch.nn.Module``; what ``unpack`` gives for a particle is of its ``state_dict``."""
@@ -373,7 +378,3 @@ class Layers(LayeredNetwork):
     def to_torch(self) -> Any:
         """The same network as a ``torch.nn.Module``."""
         return super().to_torch() if self.module is None else copy.deepcopy(self.module)
-
-
-NETWORKS: dict[str, type[Network]] = {kind.__name__: kind for kind in (MLP, LeNet5, Layers)}
-"""By the names under which results are saved."""

@@ -2,12 +2,9 @@
 
 from __future__ import annotations
 
-import json
 import math
-import os
-import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import asdict, dataclass, field
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -15,18 +12,13 @@ import numpy as np
 
 from fastsmc import arrays, metrics
 from fastsmc.annealing import Target
-from fastsmc.likelihoods import LIKELIHOODS
-from fastsmc.networks import NETWORKS
-from fastsmc.posterior import Normal, Posterior
+from fastsmc.posterior import Posterior
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
     from fastsmc.cloud import Cloud
     from fastsmc.moves import Outcome
-
-FORMAT = 1
-"""Version of the file format."""
 
 
 class History(Mapping[str, np.ndarray]):
@@ -102,9 +94,9 @@ class Result:
     precision_in_use
         The precision of the run's products: that of the posterior, or a higher one; None where it is not known.
     genealogy
-        For each iteration the parent of every particle, int32 [P]: a row of the iteration before, of the draws from the
-        prior for the first. Where nothing was resampled, every particle is its own. None where particles of several
-        iterations are together, as persistent sampling and `recycle` have them.
+        For each iteration the parent of every particle, int32 [P]: a row of the iteration before; for the first, of the
+        particles that the run started with. Where nothing was resampled, every particle is its own. None where
+        particles of several iterations are together, as persistent sampling and `recycle` have them.
     started_from
         ``"prior"``, ``"result"`` of an earlier run, or ``"particles"`` that were given, for which nothing corrects.
     settings
@@ -312,117 +304,19 @@ class Result:
         return arviz.to_arviz(self, x, y, **options)
 
     def save(self, path: str | Path) -> None:
-        """Write a safetensors file, as a whole or not at all."""
-        from safetensors.numpy import save
+        """Write a safetensors file, as a whole or not at all; `fastsmc.load` reads it."""
+        from fastsmc import files
 
-        network = self.posterior.network
-        description = {
-            "format": FORMAT,
-            "network": {"kind": type(network).__name__, **asdict(network)},
-            "prior": {"kind": "Normal", "scale": self.posterior.prior.scale},
-            "likelihood": {"kind": self.posterior.likelihood.name, **asdict(self.posterior.likelihood)},
-            "precision": self.posterior.precision,
-            "precision_in_use": self.precision_in_use,
-            "target": asdict(self.target),
-            "num_data": self.num_data,
-            "warnings": self.warnings,
-            "settings": dict(self.settings),
-        }
-        tensors = {name: arrays.on_host(getattr(self, name), name) for name in ("particles", "log_weights")}
-        tensors |= {f"history.{name}": self.history[name] for name in self.history}
-        if self.genealogy is not None:
-            tensors["genealogy"] = np.stack(self.genealogy)
-        content = save(
-            {name: np.ascontiguousarray(value) for name, value in tensors.items()},
-            metadata={"fastsmc": json.dumps(description)},
-        )
-        write_atomically(Path(path), content)
+        files.save(self, path)
 
+    def state_dicts(self) -> list[dict[str, Any]]:
+        """Every particle as the ``state_dict`` of a torch module, with what was fixed: `fastsmc.export.state_dicts`."""
+        from fastsmc import export
 
-def load(path: str | Path) -> Result:
-    """Read what `Result.save` wrote; arrays are NumPy's."""
-    from safetensors import SafetensorError, safe_open
+        return export.state_dicts(self)
 
-    try:
-        with safe_open(path, "numpy") as file:
-            description = json.loads((file.metadata() or {}).get("fastsmc", "null"))
-            tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
-    except (SafetensorError, json.JSONDecodeError) as error:
-        raise ValueError(f"{path} is not a whole safetensors file: {error}") from None
-    if not isinstance(description, dict):
-        raise ValueError(f"{path} was not written by fastsmc")
-    if description.get("format") != FORMAT:
-        raise ValueError(
-            f"{path} has format {description.get('format')!r}; this version of fastsmc reads format {FORMAT}"
-        )
-    network, likelihood = dict(description["network"]), dict(description["likelihood"])
-    posterior = Posterior(
-        NETWORKS[network.pop("kind")](**network),
-        Normal(description["prior"]["scale"]),
-        LIKELIHOODS[likelihood.pop("kind")](**likelihood),
-        description["precision"],
-    )
-    particles, log_weights = tensors["particles"], tensors["log_weights"]
-    if particles.ndim != 2 or particles.shape != (len(log_weights), posterior.network.num_params):
-        raise ValueError(f"{path} holds particles of shape {particles.shape}, which do not fit its network and weights")
-    history = {name.removeprefix("history."): values for name, values in tensors.items() if name.startswith("history.")}
-    return Result(
-        particles,
-        log_weights,
-        posterior,
-        Target(**description["target"]),
-        description["num_data"],
-        History(history),
-        description["warnings"],
-        precision_in_use=description.get("precision_in_use"),
-        genealogy=tuple(tensors["genealogy"]) if "genealogy" in tensors else None,
-        settings=description.get("settings", {}),
-    )
+    def to_onnx(self, path: str | Path) -> None:
+        """Write what `predict_proba` computes, or the posterior mean, as ONNX: `fastsmc.export.to_onnx`."""
+        from fastsmc import export
 
-
-class Checkpoint:
-    """Keeps the newest state of a run in a folder, at most every ``interval`` seconds and when the run ends.
-
-    A full disk or a folder that cannot be written does not end the run: the result warns of it.
-    """
-
-    interval = 30.0
-
-    def __init__(self, folder: str | Path | None) -> None:
-        self._path = None if folder is None else Path(folder) / "last.safetensors"
-        self._next = 0.0
-        if self._path is not None:
-            self._path.parent.mkdir(parents=True, exist_ok=True)
-
-    def offer(self, result: Result) -> None:
-        """Save a state if it is time to."""
-        if time.monotonic() >= self._next:
-            self._save(result)
-            self._next = time.monotonic() + self.interval
-
-    def close(self, result: Result | None) -> None:
-        """Save the last state."""
-        if result is not None:
-            self._save(result)
-
-    def _save(self, result: Result) -> None:
-        if self._path is None:
-            return
-        try:
-            result.save(self._path)
-        except OSError as error:
-            result.warnings.append(f"the checkpoint {self._path} could not be written: {error}")
-
-
-def write_atomically(path: Path, content: bytes) -> None:
-    """A temporary file beside ``path``, flushed to disk, then renamed: no reader ever sees half of it."""
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
-    try:
-        with open(temporary, "wb") as file:
-            file.write(content)
-            file.flush()
-            os.fsync(file.fileno())
-        os.replace(temporary, path)
-    except BaseException:
-        temporary.unlink(missing_ok=True)
-        raise
+        export.to_onnx(self, path)

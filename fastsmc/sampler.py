@@ -15,11 +15,12 @@ from typing import Any
 from fastsmc import arrays, backends, environment, logs, ops
 from fastsmc.annealing import Target
 from fastsmc.cloud import DegenerateError
+from fastsmc.files import Checkpoint
 from fastsmc.lkernels import Reversible
 from fastsmc.moves import Move
 from fastsmc.posterior import Posterior
 from fastsmc.progress import Progress
-from fastsmc.result import Checkpoint, Result
+from fastsmc.result import Result
 from fastsmc.sources import read
 
 

@@ -11,11 +11,11 @@ from test_trajectory import by_steps, in_one, weights_of
 
 import fastsmc as fs
 from fastsmc import backends, ops
-from fastsmc.networks import ACTIVATIONS, Layer, Network, convolution, dense
+from fastsmc.networks import ACTIVATIONS, Layer, LayeredNetwork, convolution, dense
 
 
 @dataclass(frozen=True)
-class Images(Network):
+class Images(LayeredNetwork):
     """Any layers, so that shapes need not be LeNet's."""
 
     layers: tuple[Layer, ...]

@@ -1,57 +1,21 @@
-import errno
-import json
-import os
-
 import numpy as np
 import pytest
+from small_runs import KINDS, data_of, posterior_of, same, sampler, weighted
 
 import fastsmc as fs
 from fastsmc import metrics, ops
-from fastsmc.annealing import Target
 from fastsmc.batches import Data
-from fastsmc.result import FORMAT, History
+from fastsmc.result import History
 
 COLUMNS = [
     "iteration", "batch_size", "likelihood_scale", "temperature", "ess", "resampled", "distinct_ancestors",
     "step_size", "acceptance", "energy_error", "log_evidence", "data_passes", "seconds",
 ]  # fmt: skip
-KINDS = {"categorical": 3, "bernoulli": 1, "gaussian": 2}
-
-
-def data_of(kind="categorical", samples=40):
-    rng = np.random.default_rng(1)
-    x = rng.standard_normal((samples, 2), np.float32)
-    y = {
-        "categorical": lambda: rng.integers(0, 3, samples),
-        "bernoulli": lambda: rng.integers(0, 2, samples),
-        "gaussian": lambda: rng.standard_normal((samples, 2), np.float32),
-    }[kind]()
-    return x, y
-
-
-def posterior_of(kind="categorical"):
-    likelihood = fs.Gaussian(noise=0.3) if kind == "gaussian" else kind
-    return fs.Posterior(fs.MLP([2, 4, KINDS[kind]], "tanh"), fs.Normal("fan_in"), likelihood)
-
-
-def sampler(kind="categorical", **options):
-    options = {"annealing": fs.DataAnnealing(sizes=[10, 20]), "move": fs.HMC(3), "num_iterations": 6, **options}
-    return fs.SMC(posterior_of(kind), num_particles=8, **options)
 
 
 @pytest.fixture(scope="module")
 def run():
     return sampler().run(*data_of(), progress=False)
-
-
-def weighted(kind, poison=0.0):
-    """A result with unequal weights, one of which is zero, of a particle that may hold anything."""
-    posterior = posterior_of(kind)
-    particles = posterior.sample_prior(5)
-    particles[3] = np.where(poison == 0, particles[3], poison)
-    weights = np.array([0.5, 0.25, 0.125, 0.0, 0.125])
-    with np.errstate(divide="ignore"):
-        return fs.Result(particles, np.log(weights), posterior, Target(0, 40), 40, History())
 
 
 def outputs64(result, x):
@@ -150,151 +114,6 @@ def test_evaluation_is_that_of_the_weighted_mean(kind, poison):
     assert scores.keys() == expected.keys()
     assert all(type(score) is float for score in scores.values())
     assert scores == pytest.approx(expected, rel=ROUNDING)
-
-
-def same(a, b):
-    """Whether two results are the same to the bit."""
-    assert np.array_equal(a.particles, b.particles)
-    assert np.array_equal(a.log_weights, b.log_weights)
-    assert (a.particles.dtype, a.log_weights.dtype) == (b.particles.dtype, b.log_weights.dtype)
-    assert sorted(a.history) == sorted(b.history)
-    for name in a.history:
-        assert np.array_equal(a.history[name], b.history[name])
-        assert a.history[name].dtype == b.history[name].dtype
-    for name in ("network", "prior", "likelihood", "precision"):
-        assert getattr(a.posterior, name) == getattr(b.posterior, name)
-    for name in ("target", "num_data", "warnings", "precision_in_use"):
-        assert getattr(a, name) == getattr(b, name)
-    return True
-
-
-@pytest.mark.parametrize("used", ["highest", "high", "medium"])
-def test_a_result_says_what_precision_it_was_computed_with(tmp_path, monkeypatch, used):
-    post = fs.Posterior(fs.MLP([4, 3]), precision="medium")
-    monkeypatch.setattr(ops, "precision_in_use", lambda *args, **kwargs: used)
-    x, y = np.ones((8, 4), np.float32), np.arange(8) % 3
-    made = fs.SMC(post, num_particles=4, num_iterations=2).run(x, y, progress=False)
-    made.save(tmp_path / "run.safetensors")
-    monkeypatch.undo()
-    assert made.precision_in_use == fs.load(tmp_path / "run.safetensors").precision_in_use == used
-
-
-@pytest.mark.parametrize("kind", KINDS)
-def test_what_is_saved_is_loaded_to_the_bit(tmp_path, kind):
-    x, y = data_of(kind)
-    result = sampler(kind, annealing=fs.MiniBatch(15)).run(x, y, progress=False)
-    assert result.warnings
-    path = tmp_path / "run.safetensors"
-    result.save(path)
-    loaded = fs.load(path)
-    assert same(loaded, result)
-    assert loaded.log_evidence is None
-    assert np.array_equal(loaded.predict_proba(x), result.predict_proba(x))
-    loaded.save(str(tmp_path / "again.safetensors"))
-    assert same(fs.load(str(tmp_path / "again.safetensors")), result)
-
-
-def test_zero_weights_survive_a_file(tmp_path):
-    result = weighted("categorical", np.nan)
-    result.save(tmp_path / "run.safetensors")
-    loaded = fs.load(tmp_path / "run.safetensors")
-    assert loaded.log_weights[3] == -np.inf
-    assert np.array_equal(loaded.particles, result.particles, equal_nan=True)
-
-
-def test_a_torch_result_is_saved_as_its_numbers(tmp_path, run):
-    torch = pytest.importorskip("torch")
-    result = sampler().run(*map(torch.from_numpy, data_of()), progress=False)
-    result.save(tmp_path / "run.safetensors")
-    loaded = fs.load(tmp_path / "run.safetensors")
-    assert np.array_equal(loaded.particles, run.particles)
-
-
-def written_by_hand(path, tensors, **changes):
-    from safetensors.numpy import save_file
-
-    posterior = weighted("categorical").posterior
-    description = {
-        "format": FORMAT,
-        "network": {"kind": "MLP", "widths": posterior.network.widths, "activation": "tanh"},
-        "prior": {"kind": "Normal", "scale": 1.0},
-        "likelihood": {"kind": "categorical"},
-        "precision": "highest",
-        "target": {"start": 0, "stop": 40},
-        "num_data": 40,
-        "warnings": [],
-    } | changes
-    save_file(tensors, path, metadata={"fastsmc": json.dumps(description)})
-
-
-def test_foreign_files_are_refused_in_one_sentence(tmp_path, run):
-    from safetensors.numpy import save_file
-
-    path = tmp_path / "run.safetensors"
-    particles, log_weights = run.particles, run.log_weights
-    good = {"particles": particles, "log_weights": log_weights}
-    written_by_hand(path, good)
-    assert np.array_equal(fs.load(path).particles, particles)
-
-    def refused(sentence):
-        with pytest.raises(ValueError) as raised:
-            fs.load(path)
-        assert sentence in str(raised.value)
-        assert str(path) in str(raised.value)
-        assert "\n" not in str(raised.value)
-
-    save_file(good, path)
-    refused("was not written by fastsmc")
-    save_file(good, path, metadata={"format": "pt"})
-    refused("was not written by fastsmc")
-    save_file(good, path, metadata={"fastsmc": "{"})
-    refused("is not a whole safetensors file")
-    written_by_hand(path, good, format=FORMAT + 1)
-    refused(f"has format {FORMAT + 1}; this version of fastsmc reads format {FORMAT}")
-    for wrong in (particles[:, 1:], particles[1:], particles[0]):
-        written_by_hand(path, {**good, "particles": np.ascontiguousarray(wrong)})
-        refused(f"holds particles of shape {wrong.shape}")
-    run.save(path)
-    whole = path.read_bytes()
-    for length in (0, 4, 100, len(whole) // 2, len(whole) - 1):
-        path.write_bytes(whole[:length])
-        refused("is not a whole safetensors file")
-    with pytest.raises(FileNotFoundError):
-        fs.load(tmp_path / "none.safetensors")
-
-
-@pytest.mark.parametrize("broken", ["fsync", "replace"])
-def test_a_failed_write_leaves_the_old_file_and_no_other(tmp_path, monkeypatch, run, broken):
-    path = tmp_path / "run.safetensors"
-    run.save(path)
-    before = path.read_bytes()
-
-    def full(*_):
-        raise OSError(errno.ENOSPC, "No space left on device")
-
-    with monkeypatch.context() as patch:
-        patch.setattr(os, broken, full)
-        with pytest.raises(OSError, match="No space left on device"):
-            weighted("gaussian").save(path)
-    assert os.listdir(tmp_path) == ["run.safetensors"]
-    assert path.read_bytes() == before
-    weighted("gaussian").save(path)
-    assert os.listdir(tmp_path) == ["run.safetensors"]
-    assert path.read_bytes() != before
-
-
-def test_a_checkpoint_folder_holds_the_last_state(tmp_path, run):
-    folder = tmp_path / "new" / "folder"
-    seen = []
-
-    def callback(state):
-        seen.append(fs.load(folder / "last.safetensors"))
-
-    result = sampler().run(*data_of(), progress=False, checkpoint=folder, callback=callback)
-    assert os.listdir(folder) == ["last.safetensors"]
-    assert same(fs.load(folder / "last.safetensors"), result)
-    assert len(seen[0].history) == 1  # the first state is there at once
-    assert np.array_equal(result.particles, run.particles)
 
 
 def test_an_interrupted_run_returns_what_there_is(tmp_path):
@@ -409,16 +228,6 @@ def test_a_result_says_which_target_it_represents(run):
     assert not any("not the full posterior" in warning for warning in run.warnings)
 
 
-def test_a_full_disk_at_the_checkpoint_does_not_lose_the_run(tmp_path, monkeypatch):
-    def full(*_):
-        raise OSError(28, "No space left on device")
-
-    monkeypatch.setattr(os, "replace", full)
-    finished = sampler().run(*data_of(), checkpoint=tmp_path)
-    assert len(finished.history) == sampler().num_iterations
-    assert "could not be written" in finished.warnings[-1] and "No space left" in finished.warnings[-1]
-
-
 def test_predictions_for_no_rows_are_refused():
     finished = sampler().run(*data_of())
     with pytest.raises(ValueError, match=r"x has shape \(0,"):
@@ -430,12 +239,3 @@ def test_a_target_that_is_not_finite_is_refused_with_its_row():
     posterior = fs.Posterior(fs.MLP([2, 1]), likelihood="gaussian")
     with pytest.raises(ValueError, match=r"y\[2, 0\] is nan; the gaussian likelihood needs finite numbers"):
         fs.SMC(posterior, 4, num_iterations=2).run(x, y)
-
-
-def test_every_network_is_saved(tmp_path):
-    for network in (fs.MLP([4, 3], "gelu"), fs.LeNet5(3, 4, "tanh", 13)):
-        posterior = fs.Posterior(network)
-        history = History({"iteration": [0]})
-        saved = fs.Result(posterior.sample_prior(2), np.log([0.5, 0.5]), posterior, Target(0, 40), 40, history)
-        saved.save(tmp_path / "run.safetensors")
-        assert same(fs.load(tmp_path / "run.safetensors"), saved)

@@ -16,7 +16,7 @@ from bench.study.grid import Run
 from bench.study.methods import HEALTH
 from fastsmc import DegenerateError, metrics
 from fastsmc.data import Dataset
-from fastsmc.result import write_atomically
+from fastsmc.files import write_atomically
 
 FORMAT = 1
 COLUMNS = ("seconds", "data_passes", "accuracy", "nll", "ece", *HEALTH)

@@ -13,7 +13,7 @@ from bench.study.problems import Problem
 from bench.study.records import Record
 from bench.study.summary import ENSEMBLE, Row, middle, summarise
 from fastsmc.demo import BASELINE, SCHEMES, TOLERANCE
-from fastsmc.result import write_atomically
+from fastsmc.files import write_atomically
 
 ENOUGH = 6.0
 """The speed-up that is looked for (arXiv 2601.21983, abstract)."""

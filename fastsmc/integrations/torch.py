@@ -19,7 +19,7 @@ from torch import Tensor
 
 from fastsmc import ops
 from fastsmc.likelihoods import LIKELIHOODS, Gaussian, Likelihood, as_likelihood
-from fastsmc.networks import Layer, Network
+from fastsmc.networks import Layer, LayeredNetwork
 
 
 @torch.library.custom_op("fastsmc::normalize_log_weights", mutates_args=())
@@ -156,7 +156,7 @@ _value_and_grad.register_autograd(_backward, setup_context=_keep)
 
 
 def log_likelihood(
-    network: Network,
+    network: LayeredNetwork,
     x: Tensor,
     y: Tensor,
     likelihood: str | Likelihood = "categorical",
@@ -183,7 +183,7 @@ def log_likelihood(
     return of
 
 
-class _Table(Network):
+class _Table(LayeredNetwork):
     """A network of which nothing but its layers is known."""
 
     def __init__(self, layers: tuple[int, ...]) -> None:
@@ -193,6 +193,6 @@ class _Table(Network):
 _networks = cache(_Table)
 
 
-def _model(layers: list[int], likelihood: str, noise: float) -> tuple[Network, Likelihood]:
+def _model(layers: list[int], likelihood: str, noise: float) -> tuple[LayeredNetwork, Likelihood]:
     kind = LIKELIHOODS[likelihood]
     return _networks(tuple(layers)), kind(noise) if kind is Gaussian else kind()

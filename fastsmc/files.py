@@ -1,0 +1,244 @@
+"""Files of results: safetensors, with a description in JSON; checked as a whole before any of it is believed."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import time
+from collections.abc import Mapping
+from dataclasses import asdict, fields
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from fastsmc import arrays
+from fastsmc.annealing import Target
+from fastsmc.likelihoods import Bernoulli, Categorical, Gaussian, Likelihood, Poisson
+from fastsmc.networks import MLP, Layers, LeNet5, Network
+from fastsmc.posterior import Posterior
+from fastsmc.priors import HalfCauchy, HalfNormal, Laplace, LogNormal, Normal, Prior, StudentT
+
+if TYPE_CHECKING:
+    from fastsmc.result import Result
+
+FORMAT = 2
+"""Version of the file format."""
+KINDS = {
+    kind.__name__: kind
+    for kind in (
+        *(MLP, LeNet5, Layers),
+        *(Normal, Laplace, StudentT, HalfNormal, HalfCauchy, LogNormal),
+        *(Categorical, Bernoulli, Gaussian, Poisson),
+    )
+}
+"""What a description may name, and `load` makes; all else has to be given to it."""
+
+
+def save(result: Result, path: str | Path) -> None:
+    """Write a result, as a whole or not at all; see `load`."""
+    from safetensors.numpy import save as encode
+
+    posterior = result.posterior
+    description = {
+        "format": FORMAT,
+        "network": _describe(posterior.network),
+        "parameters": [[p.name, list(p.shape)] for p in posterior.network.parameters],
+        "prior": _describe(posterior.prior),
+        "likelihood": _describe(posterior.likelihood),
+        "precision": posterior.precision,
+        "precision_in_use": result.precision_in_use,
+        "target": asdict(result.target),
+        "num_data": result.num_data,
+        "warnings": result.warnings,
+        "interrupted": result.interrupted,
+        "started_from": result.started_from,
+        "settings": dict(result.settings),
+    }
+    tensors = {name: arrays.on_host(getattr(result, name), name) for name in ("particles", "log_weights")}
+    tensors |= {f"history.{name}": result.history[name] for name in result.history}
+    tensors |= {f"fixed.{name}": value for name, value in posterior.network.still.items()}
+    if result.genealogy is not None:
+        tensors["genealogy"] = np.stack(result.genealogy)
+    tensors = {name: np.ascontiguousarray(value) for name, value in tensors.items()}
+    text = json.dumps(description)
+    write_atomically(Path(path), encode(tensors, {"fastsmc": text, "sha256": _digest(text, tensors)}))
+
+
+def load(
+    path: str | Path,
+    *,
+    network: Network | None = None,
+    prior: Prior | Mapping[str, Prior] | None = None,
+    likelihood: Likelihood | Any = None,
+) -> Result:
+    """Read what `Result.save` wrote; arrays are NumPy's.
+
+    Parameters
+    ----------
+    path
+        Of the file.
+    network, prior, likelihood
+        Those that were sampled with, where they cannot be told in a file: a module that is not a chain of layers, a
+        prior or a likelihood of one's own. Names and shapes of the weights, and the values of what was fixed, must be
+        those of the file.
+
+    Raises
+    ------
+    ValueError
+        If the file is cut off or damaged, was not written by fastsmc or by another version of it, does not agree with
+        itself, or needs an argument. Nothing in it is ever executed.
+    """
+    from safetensors import SafetensorError, safe_open
+
+    try:
+        with safe_open(path, "numpy") as file:
+            metadata = file.metadata() or {}
+            tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
+        description = json.loads(metadata.get("fastsmc", "null"))
+    except (SafetensorError, json.JSONDecodeError) as error:
+        raise ValueError(f"{path} is not a whole safetensors file: {error}") from None
+    if not isinstance(description, dict):
+        raise ValueError(f"{path} was not written by fastsmc")
+    if description.get("format") != FORMAT:
+        raise ValueError(
+            f"{path} has format {description.get('format')!r}; this version of fastsmc reads format {FORMAT}"
+        )
+    if metadata.get("sha256") != _digest(metadata["fastsmc"], tensors):
+        raise ValueError(f"{path} is damaged: its contents are not those that were written")
+    given = {"network": network, "prior": prior, "likelihood": likelihood}
+    try:
+        parts = {name: _given_or_made(name, given[name], description[name]) for name in given}
+        return _result(Posterior(**parts, precision=description["precision"]), description, tensors)
+    except (KeyError, TypeError, ValueError, AttributeError) as error:
+        said = f"it has no {error}" if isinstance(error, KeyError) else error
+        raise ValueError(f"{path} cannot be read: {said}") from None
+
+
+def _result(posterior: Posterior, description: dict[str, Any], tensors: dict[str, np.ndarray]) -> Result:
+    """A result of what a file holds, if that fits together."""
+    from fastsmc.result import History, Result
+
+    network = posterior.network
+    if [[p.name, list(p.shape)] for p in network.parameters] != description["parameters"]:
+        raise ValueError("its particles are of weights with other names or shapes than those of network")
+    still = {name.removeprefix("fixed."): value for name, value in tensors.items() if name.startswith("fixed.")}
+    ours = network.still
+    if still.keys() != ours.keys() or not all(np.array_equal(still[name], ours[name]) for name in ours):
+        raise ValueError("what its network had fixed has other values than in network")
+    particles, log_weights = tensors["particles"], tensors["log_weights"]
+    if particles.shape != (len(log_weights), posterior.num_params) or particles.dtype != np.float32:
+        raise ValueError(f"it holds particles of shape {particles.shape}, which do not fit its network and weights")
+    if log_weights.dtype != np.float64 or not abs(np.exp(log_weights).sum() - 1) < 1e-6:
+        raise ValueError("its weights do not sum to one")
+    history = {name.removeprefix("history."): values for name, values in tensors.items() if name.startswith("history.")}
+    if len({values.shape for values in history.values()}) > 1 or any(values.ndim != 1 for values in history.values()):
+        raise ValueError("the columns of its history differ in length")
+    genealogy = tensors.get("genealogy")
+    if genealogy is not None:
+        rows = (len(history["iteration"]), len(particles))
+        if genealogy.shape != rows or not ((genealogy >= 0) & (genealogy < len(particles))).all():
+            raise ValueError("its genealogy does not name particles")
+    names = ("num_data", "warnings", "interrupted", "precision_in_use", "started_from", "settings")
+    return Result(
+        particles,
+        log_weights,
+        posterior,
+        Target(**description["target"]),
+        history=History(history),
+        genealogy=None if genealogy is None else tuple(genealogy),
+        **{name: description[name] for name in names},
+    )
+
+
+def _describe(value: Any) -> Any:
+    """A value in JSON: a dataclass by its name and fields, one that `KINDS` does not have by its name alone."""
+    if isinstance(value, Mapping):
+        return {"entries": {name: _describe(entry) for name, entry in value.items()}}
+    if isinstance(value, tuple):
+        return [_describe(entry) for entry in value]
+    if type(value) in KINDS.values():
+        return {
+            "kind": type(value).__name__,
+            **{f.name: _describe(getattr(value, f.name)) for f in fields(value) if f.compare},
+        }
+    known = value is None or isinstance(value, bool | int | float | str)
+    return value if known else {"kind": type(value).__name__}
+
+
+def _given_or_made(name: str, given: Any, description: Any) -> Any:
+    if given is not None:
+        return given
+    kind = description.get("kind")
+    if kind is not None and kind not in KINDS:
+        raise ValueError(f"its {name} is a {kind}, which a file cannot hold; it must be given to load as {name}=")
+    return _make(description)
+
+
+def _make(description: Any) -> Any:
+    """The inverse of `_describe`; constructors check what they are given."""
+    if not isinstance(description, dict):
+        return description
+    if "entries" in description:
+        return {name: _make(entry) for name, entry in description["entries"].items()}
+    values = dict(description)
+    return KINDS[values.pop("kind")](**{name: _make(value) for name, value in values.items()})
+
+
+def _digest(text: str, tensors: Mapping[str, np.ndarray]) -> str:
+    """SHA-256 of a description and the tensors that it goes with."""
+    digest = hashlib.sha256(text.encode())
+    for name in sorted(tensors):
+        value = tensors[name]
+        digest.update(f"{name}{value.dtype.str}{value.shape}".encode())
+        digest.update(value.data)
+    return digest.hexdigest()
+
+
+class Checkpoint:
+    """Keeps the newest state of a run in a folder, at most every ``interval`` seconds and when the run ends.
+
+    A full disk or a folder that cannot be written does not end the run: the result warns of it.
+    """
+
+    interval = 30.0
+
+    def __init__(self, folder: str | Path | None) -> None:
+        self._path = None if folder is None else Path(folder) / "last.safetensors"
+        self._next = 0.0
+        if self._path is not None:
+            self._path.parent.mkdir(parents=True, exist_ok=True)
+
+    def offer(self, result: Result) -> None:
+        """Save a state if it is time to."""
+        if time.monotonic() >= self._next:
+            self._save(result)
+            self._next = time.monotonic() + self.interval
+
+    def close(self, result: Result | None) -> None:
+        """Save the last state."""
+        if result is not None:
+            self._save(result)
+
+    def _save(self, result: Result) -> None:
+        if self._path is None:
+            return
+        try:
+            save(result, self._path)
+        except OSError as error:
+            result.warnings.append(f"the checkpoint {self._path} could not be written: {error}")
+
+
+def write_atomically(path: Path, content: bytes) -> None:
+    """A temporary file beside ``path``, flushed to disk, then renamed: no reader ever sees half of it."""
+    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+    try:
+        with open(temporary, "wb") as file:
+            file.write(content)
+            file.flush()
+            os.fsync(file.fileno())
+        os.replace(temporary, path)
+    except BaseException:
+        temporary.unlink(missing_ok=True)
+        raise
