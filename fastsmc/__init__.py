@@ -35,6 +35,8 @@ _PUBLIC = {
     "Runs": "runs",
     "SGHMC": "stochastic",
     "SMC": "smc",
+    "SMCClassifier": "integrations.sklearn",
+    "SMCRegressor": "integrations.sklearn",
     "SmoothDataAnnealing": "annealing",
     "Standardiser": "data",
     "Trace": "trace",

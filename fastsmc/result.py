@@ -219,16 +219,17 @@ class Result:
         parts = [self._of(self.posterior.pointwise, host[rows], y[rows], used=used) for rows in self._blocks(len(host))]
         return np.concatenate(parts, axis=1)
 
-    def _mean(self, x: Any) -> np.ndarray:
-        """Weighted mean over the particles of what the likelihood expects, float64 [n, K]."""
+    def _mean(self, x: Any, function: Callable[[Any], Any] | None = None) -> np.ndarray:
+        """Weighted mean over the particles of a function of the outputs, by default what is expected, [n, K]."""
         import torch
 
+        function = function or self.posterior.likelihood.expectation
         host, weights = arrays.on_host(x, "x"), torch.from_numpy(self.weights)
         used = np.flatnonzero(self.weights > 0)
 
         def expectation(rows: slice) -> torch.Tensor:
             outputs = torch.from_numpy(self._of(self.posterior.outputs, host[rows], used=used))
-            return torch.tensordot(weights[used], self.posterior.likelihood.expectation(outputs).double(), 1)
+            return torch.tensordot(weights[used], function(outputs).double(), 1)
 
         return torch.cat([expectation(rows) for rows in self._blocks(len(host))]).numpy()
 
