@@ -272,7 +272,7 @@ def figure_of(title: str, rows: int = 2, columns: int = 2) -> tuple[Figure, np.n
         axes.set_axisbelow(True)
         axes.spines[["top", "right"]].set_visible(False)
         axes.spines[["left", "bottom"]].set_color(AXIS)
-        axes.tick_params(colors=INK)
+        axes.tick_params(which="both", colors=INK)
         for text in (axes.title, axes.xaxis.label, axes.yaxis.label):
             text.set_color(INK)
     figure.suptitle(title, color=INK, fontsize=14)
