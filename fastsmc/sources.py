@@ -13,7 +13,7 @@ import numpy as np
 from fastsmc import arrays
 from fastsmc.arrays import HOST, REALS, Memory, View
 
-BLOCK = 2**26
+BLOCK = 2**25
 """Bytes of rows that are in memory at a time."""
 
 
@@ -26,8 +26,8 @@ class Rows:
     Parameters
     ----------
     fetch
-        Reads rows by their places in the source, ascending int64 [n]; real numbers [n, ...] whose rows are flattened
-        and, whatever their type, taken as they are: bytes become the numbers 0 to 255.
+        Reads rows by their places in the source, int64 [n] that never decrease, as real numbers [n, ...]. Their rows
+        are flattened, and the numbers, whatever their type, taken as they are: bytes become 0 to 255.
     index
         Places of the rows in the source, int64 [N].
     inputs
@@ -138,10 +138,10 @@ def _column(series: Any) -> np.ndarray:
 
 def _is_mapped(array: Any) -> bool:
     """Whether an array is a view of a memory map."""
-    owner = array if isinstance(array, np.ndarray) else None
-    while owner is not None and not isinstance(owner, np.memmap | mmap.mmap):
-        owner = getattr(owner, "base" if isinstance(owner, np.ndarray) else "obj", None)
-    return owner is not None
+    owner = array
+    while isinstance(owner, np.ndarray | memoryview):
+        owner = owner.base if isinstance(owner, np.ndarray) else owner.obj
+    return isinstance(owner, mmap.mmap)
 
 
 def _data_set(x: Any) -> Any:
