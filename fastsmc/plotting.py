@@ -201,6 +201,7 @@ def _draw_particles(axes: Axes, history: History, colour: str, other: str) -> No
     kept = history["resampled"].astype(bool)
     axes.plot(history["iteration"][kept], history["distinct_ancestors"][kept], ".", color=other, markersize=4)
     axes.set(xlabel="iteration", ylabel="particles")
+    axes.yaxis.get_major_locator().set_params(integer=True)
     axes.set_ylim(0, 1.2 * max(axes.dataLim.y1, 1))
     ink = [colour, other] if colour != other else [INK, INK]
     styles = {"effective sample size": (ink[0], "-"), "distinct ancestors": (ink[1], ".")}

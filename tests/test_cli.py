@@ -9,7 +9,7 @@ from fastsmc import cli, demo, progress
 from fastsmc.result import History
 
 TINY = ["--particles", "4", "--iterations", "8", "--quiet"]
-ROW = {"ess": 31.25, "batch_size": 1437, "acceptance": 0.8}
+ROW = {"iteration": 0, "ess": 31.25, "batch_size": 1437, "acceptance": 0.8}
 
 
 def fastsmc(*args):
@@ -64,9 +64,9 @@ def test_ctrl_c_keeps_what_there_is(tmp_path, monkeypatch, capsys):
     pytest.importorskip("matplotlib")
     record = demo.Run.record
 
-    def interrupt(run, state, dataset):
-        record(run, state, dataset)
-        if run.scheme == "smooth" and len(run.accuracy) == 3:
+    def interrupt(run, state):
+        record(run, state)
+        if run.scheme == "smooth" and len(run.trace) == 3:
             raise KeyboardInterrupt
 
     monkeypatch.setattr(demo.Run, "record", interrupt)
@@ -79,14 +79,21 @@ def test_ctrl_c_keeps_what_there_is(tmp_path, monkeypatch, capsys):
 
 def test_train_a_classifier(blobs, tmp_path, capsys):
     pytest.importorskip("matplotlib")
-    model, picture, figures = (tmp_path / name for name in ("m.safetensors", "r.png", "r.json"))
-    outputs = ["--out", model, "--plot", picture, "--json", figures]
+    names = ("m.safetensors", "r.png", "r.json", "r.html", "r.jsonl")
+    model, picture, figures, page, log = (tmp_path / name for name in names)
+    outputs = ["--out", model, "--plot", picture, "--json", figures, "--report", page, "--log", log]
     args = ["train", blobs, "--hidden", 8, "--particles", 16, "--iterations", 30, "--quiet", *outputs]
     assert cli.main([*map(str, args)]) == 0
     assert "accuracy" in capsys.readouterr().out
     assert picture.read_bytes().startswith(b"\x89PNG")
     report = json.loads(figures.read_text())
     assert report["test"]["accuracy"] > 0.9
+    assert f"{100 * report['test']['accuracy']:.2f} %" in page.read_text()
+    assert str(model) in page.read_text() and "fastsmc train blobs.npz" in page.read_text()
+    lines = [json.loads(line) for line in log.read_text().splitlines()]
+    rows = [line for line in lines if line["event"] == "iteration"]
+    assert [row["ess"] for row in rows] == report["history"]["ess"]
+    assert [line["message"] for line in lines if line["event"] == "warning"] == report["warnings"]
     assert len(report["history"]["ess"]) == report["history"]["iteration"][-1] + 1 > 2
 
     import fastsmc as fs
@@ -159,8 +166,7 @@ def test_bench_outside_a_checkout_says_where_it_is(monkeypatch, tmp_path, capsys
 
 
 def test_time_to_accuracy_is_when_it_is_first_reached():
-    history = History({"seconds": [1.0, 2.0, 3.0, 4.0]})
-    run = demo.Run("full", result=type("Result", (), {"history": history}), accuracy=[0.5, 0.9, 0.8, 0.95])
+    run = demo.Run("full", History({"seconds": [1.0, 2.0, 3.0, 4.0], "accuracy": [0.5, 0.9, 0.8, 0.95]}))
     assert run.time_to(0.5) == 1
     assert run.time_to(0.85) == 2
     assert np.isnan(run.time_to(0.96))
@@ -182,6 +188,25 @@ def test_progress_shows_the_state_on_a_terminal(capsys, monkeypatch):
     assert out == ""
     for part in ("smooth", "1/3", "ESS 31.2", "batch 1,437", "acceptance 0.80"):
         assert part in err
+
+
+def test_train_writes_nothing_on_standard_error_where_that_is_no_terminal(blobs):
+    done = fastsmc("train", blobs, *TINY[:-1])
+    assert (done.returncode, done.stderr) == (0, "")
+    assert "warning: " in done.stdout
+
+
+def test_train_escapes_the_names_of_files_and_columns(tmp_path):
+    pytest.importorskip("matplotlib")
+    rng = np.random.default_rng(0)
+    path, page = tmp_path / "<script>x&y.csv", tmp_path / "r.html"
+    table = np.c_[rng.normal(size=(50, 2)), np.arange(50) % 2]
+    np.savetxt(path, table, delimiter=",", header='a,b,"<img src=q onerror=alert(1)>"', comments="")
+    options = ["--target", "<img src=q onerror=alert(1)>", "--report", str(page)]
+    assert cli.main(["train", str(path), *options, *TINY]) == 0
+    text = page.read_text()
+    assert "<script" not in text and "<img src=q" not in text
+    assert "&lt;script&gt;x&amp;y.csv" in text and "&lt;img src=q onerror=alert(1)&gt;" in text
 
 
 def test_train_lenet_on_rows_of_images(tmp_path, capsys):
