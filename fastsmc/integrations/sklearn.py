@@ -79,8 +79,6 @@ class _Estimator(BaseEstimator, ABC):
     def _sample(self, X: np.ndarray, targets: np.ndarray, sample_weight: Any, first: bool) -> _Estimator:
         """Sample the posterior, from the prior or, if this is not the first call, from that of the data before."""
         weights = _check_sample_weight(sample_weight, X, dtype=np.float64, ensure_non_negative=True)
-        if not weights.any():
-            raise ValueError("sample_weight holds only zeros; at least one must be positive")
         X, targets, weights = _distinct(X, targets, weights)
         if first:
             self._scale(X, targets, weights)
@@ -188,9 +186,10 @@ class SMCClassifier(ClassifierMixin, _Estimator):
         return self._sample(X, self._encode(y), sample_weight, first=True)
 
     def partial_fit(self, X: Any, y: Any, classes: Any = None, sample_weight: Any = None) -> SMCClassifier:
-        """Add data: the networks are reweighted by the likelihood of the new rows, resampled and moved under all.
+        """Add data: the networks are reweighted by the likelihood of the new rows, resampled, and moved under all rows.
 
-        The first call needs ``classes``, all labels, and is `fit`; so is a later one's start.
+        The first call is `fit`, and needs ``classes``: every label that will come. The scales stay those of the first
+        data. ``annealing`` must be a scheme whose batches only grow, as all are but ``"tempering"`` and ``"mini"``.
         """
         first = not hasattr(self, "result_")
         X, y = validate_data(self, X, y, reset=first, dtype=REALS)
@@ -303,9 +302,9 @@ def _distinct(X: np.ndarray, y: np.ndarray, weights: np.ndarray) -> tuple[np.nda
 
 
 def _numbers(rows: np.ndarray) -> np.ndarray:
-    """A number for each row, the same for the same rows: that of its bytes in their order."""
+    """A number for each row, the same for the same rows: its rank among their bytes."""
     rows = np.ascontiguousarray(rows.reshape(len(rows), -1)) + 0  # of zeros there is one
-    return np.unique(rows.view(f"V{rows.strides[0]}").ravel(), return_inverse=True)[1]
+    return np.unique(rows.view(f"V{rows.shape[1] * rows.itemsize}").ravel(), return_inverse=True)[1]
 
 
 @contextmanager
