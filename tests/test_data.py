@@ -8,7 +8,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from fastsmc import data
+import fastsmc as fs
+from fastsmc import data, sources
 
 
 def idx_bytes(array):
@@ -242,6 +243,50 @@ def test_standardised_uses_the_training_data_alone(rng):
     np.testing.assert_allclose(got.x_train.std(axis=0), [1, 0, 1], atol=1e-6)
     np.testing.assert_allclose(got.x_test * scale + mean, x[30:], rtol=1e-5)
     assert got.x_test.dtype == np.float32
+
+
+def test_a_standardiser_sums_over_blocks_of_what_is_not_in_memory(rng, tmp_path, monkeypatch):
+    x = (rng.normal(size=(100, 4)) * [1, 1e-3, 0, 50] + [0, 1000, 0.1, -7]).astype(np.float32)
+    x.tofile(tmp_path / "x.bin")
+    mapped = np.memmap(tmp_path / "x.bin", np.float32, "r", shape=x.shape)
+    truth = x.astype(np.float64).mean(axis=0), np.where([0, 0, 1, 0], 1, x.astype(np.float64).std(axis=0))
+    whole = fs.Standardiser().fit(x)
+    monkeypatch.setattr(sources, "BLOCK", 7 * 4 * 4)
+    for fitted in (whole, fs.Standardiser().fit(mapped)):
+        np.testing.assert_allclose((fitted.mean, fitted.scale), truth, rtol=1e-9)
+    later = whole.transform(mapped)
+    assert isinstance(later, sources.Rows)
+    np.testing.assert_array_equal(later[5:20].read(), whole.transform(x)[5:20])
+    np.testing.assert_allclose(whole.transform(x) * truth[1] + truth[0], x, rtol=1e-6, atol=1e-6)
+
+
+def test_a_standardiser_keeps_shape_and_kind(rng):
+    torch = pytest.importorskip("torch")
+    images = rng.integers(0, 256, (9, 1, 2, 3)).astype(np.uint8)
+    standardiser = fs.Standardiser().fit(images)
+    got = standardiser.transform(images)
+    assert got.shape == images.shape
+    assert got.dtype == np.float32
+    tensor = standardiser.transform(torch.from_numpy(images))
+    assert isinstance(tensor, torch.Tensor)
+    np.testing.assert_array_equal(tensor.numpy(), got)
+    with pytest.raises(ValueError, match="x has 5 features; it must have 6, as what was fitted to"):
+        standardiser.transform(np.ones((2, 5)))
+    with pytest.raises(ValueError, match="the standardiser has not been fitted"):
+        fs.Standardiser().transform(images)
+    with pytest.raises(ValueError, match=r"x\[1\] holds NaN or infinity"):
+        fs.Standardiser().fit([[1.0], [np.nan]])
+
+
+def test_standardised_maps_are_sampled_as_arrays_are(rng, tmp_path):
+    x, y = rng.normal(3, 5, (90, 3)), rng.integers(0, 2, 90)
+    x.tofile(tmp_path / "x.bin")
+    mapped = np.memmap(tmp_path / "x.bin", np.float64, "r", shape=x.shape)
+    smc = fs.SMC(fs.Posterior(fs.MLP([3, 2])), 4, fs.FullBatch(), fs.SGHMC(batch_size=16), 3)
+    standardiser = fs.Standardiser().fit(mapped)
+    streamed, held = smc.run(standardiser.transform(mapped), y), smc.run(standardiser.transform(x.astype("f")), y)
+    np.testing.assert_array_equal(streamed.particles, held.particles)
+    assert streamed.evaluate(standardiser.transform(mapped), y) == held.evaluate(standardiser.transform(x), y)
 
 
 def test_an_unknown_source_is_named():
