@@ -1,5 +1,7 @@
 """A trajectory is its steps, to the bit, however the batch is cut and whoever shares the work."""
 
+from itertools import product
+
 import numpy as np
 import pytest
 from processes import threads_change_no_bit
@@ -51,11 +53,17 @@ def in_one(post, theta, v, x, y, step, steps, power, refresh, weights=None, scal
     return theta, v, grad, *post.trajectory(theta, v, grad, x, y, weights=weights, scale=scale, **plan)
 
 
-@pytest.mark.parametrize("case", CASES)
-@pytest.mark.parametrize("steps", [1, 2, 5])
-@pytest.mark.parametrize("refresh", [None, 0.0, 0.6])
-@pytest.mark.parametrize("weighted", [False, True])
-@pytest.mark.parametrize("scaled", [False, True])
+PLANS = (  # of steps, refreshment, weights and scale: every combination where they are cheap, a few elsewhere
+    *product(["one chunk"], [1, 2, 5], [None, 0.0, 0.6], [False, True], [False, True]),
+    *(
+        (case, *plan)
+        for case in list(CASES)[1:]
+        for plan in ((1, None, False, False), (2, 0.6, True, True), (5, 0.0, False, True))
+    ),
+)
+
+
+@pytest.mark.parametrize(("case", "steps", "refresh", "weighted", "scaled"), PLANS)
 def test_it_is_its_steps(backend, case, steps, refresh, weighted, scaled):
     post, theta, v, x, y = problem(case)
     post = post.on(backend)
