@@ -74,7 +74,7 @@ def plot_run(
     figure, grid = figure_of(title, -(-len(panels) // 2))
     for axes, panel in zip(grid.flat, panels, strict=False):
         panel.draw(axes)
-        axes.set_title(panel.title, loc="left", fontsize=11)
+        _entitle(axes, panel.title)
     for axes in grid.flat[len(panels) :]:
         axes.remove()
     if path is not None:
@@ -91,12 +91,13 @@ def plot_comparison(curves: Sequence[Curve], path: str | Path, title: str = "") 
         accuracy.plot(curve.trace["seconds"], 100 * curve.trace["accuracy"], color=colour, label=curve.label)
         _draw_reliability(calibration, curve.reliability, colour)
     best = 100 * max(curve.trace["accuracy"].max() for curve in curves)
-    schedule.set_title("Data points in the likelihood")
-    particles.set_title("Particles that count")
-    accuracy.set(title="Test accuracy", xlabel="seconds", ylabel="%")
+    _entitle(schedule, "Data points in the likelihood")
+    _entitle(particles, "Particles that count")
+    _entitle(accuracy, "Test accuracy")
+    _entitle(calibration, "Calibration (area: share of predictions)")
+    accuracy.set(xlabel="seconds", ylabel="%")
     _near_best(accuracy, best)
     accuracy.legend(loc="lower right", frameon=False)
-    calibration.set_title("Calibration (area: share of predictions)")
     figure.savefig(path)
 
 
@@ -248,6 +249,10 @@ def _draw_predictions(axes: Axes, truth: np.ndarray, mean: np.ndarray) -> None:
     axes.plot(ends, ends, color=AXIS, linewidth=1)
     axes.scatter(truth[some], mean[some], 8, color=BLUE, alpha=0.6, linewidths=0)
     axes.set(xlabel="true value", ylabel="posterior mean")
+
+
+def _entitle(axes: Axes, title: str) -> None:
+    axes.set_title(title, loc="left", fontsize=11, color=INK)
 
 
 def _log_scale(axes: Axes, form: str) -> None:
