@@ -112,7 +112,7 @@ class Annealing:
     ) -> Target | None:
         """Target of ``iteration`` (0, 1, ...), or None where the scheme ends before ``num_iterations``.
 
-        The data are `batches.Data`; schemes that ask the cloud nothing need no more than their number.
+        The data are ``batches.Data``; schemes that ask the cloud nothing need no more than their number.
         """
         raise NotImplementedError
 

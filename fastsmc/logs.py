@@ -38,7 +38,7 @@ class JSONFormatter(logging.Formatter):
 
 @contextmanager
 def written_to(path: str | Path | None) -> Iterator[None]:
-    """Write every record to a file as it comes, a JSON object a line; to none if `path` is None."""
+    """Write every record to a file as it comes, a JSON object a line; to none if ``path`` is None."""
     if path is None:
         yield
         return

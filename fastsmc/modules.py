@@ -45,7 +45,8 @@ def from_torch(module: nn.Module, input_shape: Sequence[int] | None = None, fixe
     Parameters
     ----------
     module
-        Takes a batch [B, *input_shape] to outputs [B, K]. It is copied. Every parameter is sampled, unless it is fixed.
+        Takes a batch ``[B, *input_shape]`` to outputs [B, K]. It is copied. Every parameter is sampled, unless it is
+        fixed.
     input_shape
         Of one sample. May be left out where the first layer is a ``Linear``. Inputs of a module that starts with an
         ``Embedding`` are whole numbers.

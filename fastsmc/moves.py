@@ -53,8 +53,8 @@ class Move:
     measures their energy error. A number is held fixed.
 
     With ``precondition`` the steps of every weight are in units of its deviation under the target as the Fisher
-    information estimates it (`Cloud.scale`), which is learned from the particles' gradients as the run goes on. It pays
-    where the particles stay near their targets, as adaptive schemes keep them; far from them it misleads.
+    information estimates it (``Cloud.scale``), which is learned from the particles' gradients as the run goes on. It
+    pays where the particles stay near their targets, as adaptive schemes keep them; far from them it misleads.
 
     ``num_moves`` moves are made at every iteration; where it is None, as many as it takes until the particles' log
     densities correlate by less than ``decorrelation`` with those before the first, at most ``most_moves``.

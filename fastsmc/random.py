@@ -2,7 +2,7 @@
 
 Philox 4x32-10 (Salmon and others, 2011) with key = seed and counter = (index, particle slot, iteration, stream), so
 that neither threads nor the order of evaluation matter, and every backend makes the same integers. They come as views
-of the backend's memory (see `fastsmc.arrays`), on ``device``.
+of the backend's memory (see ``fastsmc.arrays``), on ``device``.
 """
 
 from __future__ import annotations

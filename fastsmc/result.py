@@ -100,7 +100,7 @@ class Result:
     started_from
         ``"prior"``, ``"result"`` of an earlier run, or ``"particles"`` that were given, for which nothing corrects.
     settings
-        What was run and where, by name; empty unless `Sampler.run` made the result.
+        What was run and where, by name; empty unless a sampler's ``run`` made the result.
     """
 
     particles: Any

@@ -134,8 +134,8 @@ class Sampler(ABC):
             Where to start instead of at the prior. A `Result` of the same posterior, given the first of the data that
             are given here: its particles and weights represent these, the run brings in the others, and
             ``log_evidence`` is that of all; iterations are counted on. Particles [P, d], or trained networks, torch
-            modules or ``state_dict``s: the particles start there (see `WarmStart`), and the result warns that nothing
-            corrects for it.
+            modules or what their ``state_dict`` returns: the particles start there (see `WarmStart`), and the result
+            warns that nothing corrects for it.
 
         Raises
         ------

@@ -10,7 +10,7 @@ from fastsmc.result import History, Result
 
 
 class Trace(History):
-    """A callback of `Sampler.run` that evaluates its states on test data; its time does not count in ``seconds``.
+    """A callback of a sampler's ``run`` that evaluates its states on test data; its time does not count in ``seconds``.
 
     Columns, as those of `History`: iteration, seconds, data_passes, and what `Result.evaluate` returns: accuracy, nll
     and ece, or rmse and nll.

@@ -66,7 +66,7 @@ def to_arviz(
         The particles: every parameter, [P, ...], and their weights as the coordinate ``weight``, so that
         ``group.weighted(group.weight).mean("particle")`` is the posterior mean.
     smc_history
-        A value for each iteration: the columns of `Result.history`.
+        A value for each iteration: the columns of ``Result.history``.
 
     and attributes: ``log_evidence`` and its error, where there is one, the result's warnings, a line each, and its
     ``settings``, such as the seed, as JSON.

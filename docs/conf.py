@@ -1,0 +1,79 @@
+"""Configuration of the documentation; ``make docs`` builds it."""
+
+from typing import ClassVar
+
+from docutils import nodes
+from docutils.parsers.rst import directives
+from sphinx import addnodes
+from sphinx.application import Sphinx
+from sphinx.environment import BuildEnvironment
+from sphinx.util import logging
+from sphinx.util.docutils import SphinxDirective
+
+import fastsmc
+
+project = "fastsmc"
+version = release = fastsmc.__version__
+extensions = ["myst_parser", "numpydoc", "sphinx.ext.autodoc", "sphinx.ext.mathjax"]
+
+html_theme = "furo"
+html_title = f"fastsmc {release}"
+html_show_sourcelink = html_show_copyright = False
+
+myst_enable_extensions = ["deflist", "dollarmath"]
+myst_heading_anchors = 3
+suppress_warnings = ["myst.header"]  # the study's tables stand below a third level that it has no second one for
+
+default_role = "py:obj"
+add_module_names = False
+autodoc_member_order = "bysource"
+autodoc_typehints = "none"  # docstrings say shapes and dtypes, which annotations do not
+autodoc_class_signature = "mixed"
+numpydoc_show_class_members = False
+nitpick_ignore_regex = [("py:.*", r"(arviz|collections|logging|numpy|pathlib|torch)\..*")]  # other people's names
+
+
+class Public(SphinxDirective):
+    """Every public name that ``fastsmc`` takes from some of its modules, documented by its docstring.
+
+    Options are those of autodoc, for the classes among them.
+    """
+
+    required_arguments = 1
+    final_argument_whitespace = True
+    option_spec: ClassVar[dict] = {"members": directives.unchanged, "exclude-members": directives.unchanged}
+
+    def run(self) -> list[nodes.Node]:
+        """See `SphinxDirective`."""
+        lines = []
+        for name, module in fastsmc._PUBLIC.items():
+            if module in self.arguments[0].split():
+                is_class = isinstance(getattr(fastsmc, name), type)
+                lines += [f".. {'autoclass' if is_class else 'autofunction'}:: fastsmc.{name}"]
+                lines += [f"   :{option}: {value or ''}" for option, value in self.options.items() if is_class]
+                lines += [""]
+        return self.parse_text_to_nodes("\n".join(lines))
+
+
+def by_its_end(app: Sphinx, env: BuildEnvironment, node: addnodes.pending_xref, text: nodes.Node) -> nodes.Node | None:
+    """The target of a name as modules write it, from its end alone: they know more names than the pages' context."""
+    if node.get("refdomain") != "py" or node.get("refspecific"):
+        return None
+    node["refspecific"] = True
+    where = node["reftype"], node["reftarget"], node, text
+    return env.domains.python_domain.resolve_xref(env, node["refdoc"], app.builder, *where)
+
+
+def check_names(app: Sphinx, env: BuildEnvironment) -> None:
+    """Warn of public names that no page documents, which fails the build."""
+    known = env.domains.python_domain.objects
+    for name, module in fastsmc._PUBLIC.items():
+        if f"fastsmc.{name}" not in known:
+            logging.getLogger(__name__).warning("no page of docs/api has fastsmc.%s of fastsmc/%s.py", name, module)
+
+
+def setup(app: Sphinx) -> None:
+    """See Sphinx."""
+    app.add_directive("public", Public)
+    app.connect("missing-reference", by_its_end)
+    app.connect("env-check-consistency", check_names)
