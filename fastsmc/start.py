@@ -155,9 +155,12 @@ def as_start(initial: Any, num_particles: int) -> Start:
         return Continuation(initial)
     if isinstance(initial, Sequence):
         return WarmStart(initial)
-    if len(initial) != num_particles:
-        raise ValueError(f"initial holds {len(initial)} particles; it must hold num_particles, {num_particles}")
-    return WarmStart(initial, spread=0.0)
+    given = arrays.on_host(initial, "initial")
+    if given.ndim != 2 or len(given) != num_particles:
+        raise ValueError(
+            f"initial has shape {given.shape}; it must be a Result, a list of networks, or [{num_particles}, d] weights"
+        )
+    return WarmStart(given, spread=0.0)
 
 
 def _units(posterior: Posterior, particles: View) -> np.ndarray:
@@ -173,7 +176,7 @@ def _units(posterior: Posterior, particles: View) -> np.ndarray:
 def _weights(members: Any, network: Network) -> np.ndarray:
     """Weights of networks, float32 [K, d]."""
     if isinstance(members, Sequence):
-        members = np.stack([_pack(member, network) for member in members])
+        members = np.array([_pack(member, network) for member in members])
     weights = arrays.on_host(members, "initial")
     if weights.ndim != 2 or weights.shape[1] != network.num_params or len(weights) == 0:
         raise ValueError(f"initial has shape {weights.shape}; it must be [P, {network.num_params}], as the network's")
@@ -184,6 +187,8 @@ def _weights(members: Any, network: Network) -> np.ndarray:
 
 def _pack(member: Any, network: Network) -> np.ndarray:
     """The weights of a torch module or of its state, [d]."""
+    if not (isinstance(member, Mapping) or hasattr(member, "state_dict")):
+        raise TypeError(f"initial holds a {type(member).__name__}; each network must be a torch module or a state_dict")
     state = member if isinstance(member, Mapping) else member.state_dict()
     missing = [p.name for p in network.parameters if p.name not in state or tuple(state[p.name].shape) != p.shape]
     if missing:

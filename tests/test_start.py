@@ -147,7 +147,10 @@ def test_weights_in_units_of_a_sampled_scale_are_those_of_the_networks():
 @pytest.mark.parametrize(
     ("initial", "sentence"),
     [
-        (np.zeros((3, 11)), "initial holds 3 particles; it must hold num_particles, 4"),
+        (np.zeros((3, 11)), r"initial has shape \(3, 11\); it must be .* or \[4, d\] weights"),
+        (torch.nn.Linear(3, 1), r"initial has shape \(\); it must be a Result, a list of networks,"),
+        ([], r"initial has shape \(0,\)"),
+        ([[1.0, 2.0]], "initial holds a list; each network must be a torch module or a state_dict"),
         (np.zeros((4, 10)), r"initial has shape \(4, 10\); it must be \[P, 11\], as the network's"),
         (np.full((4, 11), np.nan), "initial holds NaN, infinity or no numbers"),
         (np.full((4, 11), "w"), "initial holds NaN, infinity or no numbers"),
@@ -158,7 +161,7 @@ def test_weights_in_units_of_a_sampled_scale_are_those_of_the_networks():
 def test_starts_that_do_not_fit_are_refused(initial, sentence):
     posterior = fs.Posterior(fs.MLP([3, 2, 1]), likelihood="gaussian")
     x, y = np.ones((5, 3), np.float32), np.zeros(5)
-    with pytest.raises(ValueError, match=sentence):
+    with pytest.raises((TypeError, ValueError), match=sentence):
         fs.SMC(posterior, 4).run(x, y, initial=initial)
 
 
