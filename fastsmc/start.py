@@ -31,6 +31,7 @@ class Start:
     iteration: int = 0
     """Number of the first iteration; those before had their random numbers."""
     log_evidence: float = 0.0
+    """Of those data, and the relative variance of its estimate."""
     evidence_variance: float = 0.0
 
     def target(self, annealing: Annealing, data: Data) -> Target:
@@ -57,9 +58,10 @@ class WarmStart(Start):
     ----------
     members
         Weights [K, d] of K networks, or a sequence of torch modules or their ``state_dict``s, with the names and shapes
-        of ``network.parameters``. What the posterior samples beside the weights is drawn from the prior.
+        of ``network.parameters``. What the posterior samples beside the weights is drawn from the prior, unless rows
+        hold that too, as its particles do.
     spread
-        Standard deviation of the noise on every weight.
+        Standard deviation of the noise on every number.
     """
 
     members: Any
@@ -73,12 +75,14 @@ class WarmStart(Start):
 
     def particles(self, posterior: Posterior, num_particles: int, seed: int) -> View:
         """See `Start`."""
-        particles, weights = posterior.sample_prior(num_particles, seed), _weights(self.members, posterior.network)
-        weights = weights[np.arange(num_particles) % len(weights)]
+        particles, rows = posterior.sample_prior(num_particles, seed), _rows(self.members, posterior)
+        rows = rows[np.arange(num_particles) % len(rows)]
         if self.spread > 0:
             on = {"stream": random.Stream.MOMENTUM, "iteration": START, "backend": posterior.host_backend}
-            weights = weights + np.float32(self.spread) * random.normal(weights.shape, seed=seed, **on)
-        particles[:, : weights.shape[1]] = posterior.memory.put(weights / _units(posterior, particles))
+            rows = rows + np.float32(self.spread) * random.normal(rows.shape, seed=seed, **on)
+        if rows.shape[1] < posterior.num_params:
+            rows = rows / _units(posterior, particles)
+        particles[:, : rows.shape[1]] = posterior.memory.put(rows)
         return particles
 
 
@@ -134,7 +138,10 @@ class Continuation(Start):
         old = self.result.posterior
         for name in ("network", "prior", "likelihood"):
             if getattr(old, name) != getattr(posterior, name):
-                raise ValueError(f"initial has {name} {getattr(old, name)}; it must have {getattr(posterior, name)}")
+                here = getattr(posterior, name)
+                raise ValueError(
+                    f"initial has another {name}, {getattr(old, name)}; it must have that of the run, {here}"
+                )
         memory = posterior.memory
         given = np.array(arrays.on_host(self.result.particles, "particles"), np.float32)
         cloud = Cloud.of(posterior, memory.put(given), with_grad)
@@ -164,7 +171,7 @@ def as_start(initial: Any, num_particles: int) -> Start:
 
 
 def _units(posterior: Posterior, particles: View) -> np.ndarray:
-    """What multiplies the coordinates of the weights, [P, d]: one, unless their scale is sampled."""
+    """What multiplies the coordinates of the weights, [P, d], by the scales that are sampled."""
     ones = posterior.memory.copy(particles)
     ones[:, : posterior.network.num_params] = 1
     tensors = posterior.unpack(ones)
@@ -173,16 +180,16 @@ def _units(posterior: Posterior, particles: View) -> np.ndarray:
     )
 
 
-def _weights(members: Any, network: Network) -> np.ndarray:
-    """Weights of networks, float32 [K, d]."""
+def _rows(members: Any, posterior: Posterior) -> np.ndarray:
+    """Weights of networks, or particles, float32 [K, d]."""
     if isinstance(members, Sequence):
-        members = np.array([_pack(member, network) for member in members])
-    weights = arrays.on_host(members, "initial")
-    if weights.ndim != 2 or weights.shape[1] != network.num_params or len(weights) == 0:
-        raise ValueError(f"initial has shape {weights.shape}; it must be [P, {network.num_params}], as the network's")
-    if weights.dtype.kind not in arrays.REALS or not np.isfinite(weights).all():
+        members = np.array([_pack(member, posterior.network) for member in members])
+    rows = arrays.on_host(members, "initial")
+    if rows.ndim != 2 or rows.shape[1] not in (posterior.network.num_params, posterior.num_params) or len(rows) == 0:
+        raise ValueError(f"initial has shape {rows.shape}; it must be [P, {posterior.num_params}], as particles are")
+    if rows.dtype.kind not in arrays.REALS or not np.isfinite(rows).all():
         raise ValueError("initial holds NaN, infinity or no numbers; every weight must be a finite number")
-    return weights.astype(np.float32)
+    return rows.astype(np.float32)
 
 
 def _pack(member: Any, network: Network) -> np.ndarray:

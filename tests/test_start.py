@@ -82,7 +82,7 @@ def test_results_that_no_run_can_go_on_from_are_refused(earlier):
     cases = [
         (smc, x, partial, "initial represents .*; it must be the posterior given all the 80 data points"),
         (smc, x[:39], earlier, "x has 39 rows that count; there must be at least the 40 of initial"),
-        (sampler(other), x, earlier, r"initial has prior Normal\(scale=1.0\); it must have Normal\(scale=3.0\)"),
+        (sampler(other), x, earlier, r"initial has another prior, .*=1.0\); it must have that of the run, .*=3.0\)"),
         (fs.PersistentSMC(posterior, 8), x, earlier, "initial is given; it must be None for PersistentSMC"),
     ]
     for scheme in (fs.MiniBatch(20), fs.LikelihoodTempering()):
@@ -151,7 +151,7 @@ def test_weights_in_units_of_a_sampled_scale_are_those_of_the_networks():
         (torch.nn.Linear(3, 1), r"initial has shape \(\); it must be a Result, a list of networks,"),
         ([], r"initial has shape \(0,\)"),
         ([[1.0, 2.0]], "initial holds a list; each network must be a torch module or a state_dict"),
-        (np.zeros((4, 10)), r"initial has shape \(4, 10\); it must be \[P, 11\], as the network's"),
+        (np.zeros((4, 10)), r"initial has shape \(4, 10\); it must be \[P, 11\], as particles are"),
         (np.full((4, 11), np.nan), "initial holds NaN, infinity or no numbers"),
         (np.full((4, 11), "w"), "initial holds NaN, infinity or no numbers"),
         ([torch.nn.Linear(3, 1)], "initial has no 0.weight of the shape that the network has"),
