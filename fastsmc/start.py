@@ -137,11 +137,9 @@ class Continuation(Start):
         """See `Start`; resampled where other numbers of particles are asked for."""
         old = self.result.posterior
         for name in ("network", "prior", "likelihood"):
-            if getattr(old, name) != getattr(posterior, name):
-                here = getattr(posterior, name)
-                raise ValueError(
-                    f"initial has another {name}, {getattr(old, name)}; it must have that of the run, {here}"
-                )
+            there, here = (getattr(p, name) for p in (old, posterior))
+            if there != here:
+                raise ValueError(f"initial has another {name}, {there}; it must have that of the run, {here}")
         memory = posterior.memory
         given = np.array(arrays.on_host(self.result.particles, "particles"), np.float32)
         cloud = Cloud.of(posterior, memory.put(given), with_grad)

@@ -141,7 +141,9 @@ def test_weights_in_units_of_a_sampled_scale_are_those_of_the_networks():
     unpacked = posterior.unpack(particles)
     for p in posterior.network.parameters:
         np.testing.assert_allclose(unpacked[p.name].reshape(5, -1), members[:, p.begin : p.end], rtol=1e-5)
-    np.testing.assert_array_equal(particles[:, members.shape[1] :], posterior.sample_prior(5, 2)[:, members.shape[1] :])
+    drawn = posterior.sample_prior(5, 2)
+    np.testing.assert_array_equal(particles[:, members.shape[1] :], drawn[:, members.shape[1] :])
+    np.testing.assert_array_equal(WarmStart(drawn, spread=0.0).particles(posterior, 5, 3), drawn)
 
 
 @pytest.mark.parametrize(
