@@ -303,7 +303,7 @@ def _distinct(X: np.ndarray, y: np.ndarray, weights: np.ndarray) -> tuple[np.nda
 
 def _numbers(rows: np.ndarray) -> np.ndarray:
     """A number for each row, the same for the same rows: its rank among their bytes."""
-    rows = np.ascontiguousarray(rows.reshape(len(rows), -1)) + 0  # of zeros there is one
+    rows = np.ascontiguousarray(np.column_stack([rows])) + 0  # of zeros there is one
     return np.unique(rows.view(f"V{rows.shape[1] * rows.itemsize}").ravel(), return_inverse=True)[1]
 
 

@@ -23,7 +23,7 @@ from sklearn.utils.estimator_checks import parametrize_with_checks
 QUICK = {
     "hidden_layer_sizes": (16,),
     "num_particles": 16,
-    "annealing": fs.AdaptiveDataAnnealing(settle=8),
+    "annealing": fs.AdaptiveDataAnnealing(settle=4),
     "random_state": 0,
 }
 BOTH = pytest.mark.parametrize("kind", [fs.SMCClassifier, fs.SMCRegressor])
