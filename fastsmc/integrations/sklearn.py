@@ -73,7 +73,7 @@ class _Estimator(BaseEstimator, ABC):
         return check_array(self._features.transform(X), dtype=np.float32)
 
     def _checked(self, X: Any) -> np.ndarray:
-        check_is_fitted(self)
+        check_is_fitted(self, "result_")
         return self._inputs(validate_data(self, X, reset=False, dtype=REALS))
 
     def _sample(self, X: np.ndarray, targets: np.ndarray, sample_weight: Any, first: bool) -> _Estimator:
