@@ -86,7 +86,7 @@ class Data:
         order = used[order]
         self._memory = posterior.memory
         placed = replace(rows, index=rows.index[order], memory=self._memory)
-        self.x, self.like = (placed, np.empty(0)) if rows is x else (placed.read(), x)
+        self.x, self.like = placed if rows is x else placed.read(), sources.like(x)
         self.y = self._memory.put(targets[order])
         self.weights = None if factors is None else self._memory.put(factors[order])
         self.mean_weight = 1.0 if factors is None else float(factors[used].mean(dtype=np.float64))

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from fastsmc import arrays, metrics
+from fastsmc import arrays, metrics, sources
 from fastsmc.annealing import Target
 from fastsmc.posterior import Posterior
 
@@ -207,16 +207,16 @@ class Result:
 
     def predict_proba(self, x: Any) -> Any:
         """Posterior mean of the class probabilities, [n, C]; of the outputs' probabilities for Bernoulli."""
-        return arrays.kind_of(x, "x")(self._mean(x))
+        return self._as(x, self._mean(x))
 
     def predict(self, x: Any) -> Any:
         """The most probable class [n] (Bernoulli: 0 or 1), or the posterior mean of the outputs for regression."""
-        return arrays.kind_of(x, "x")(self.posterior.likelihood.decide(self._mean(x)))
+        return self._as(x, self.posterior.likelihood.decide(self._mean(x)))
 
     def pointwise(self, x: Any, y: Any, used: np.ndarray | None = None) -> np.ndarray:
         """Log-likelihood of every data point under every particle, or those of numbers ``used``: float64 [P, n]."""
-        host, y = arrays.on_host(x, "x"), arrays.on_host(y, "y")
-        parts = [self._of(self.posterior.pointwise, host[rows], y[rows], used=used) for rows in self._blocks(len(host))]
+        y = arrays.on_host(sources.table(y, "y"), "y")
+        parts = [self._of(self.posterior.pointwise, host, y[rows], used=used) for rows, host in self._blocks(x)]
         return np.concatenate(parts, axis=1)
 
     def _mean(self, x: Any, function: Callable[[Any], Any] | None = None) -> np.ndarray:
@@ -224,19 +224,24 @@ class Result:
         import torch
 
         function = function or self.posterior.likelihood.expectation
-        host, weights = arrays.on_host(x, "x"), torch.from_numpy(self.weights)
-        used = np.flatnonzero(self.weights > 0)
+        weights, used = torch.from_numpy(self.weights), np.flatnonzero(self.weights > 0)
 
-        def expectation(rows: slice) -> torch.Tensor:
-            outputs = torch.from_numpy(self._of(self.posterior.outputs, host[rows], used=used))
+        def expectation(host: np.ndarray) -> torch.Tensor:
+            outputs = torch.from_numpy(self._of(self.posterior.outputs, host, used=used))
             return torch.tensordot(weights[used], function(outputs).double(), 1)
 
-        return torch.cat([expectation(rows) for rows in self._blocks(len(host))]).numpy()
+        return torch.cat([expectation(host) for _, host in self._blocks(x)]).numpy()
 
-    def _blocks(self, count: int) -> list[slice]:
-        """Rows of data whose outputs fit the cache."""
-        rows = max(1, 2**22 // (len(self.weights) * self.posterior.network.num_outputs))
-        return [slice(begin, begin + rows) for begin in range(0, max(count, 1), rows)]
+    def _blocks(self, x: Any) -> Iterator[tuple[slice, np.ndarray]]:
+        """Rows of data that are read at a time, whose outputs fit the cache: where they are, and what they hold."""
+        rows = sources.Rows.of(sources.features(x))
+        size = max(1, min(2**22 // (len(self.weights) * self.posterior.network.num_outputs), rows.block_size))
+        for begin in range(0, len(rows), size):
+            yield slice(begin, begin + size), rows[begin : begin + size].read()
+
+    def _as(self, x: Any, answer: np.ndarray) -> Any:
+        """An array of the kind of the data that it is about."""
+        return arrays.kind_of(sources.like(sources.features(x)), "x")(answer)
 
     def _of(self, function: Callable[..., Any], *host: np.ndarray, used: np.ndarray | None = None) -> np.ndarray:
         """What a function makes of the particles, or some of them, and of arrays: on the host."""
@@ -252,7 +257,7 @@ class Result:
 
     def classify(self, x: Any, y: Any) -> tuple[np.ndarray, np.ndarray]:
         """Class probabilities [n, C] and true labels [n], on the host; each output of Bernoulli is a row, C = 2."""
-        proba, y = self._mean(x), arrays.on_host(y, "y")
+        proba, y = self._mean(x), arrays.on_host(sources.table(y, "y"), "y")
         if self.posterior.likelihood.name == "bernoulli":
             return np.stack([1 - proba.ravel(), proba.ravel()], axis=1), y.ravel().astype(np.int64)
         return proba, y
@@ -260,7 +265,7 @@ class Result:
     def evaluate(self, x: Any, y: Any) -> dict[str, float]:
         """Accuracy, negative log-likelihood and expected calibration error; for regression rmse and nll."""
         if not self.classifies:
-            return self._evaluate_regression(x, arrays.on_host(y, "y"))
+            return self._evaluate_regression(x, arrays.on_host(sources.table(y, "y"), "y"))
         proba, y = self.classify(x, y)
         return {
             "accuracy": metrics.accuracy(proba, y),

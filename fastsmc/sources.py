@@ -81,21 +81,22 @@ class Rows:
 
     def blocks(self) -> Iterator[slice | View]:
         """Parts of at most `BLOCK` bytes of float32 that make up all; each is of neighbours in the source."""
-        if len(self) <= self._size:
+        if len(self) <= self.block_size:
             yield slice(None)
             return
         for chunk in self._chunks():
             yield self.memory.put(np.sort(chunk))
 
     @property
-    def _size(self) -> int:
+    def block_size(self) -> int:
+        """Rows of a block."""
         return max(1, BLOCK // (4 * self.inputs))
 
     def _chunks(self) -> Iterator[np.ndarray]:
         """Numbers of rows in the order in which the source has them, as many as a block has at a time."""
         order = np.argsort(self.index, kind="stable")
-        for begin in range(0, len(self), self._size):
-            yield order[begin : begin + self._size]
+        for begin in range(0, len(self), self.block_size):
+            yield order[begin : begin + self.block_size]
 
 
 def read(x: Any, y: Any = None) -> tuple[Any, Any]:
@@ -115,6 +116,11 @@ def features(x: Any) -> Any:
         return items.tensors[0] if hasattr(items, "tensors") else _item_rows(items)
     x = table(x, "x")
     return Rows.of(np.asarray(x)) if _is_mapped(x) else x
+
+
+def like(x: Any) -> Any:
+    """An array of the kind that results for features are to be: NumPy's for what is not in memory."""
+    return np.empty(0) if isinstance(x, Rows) else x
 
 
 def table(values: Any, name: str) -> Any:

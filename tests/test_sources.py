@@ -78,6 +78,20 @@ def test_every_source_gives_the_same_bits(source, tmp_path):
 
 
 @pytest.mark.parametrize("source", SOURCES)
+def test_every_source_is_predicted(source, tmp_path, monkeypatch):
+    """In blocks of 50 rows."""
+    x, y = bytes_of()
+    result = sghmc().run(x, y)
+    expected = result.predict_proba(x), result.predict(x), result.evaluate(x, y)
+    given, labels = SOURCES[source](x, y, tmp_path)
+    monkeypatch.setattr(sources, "BLOCK", 50 * 4 * 6)
+    for got, truth in zip((result.predict_proba(given), result.predict(given)), expected[:2], strict=True):
+        assert isinstance(got, torch.Tensor) == (source in ("tensors", "TensorDataset"))
+        np.testing.assert_allclose(got, truth, rtol=1e-12)
+    assert result.evaluate(given, y if labels is None else labels) == pytest.approx(expected[2])
+
+
+@pytest.mark.parametrize("source", SOURCES)
 def test_maps_and_data_sets_alone_are_read_on_demand(source, tmp_path):
     x, y = sources.read(*SOURCES[source](*bytes_of(), tmp_path))
     data = Data(x, y, fs.Posterior(NETWORK), 0, stratify=True)
