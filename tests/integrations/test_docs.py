@@ -1,11 +1,11 @@
-"""The blocks of docs/integrations.md run as they stand, each section for itself behind the data that all have."""
+"""The blocks of docs/howto/libraries.md run as they stand, each section for itself behind the data that all have."""
 
 import re
 from pathlib import Path
 
 import pytest
 
-TEXT = (Path(__file__).parents[2] / "docs" / "integrations.md").read_text()
+TEXT = (Path(__file__).parents[2] / "docs" / "howto" / "libraries.md").read_text()
 PARTS = [part.partition("\n") for part in re.split(r"^#+ ", TEXT, flags=re.M)[1:]]
 SECTIONS = {title: re.findall(r"```python\n(.*?)```", text, re.S) for title, _, text in PARTS}
 (DATA,) = SECTIONS.pop("Under other libraries")
