@@ -49,6 +49,8 @@ class Curve(NamedTuple):
 
 def pictures(result: Result, x: Any = None, y: Any = None, trace: History | None = None) -> list[Picture]:
     """All that a result has a picture of; some need test data x and y, some the trace of a run on them."""
+    if (x is None) != (y is None):
+        raise ValueError(f"{'x' if x is None else 'y'} is None; x and y must be given together, or neither of them")
     history = result.history
     return [
         *_of_sampler(history),
@@ -68,8 +70,6 @@ def plot_run(
     title: str = "",
 ) -> Figure:
     """Draw one run, all its pictures in one figure; see `Result.plot`."""
-    if (x is None) != (y is None):
-        raise ValueError(f"{'x' if x is None else 'y'} is None; x and y must be given together, or neither of them")
     panels = pictures(result, x, y, trace)
     figure, grid = figure_of(title, -(-len(panels) // 2))
     for axes, panel in zip(grid.flat, panels, strict=False):

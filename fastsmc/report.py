@@ -107,8 +107,6 @@ def render(
     """The page that `write` writes."""
     from jinja2 import Environment, PackageLoader, StrictUndefined  # which torch requires
 
-    if (x is None) != (y is None):
-        raise ValueError(f"{'x' if x is None else 'y'} is None; x and y must be given together, or neither of them")
     environment = Environment(
         autoescape=True, loader=PackageLoader("fastsmc", ""), undefined=StrictUndefined, trim_blocks=True
     )
@@ -182,6 +180,8 @@ def _settings(result: Result, about: Mapping[str, Any]) -> dict[str, str]:
         "precision_in_use": result.precision_in_use,
         **{name.removeprefix("num_"): value for name, value in result.settings.items() if name != "num_data"},
     }
+    if "seed" in known:
+        known["seed"] = str(known["seed"])  # to be copied, without separators
     named = dict(about) | {name.replace("_", " "): value for name, value in known.items()}
     return {name: _words(value) for name, value in named.items() if value is not None}
 

@@ -122,7 +122,7 @@ class Sampler(ABC):
             the data set is taken, in its own order: batches, shuffling and collation are the sampler's affair. A
             ``TensorDataset`` is in memory.
         progress
-            Show a bar where there is a terminal.
+            Show a line where there is a terminal or a notebook; the log has every iteration in any case (see `logs`).
         checkpoint
             A folder; the newest state is kept there as ``last.safetensors``, replaced as a whole.
         callback

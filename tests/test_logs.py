@@ -5,7 +5,7 @@ import numpy as np
 import pytest
 
 import fastsmc as fs
-from fastsmc import logs
+from fastsmc import backends, logs
 
 
 def data_of():
@@ -25,6 +25,8 @@ def test_a_run_is_a_record_at_its_start_one_an_iteration_its_warnings_and_its_en
     start, *rows, warning, end = ((record.levelname, record.fastsmc) for record in caplog.records)
     assert start == ("INFO", {"event": "start"} | result.settings)
     assert start[1]["num_data"] == 60 and start[1]["num_particles"] == 8 and start[1]["annealing"] == "FullBatch()"
+    assert start[1]["backend"].partition(",")[0] in backends.names()
+    assert start[1]["versions"]["numpy"] == np.__version__ and "cores" in start[1]["machine"]
     assert len(rows) == 4
     for number, row in enumerate(rows):
         assert row == (
