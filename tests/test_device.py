@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 import fastsmc as fs
-from fastsmc import arrays, backends
+from fastsmc import arrays, backends, sources
 from fastsmc.batches import Data
 from fastsmc.cloud import Cloud
 
@@ -97,6 +97,22 @@ def test_persistent_sampling_goes_the_same_way_as_on_the_cpu(device, problem):
         for where in places(device)
     ]
     assert_same_run(*runs)
+
+
+def test_maps_weights_and_starts_go_the_same_way_as_on_the_cpu(device, problem, tmp_path, monkeypatch):
+    posterior, x, y = problem
+    x.tofile(tmp_path / "x.bin")
+    mapped, weights = np.memmap(tmp_path / "x.bin", np.float32, "r", shape=x.shape)[:18], np.linspace(0, 2, 18)
+    earlier = fs.SMC(posterior, 3, fs.FullBatch(), MOVES["mala"], 1).run(x[:9], y[:9], weights=weights[:9])
+    monkeypatch.setattr(sources, "BLOCK", 9 * 4 * 3)
+    runs = []
+    for where in places(device):
+        smc = fs.SMC(posterior, 3, fs.FullBatch(), MOVES["mala"], 1, seed=1, **where)
+        runs.append(smc.run(mapped, y[:18], weights=weights, initial=earlier, progress=False))
+    assert_same_run(*runs)
+    networks = fs.WarmStart(np.zeros((1, posterior.num_params)), spread=0.5)
+    ours, theirs = (networks.particles(posterior.on(**where), 3, 0) for where in places(device))
+    np.testing.assert_allclose(arrays.on_host(ours, "particles"), theirs, atol=1e-6)
 
 
 def test_rows_of_a_run_are_on_the_device_and_columns_on_the_host(device, problem):
