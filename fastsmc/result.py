@@ -189,7 +189,8 @@ class Result:
         The square root of the genealogical estimate of the relative variance (Lee and Whiteley, 2018), which supposes
         many more particles than resampling steps: a value near 1 means that most particles descend from one draw from
         the prior, and that the error can only be told from several runs, as `run_many` makes them. NaN where the
-        genealogy tells nothing: of a single particle, of a single waste-free chain, of persistent sampling.
+        genealogy tells nothing: of a single particle, of a single waste-free chain, of persistent sampling. The
+        variance of a run that started from a result is added to that of the result.
         """
         if self.log_evidence is None:
             return None
@@ -206,7 +207,10 @@ class Result:
         return float(1 / np.sum(self.weights**2))
 
     def predict_proba(self, x: Any) -> Any:
-        """Posterior mean of the class probabilities, [n, C]; of the outputs' probabilities for Bernoulli."""
+        """Posterior mean of the class probabilities, [n, C]; of the outputs' probabilities for Bernoulli.
+
+        x is of any source that `SMC.run` takes.
+        """
         return self._as(x, self._mean(x))
 
     def predict(self, x: Any) -> Any:
