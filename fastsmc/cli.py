@@ -14,7 +14,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from fastsmc import data, logs
+from fastsmc import data, logs, plotting
 from fastsmc.demo import BASELINE, PRESETS, SCHEMES, picture, run_schemes, summarise, table
 from fastsmc.environment import usable_cores, version, versions
 from fastsmc.networks import MLP, LeNet5, Network
@@ -125,6 +125,7 @@ def _scale(text: str) -> float | str:
 
 
 def _demo(args: argparse.Namespace) -> int:
+    plotting.figure_class()
     chosen = {name: getattr(args, name) for name in ("particles", "iterations") if getattr(args, name)}
     preset = replace(PRESETS[args.data], **chosen)
     dataset = preset.load(args.data_dir)
@@ -172,7 +173,10 @@ def _train(args: argparse.Namespace) -> int:
         device=args.device,
         seed=args.seed,
     )
-    trace = fs.Trace(dataset.x_test, dataset.y_test, share=0.2) if args.plot or args.report else None
+    trace = None
+    if args.plot or args.report:
+        plotting.figure_class()
+        trace = fs.Trace(dataset.x_test, dataset.y_test, share=0.2)
     with logs.written_to(args.log):
         result = smc.run(dataset.x_train, dataset.y_train, progress=not args.quiet, callback=trace)
     quality = result.evaluate(dataset.x_test, dataset.y_test)

@@ -265,13 +265,18 @@ def _log_scale(axes: Axes, form: str) -> None:
     axes.yaxis.set_minor_formatter("")
 
 
-def figure_of(title: str, rows: int = 2, columns: int = 2) -> tuple[Figure, np.ndarray]:
-    """An empty figure and its panels, [rows, columns]."""
+def figure_class() -> type[Figure]:
+    """Matplotlib's; to be called before a run whose pictures are wanted, since it may be missing."""
     try:
         from matplotlib.figure import Figure
     except ModuleNotFoundError:
         raise ModuleNotFoundError("a picture needs matplotlib: pip install 'fastsmc[plot]'") from None
-    figure = Figure(figsize=(5 * columns, 3.2 * rows), dpi=150, layout="constrained")
+    return Figure
+
+
+def figure_of(title: str, rows: int = 2, columns: int = 2) -> tuple[Figure, np.ndarray]:
+    """An empty figure and its panels, [rows, columns]."""
+    figure = figure_class()(figsize=(5 * columns, 3.2 * rows), dpi=150, layout="constrained")
     grid = figure.subplots(rows, columns, squeeze=False)
     for axes in grid.flat:
         axes.grid(color=GRID, linewidth=0.8)

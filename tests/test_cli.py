@@ -190,6 +190,17 @@ def test_progress_shows_the_state_on_a_terminal(capsys, monkeypatch):
         assert part in err
 
 
+@pytest.mark.parametrize(
+    "command", [["demo"], ["train", "digits", "--report", "r.html"], ["train", "digits", "--plot=r"]]
+)
+def test_without_matplotlib_nothing_is_run_whose_pictures_are_wanted(command, monkeypatch, capsys):
+    pytest.importorskip("sklearn")
+    monkeypatch.setitem(sys.modules, "matplotlib.figure", None)
+    monkeypatch.setattr("fastsmc.sampler.Sampler.run", lambda *_, **__: pytest.fail("it was run"))
+    assert cli.main(command) == 1
+    assert capsys.readouterr() == ("", "fastsmc: a picture needs matplotlib: pip install 'fastsmc[plot]'\n")
+
+
 def test_train_writes_nothing_on_standard_error_where_that_is_no_terminal(blobs):
     done = fastsmc("train", blobs, *TINY[:-1])
     assert (done.returncode, done.stderr) == (0, "")
