@@ -43,6 +43,12 @@ class Runs:
         ratios = self._ratios()
         return _together(self.results, np.ones(len(self.results)) if ratios is None else ratios)
 
+    def to_arviz(self, x: Any = None, y: Any = None, **options: Any) -> Any:
+        """For ArviZ, each run a chain: `fastsmc.integrations.arviz.to_arviz`."""
+        from fastsmc.integrations import arviz
+
+        return arviz.to_arviz(self, x, y, **options)
+
     @property
     def _largest(self) -> float:
         return max(r.log_evidence for r in self.results)

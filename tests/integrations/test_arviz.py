@@ -82,7 +82,7 @@ def test_weighted_particles_are_kept(run):
     result, *_ = run
     group = result.to_arviz()["weighted_posterior"]
     dataset = getattr(group, "dataset", group)
-    mean = dataset.weighted(dataset["weight"]).mean("particle")
+    mean = dataset.weighted(dataset["weight"]).mean("particle").isel(chain=0)
     for name, values in result.posterior.unpack(result.particles).items():
         np.testing.assert_allclose(mean[name], np.tensordot(result.weights, values, 1), rtol=1e-6, atol=1e-12)
 
@@ -91,7 +91,7 @@ def test_history_data_and_attributes(run):
     result, x, y = run
     tree = result.to_arviz(x, y)
     for name, column in result.history.items():
-        assert np.array_equal(tree["smc_history"][name], column, equal_nan=True), name
+        assert np.array_equal(np.ravel(tree["smc_history"][name]), column, equal_nan=True), name
     assert np.array_equal(tree["observed_data"]["y"], y)
     assert np.array_equal(tree["constant_data"]["x"], x)
     assert tree.attrs["log_evidence"] == result.log_evidence
@@ -116,6 +116,27 @@ def test_a_noise_that_is_sampled_is_a_parameter():
     assert np.array_equal(tree["posterior"]["noise"][0], np.exp(particles[:, -1]))
     lp = posterior.log_prior(particles) + posterior.log_likelihood(particles, x, y)
     np.testing.assert_allclose(tree["sample_stats"]["lp"][0], lp, rtol=1e-5)
+
+
+@pytest.mark.filterwarnings("ignore")
+def test_runs_are_chains():
+    x, y = data_of("gaussian")
+    smc = fs.SMC(fs.Posterior(fs.MLP([2, 3]), likelihood="gaussian"), 30, move=fs.HMC(3))
+    runs = fs.run_many(smc, x, y, seeds=(3, 4, 5), progress=False)
+    tree = runs.to_arviz(x, y)
+    assert tree["posterior"]["0.weight"].shape == (3, 30, 3, 2)
+    numbers = np.asarray(tree["sample_stats"]["particle"])
+    for chain, result in enumerate(runs.results):
+        particles = result.particles[numbers[chain]]
+        assert np.array_equal(tree["posterior"]["0.bias"][chain], particles[:, 6:])
+        lp = result.posterior.log_prior(particles) + result.posterior.log_likelihood(particles, x, y)
+        np.testing.assert_allclose(tree["sample_stats"]["lp"][chain], lp, rtol=1e-5)
+        ess = np.asarray(tree["smc_history"]["ess"][chain])
+        assert np.array_equal(ess[: len(result.history)], result.history.ess)
+        assert np.isnan(ess[len(result.history) :]).all()
+    assert tree.attrs["log_evidence"] == runs.log_evidence
+    summary = az.summary(tree, round_to="none")
+    assert np.isfinite(np.asarray(summary["r_hat"], float)).all()
 
 
 @pytest.mark.filterwarnings("ignore")
