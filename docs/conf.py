@@ -56,12 +56,18 @@ class Public(SphinxDirective):
 
 
 def by_its_end(app: Sphinx, env: BuildEnvironment, node: addnodes.pending_xref, text: nodes.Node) -> nodes.Node | None:
-    """The target of a name as modules write it, from its end alone: they know more names than the pages' context."""
-    if node.get("refdomain") != "py" or node.get("refspecific"):
+    """The target of a name as modules write it, by its end: they know more names than the page does.
+
+    Attributes that their class describes are found there.
+    """
+    if node.get("refdomain") != "py":
         return None
+    python, name = env.domains.python_domain, node["reftarget"]
     node["refspecific"] = True
-    where = node["reftype"], node["reftarget"], node, text
-    return env.domains.python_domain.resolve_xref(env, node["refdoc"], app.builder, *where)
+    for target in (name, name.rpartition(".")[0]):
+        if found := python.resolve_xref(env, node["refdoc"], app.builder, node["reftype"], target, node, text):
+            return found
+    return None
 
 
 def check_names(app: Sphinx, env: BuildEnvironment) -> None:
