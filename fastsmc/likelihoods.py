@@ -50,6 +50,18 @@ class Likelihood:
         """Which targets, float32 [B, outputs], have a density."""
         raise NotImplementedError
 
+    def in_kernels(self) -> Likelihood:
+        """The same, for those who call the kernels directly.
+
+        Raises
+        ------
+        ValueError
+            If they do not know it.
+        """
+        if self.code is None or isinstance(self.noise, Positive):
+            raise ValueError(f"likelihood is {self}; it must be one of the kernels' own, with a noise that is known")
+        return self
+
     @property
     def known(self) -> Likelihood:
         """The same, with a noise of one where its noise is sampled."""

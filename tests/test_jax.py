@@ -90,7 +90,7 @@ def test_log_weights_are_normalised(dtype):
         assert all(map(np.array_equal, found, expected))
 
 
-@pytest.mark.parametrize("kind", ["categorical", "bernoulli", "gaussian"])
+@pytest.mark.parametrize("kind", ["categorical", "bernoulli", "gaussian", "poisson"])
 def test_densities_and_gradients_are_as_exact_as_torch(kind, dtype):
     problem = Problem(fs.MLP((6, 5, 3), "tanh"), 4, 30, kind, seed=1)
     value = accelerated.log_likelihood(problem.net, problem.x, problem.y, problem.likelihood)

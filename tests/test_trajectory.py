@@ -24,7 +24,9 @@ def problem(case, kind="categorical"):
     post = fs.Posterior(fs.MLP(widths, "tanh"), prior=fs.Normal("fan_in"), likelihood=kind)
     theta = post.sample_prior(particles)
     x = rng.standard_normal((samples, widths[0]), np.float32)
-    y = rng.integers(0, widths[-1], samples) if kind == "categorical" else rng.random((samples, widths[-1]), np.float32)
+    whole = kind in ("categorical", "poisson")
+    y = rng.integers(0, widths[-1], samples) if whole else rng.random((samples, widths[-1]), np.float32)
+    y = np.stack([y, y[::-1], 2 * y], axis=1) if kind == "poisson" else y
     return post, theta, rng.standard_normal(theta.shape, np.float32), x, y
 
 
@@ -73,7 +75,7 @@ def test_it_is_its_steps(backend, case, steps, refresh, weighted, scaled):
         assert np.array_equal(expected, found)
 
 
-@pytest.mark.parametrize("kind", ["categorical", "bernoulli", "gaussian"])
+@pytest.mark.parametrize("kind", ["categorical", "bernoulli", "gaussian", "poisson"])
 @pytest.mark.parametrize("weighted", [False, True])
 @pytest.mark.parametrize("scaled", [False, True])
 def test_it_goes_where_float64_goes(engine, kind, weighted, scaled):

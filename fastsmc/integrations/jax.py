@@ -95,7 +95,7 @@ def log_likelihood(
     y : array [B] or [B, outputs]
         As the likelihood takes it.
     """
-    data, settings = _constants(network, x, y, likelihood, precision)
+    data, constant, settings = _constants(network, x, y, likelihood, precision)
 
     def checked(particle: Array) -> Array:
         particle = _floats(particle, "particle")
@@ -107,12 +107,13 @@ def log_likelihood(
     def value(particle: Array) -> Array:
         particle = checked(particle)
         call = _call("log_likelihood", jax.ShapeDtypeStruct((), particle.dtype))
-        return call(particle, *data, **settings)
+        return constant + call(particle, *data, **settings)
 
     def forward(particle: Array) -> tuple[Array, Array]:
         particle = checked(particle)
         results = [jax.ShapeDtypeStruct(shape, particle.dtype) for shape in ((), particle.shape)]
-        return tuple(_call("log_likelihood_and_grad", results)(particle, *data, **settings))
+        total, grad = _call("log_likelihood_and_grad", results)(particle, *data, **settings)
+        return constant + total, grad
 
     def backward(grad: Array, cotangent: Array) -> tuple[Array]:
         return (cotangent * grad,)
@@ -157,7 +158,7 @@ def trajectory(
     num_steps
         Of the trajectory.
     """
-    data, settings = _constants(network, x, y, likelihood, precision)
+    data, constant, settings = _constants(network, x, y, likelihood, precision)
 
     def run(
         particles: Array,
@@ -177,18 +178,19 @@ def trajectory(
         )
         in_place = {k: k for k in range(3)}
         call = jax.ffi.ffi_call("fastsmc_trajectory", [state] * 3 + [of_each] * 3, input_output_aliases=in_place)
-        return Trajectory(*call(*operands, **settings, steps=np.int64(num_steps)))
+        end = Trajectory(*call(*operands, **settings, steps=np.int64(num_steps)))
+        return end._replace(log_likelihood=constant + end.log_likelihood)
 
     return run
 
 
 def _constants(
     network: Network, x: Array, y: Array, likelihood: str | Likelihood, precision: str
-) -> tuple[tuple[Array, Array], dict[str, Any]]:
-    """A batch as operands, and what the engine is told of the network."""
-    density = as_likelihood(likelihood)
+) -> tuple[tuple[Array, Array], float, dict[str, Any]]:
+    """A batch as operands, what the engine leaves out of its likelihood, and what it is told of the network."""
+    density = as_likelihood(likelihood).in_kernels()
     inputs = jnp.asarray(np.asarray(x, np.float32).reshape(len(x), -1))
-    targets = jnp.asarray(density.targets(np.asarray(y), network.num_outputs))
+    targets = density.targets(np.asarray(y), network.num_outputs)
     if inputs.shape[1] != network.num_inputs or len(inputs) != len(targets):
         raise ValueError(
             f"x has shape {np.shape(x)} and y {np.shape(y)}; this network needs [B, {network.num_inputs}] and B targets"
@@ -199,7 +201,7 @@ def _constants(
         "noise": np.float64(density.noise),
         "precision": np.int64(ops.PRECISIONS.index(precision)),
     }
-    return (inputs, targets), settings
+    return (inputs, jnp.asarray(targets)), density.constant(targets, None), settings
 
 
 def _call(name: str, results: Any) -> Callable[..., Any]:

@@ -172,7 +172,7 @@ def log_likelihood(
     y : tensor [B] or [B, outputs]
         As the likelihood takes it.
     """
-    density = as_likelihood(likelihood)
+    density = as_likelihood(likelihood).in_kernels()
     settings = (network.layer_table.ravel().tolist(), density.name, density.noise, precision)
 
     def of(particles: Tensor) -> Tensor:
