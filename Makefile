@@ -13,7 +13,7 @@ JAX = $(shell $(BIN)/python -c "import jax.ffi; print(jax.ffi.include_dir())" 2>
 BUILD = FASTSMC_CMAKE_ARGS="-DFASTSMC_CUDA=$(CUDA) -DFASTSMC_JAX_INCLUDE=$(JAX) $(FASTSMC_CMAKE_ARGS)"
 ENGINE := $(wildcard csrc/*/*) CMakeLists.txt setup.py pyproject.toml
 
-.PHONY: install demo test test-peers bench lint wheel-check clean
+.PHONY: install demo test test-peers bench docs lint wheel-check clean
 
 install: $(VENV)/.installed
 
@@ -31,6 +31,9 @@ test-peers: $(VENV)/.bench
 
 bench: $(VENV)/.bench
 	$(BIN)/python -m bench $(BENCH)
+
+docs: $(VENV)/.installed
+	$(BIN)/python -m sphinx -q -n -W --keep-going docs build/docs
 
 lint: $(VENV)/.installed
 	$(BIN)/ruff check
@@ -56,7 +59,7 @@ $(VENV)/.torch:
 	touch $@
 
 $(VENV)/.installed: $(VENV)/.torch $(ENGINE)
-	$(BUILD) $(BIN)/pip install -e '.[demo,test,lint]'
+	$(BUILD) $(BIN)/pip install -e '.[demo,test,lint,docs]'
 	touch $@
 
 $(VENV)/.bench: pyproject.toml | $(VENV)/.installed
