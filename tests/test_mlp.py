@@ -384,15 +384,15 @@ REFUSED = [
     (lambda b: gaussian(b, ["a"] * 3), TypeError, "y has dtype <U1; the gaussian likelihood needs numbers"),
     (lambda b: gaussian(b, 1.0), ValueError, "y has shape (); it must be [B] or [B, 1]"),
     (lambda b: fs.MLP([4, 3], activation="sin"), ValueError, "activation is 'sin'; it must be one of identity, relu"),
-    (lambda b: fs.Posterior(NET, likelihood="poisson"), ValueError, "likelihood is 'poisson'; it must be one of"),
+    (lambda b: fs.Posterior(NET, likelihood="binomial"), ValueError, "likelihood is 'binomial'; it must be one of"),
     (lambda b: fs.Posterior(NET, precision="low"), ValueError, "precision is 'low'; it must be one of highest"),
-    (lambda b: fs.Posterior(NET, prior=1.0), TypeError, "prior is 1.0; this version knows Normal(scale)"),
+    (lambda b: fs.Posterior(NET, prior=1.0), TypeError, "prior is 1.0; it must be Normal, Laplace, StudentT or {name: prior}"),
     *(
         (lambda b, v=v: fs.Gaussian(noise=v), ValueError, f"noise is {v!r}; it must be a positive standard")
         for v in (0, 0.0, -1.0, NAN, INF)
     ),
     *(
-        (lambda b, v=v: fs.Normal(scale=v), ValueError, f"scale is {v!r}; it must be a positive number or 'fan_in'")
+        (lambda b, v=v: fs.Normal(scale=v), ValueError, f"scale is {v!r}; it must be a positive number, 'fan_in' or a distribution")
         for v in (0, -1.0, NAN, INF, True, "fan_out", None)
     ),
 ]  # fmt: skip
