@@ -199,7 +199,7 @@ class Result:
     @property
     def weights(self) -> np.ndarray:
         """float64 [P], summing to one."""
-        return np.exp(arrays.on_host(self.log_weights, "log_weights"))
+        return np.exp(arrays.on_host(self.log_weights, "log_weights"), dtype=np.float64)
 
     @property
     def ess(self) -> float:

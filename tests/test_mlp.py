@@ -392,7 +392,7 @@ REFUSED = [
         for v in (0, 0.0, -1.0, NAN, INF)
     ),
     *(
-        (lambda b, v=v: fs.Normal(scale=v), ValueError, f"scale is {v!r}; it must be a positive number, 'fan_in' or a distribution")
+        (lambda b, v=v: fs.Normal(scale=v), ValueError, f"scale is {v!r}; it must be a positive number, 'fan_in' or")
         for v in (0, -1.0, NAN, INF, True, "fan_out", None)
     ),
 ]  # fmt: skip

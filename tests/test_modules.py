@@ -235,9 +235,7 @@ def test_a_likelihood_may_be_any_function_of_torch():
     assert value[2] == pytest.approx(exact.item(), rel=1e-6)
     np.testing.assert_allclose(grad[2], torch.autograd.grad(exact, row)[0], rtol=1e-4, atol=1e-6)
     wrong = fs.Posterior(fs.MLP([5, 3]), likelihood=lambda z, y: student(z, y).sum())
-    with pytest.raises(
-        ValueError, match=r"likelihood returns \(\) for outputs \(6, 3\); it must"
-    ):
+    with pytest.raises(ValueError, match=r"likelihood returns \(\) for outputs \(6, 3\); it must"):
         wrong.log_likelihood(wrong.sample_prior(2), x, y)
 
 

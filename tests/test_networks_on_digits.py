@@ -60,5 +60,5 @@ def test_it_learns(name):
         fs.SGHMC(num_steps=6, batch_size=125), iterations,
     )  # fmt: skip
     result = smc.run(shape(digits.x_train[:SAMPLES]), digits.y_train[:SAMPLES], progress=False)
-    assert result.evaluate(shape(digits.x_test), digits.y_test)["accuracy"] > enough, result.evaluate(shape(digits.x_test), digits.y_test)
+    assert result.evaluate(shape(digits.x_test), digits.y_test)["accuracy"] > enough
     assert result.history.batch_size[-1] == SAMPLES
