@@ -20,17 +20,15 @@ html_theme = "furo"
 html_title = f"fastsmc {release}"
 html_show_sourcelink = html_show_copyright = False
 
-myst_enable_extensions = ["deflist", "dollarmath"]
+myst_enable_extensions = ["dollarmath"]
 myst_heading_anchors = 3
-suppress_warnings = ["myst.header"]  # the study's tables stand below a third level that it has no second one for
 
 default_role = "py:obj"
 add_module_names = False
 autodoc_member_order = "bysource"
 autodoc_typehints = "none"  # docstrings say shapes and dtypes, which annotations do not
-autodoc_class_signature = "mixed"
 numpydoc_show_class_members = False
-nitpick_ignore_regex = [("py:.*", r"(arviz|collections|logging|numpy|pathlib|torch)\..*")]  # other people's names
+nitpick_ignore_regex = [("py:.*", r"(arviz|logging)\..*")]  # other people's names
 
 
 class Public(SphinxDirective):

@@ -24,13 +24,15 @@ class Residual(nn.Module):
         return self.last(h + h**2)
 
 
-trained = Residual()
-optimiser = torch.optim.Adam(trained.parameters(), lr=0.02)
-inputs, targets = torch.from_numpy(x), torch.from_numpy(y)[:, None].float()
-for _ in range(200):
-    optimiser.zero_grad()
-    (trained(inputs) - targets).abs().mean().backward()
-    optimiser.step()
+def trained(module):
+    """The module, by Adam."""
+    optimiser = torch.optim.Adam(module.parameters(), lr=0.02)
+    inputs, targets = torch.from_numpy(x), torch.from_numpy(y)[:, None].float()
+    for _ in range(200):
+        optimiser.zero_grad()
+        (module(inputs) - targets).abs().mean().backward()
+        optimiser.step()
+    return module
 
 
 def heavy_tailed(outputs, y):
@@ -38,16 +40,17 @@ def heavy_tailed(outputs, y):
     return torch.distributions.StudentT(2.0, outputs, 0.1).log_prob(y).sum(-1)
 
 
-network = fs.from_torch(trained, fixed=["first.*"])  # its first layer is not sampled
+network = fs.from_torch(trained(Residual()), fixed=["first.*"])  # its first layer is not sampled
 post = fs.Posterior(network, prior=fs.Normal(1.0), likelihood=heavy_tailed)
 print(post.path)
 scheme = fs.AdaptiveDataAnnealing(start=50, settle=5)
 result = fs.SMC(post, num_particles=32, annealing=scheme).run(x, y[:, None])
-print("error against the noise-free function:", np.abs(result.predict(x)[:, 0] - np.sin(2 * x[:, 0])).mean())
+error = result.predict(x)[:, 0] - np.sin(2 * x[:, 0])
+print("mean error against the noise-free function:", np.abs(error).mean())
 
-# a chain of layers is computed by the kernels, and can start at networks that were trained before
-chain = nn.Sequential(nn.Linear(2, 16), nn.Tanh(), nn.Linear(16, 1))
-post = fs.Posterior(fs.from_torch(chain), prior=fs.Normal("fan_in"), likelihood=fs.Gaussian(noise=0.2))
+# a chain of layers is computed by the kernels; a run may start at networks that are trained
+chains = [trained(nn.Sequential(nn.Linear(2, 16), nn.Tanh(), nn.Linear(16, 1))) for _ in range(2)]
+post = fs.Posterior(fs.from_torch(chains[0]), likelihood=fs.Gaussian(noise=0.2))
 print(post.path)
-warm = fs.SMC(post, num_particles=32, annealing=scheme).run(x, y, initial=[chain])
+warm = fs.SMC(post, num_particles=32, annealing=scheme).run(x, y, initial=chains)
 print(warm.warnings[0])
