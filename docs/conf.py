@@ -26,6 +26,7 @@ myst_heading_anchors = 3
 default_role = "py:obj"
 add_module_names = False
 autodoc_member_order = "bysource"
+autodoc_mock_imports = ["blackjax", "fastsmc._jax", "jax", "particles", "pymc", "pytensor"]  # which need not be there
 autodoc_typehints = "none"  # docstrings say shapes and dtypes, which annotations do not
 numpydoc_show_class_members = False
 nitpick_ignore_regex = [("py:.*", r"(arviz|logging)\..*")]  # other people's names
@@ -54,15 +55,15 @@ class Public(SphinxDirective):
 
 
 def by_its_end(app: Sphinx, env: BuildEnvironment, node: addnodes.pending_xref, text: nodes.Node) -> nodes.Node | None:
-    """The target of a name as modules write it, by its end: they know more names than the page does.
+    """The target of a name as modules write it: a public one, or the one that ends like that.
 
     Attributes that their class describes are found there.
     """
     if node.get("refdomain") != "py":
         return None
     python, name = env.domains.python_domain, node["reftarget"]
-    node["refspecific"] = True
-    for target in (name, name.rpartition(".")[0]):
+    for target in (f"fastsmc.{name}", name, name.rpartition(".")[0]):
+        node["refspecific"] = target not in python.objects
         if found := python.resolve_xref(env, node["refdoc"], app.builder, node["reftype"], target, node, text):
             return found
     return None

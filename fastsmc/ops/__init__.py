@@ -1,7 +1,7 @@
 """Every kernel as one plain function: check, allocate, dispatch. The only door to the kernels.
 
 Arrays may be NumPy arrays, torch tensors or anything that speaks DLPack; results come back as the same kind.
-Leading dimensions are a batch. ``backend`` forces an engine (see `fastsmc.backends`). Bad values raise
+Leading dimensions are a batch. ``backend`` forces an engine (see ``fastsmc.backends``). Bad values raise
 ValueError, bad types TypeError, in one sentence each; the tests of values are part of the kernels' own
 passes. ``check=False`` skips those that would wait for a device; on host arrays they cost nothing and are
 always made.
