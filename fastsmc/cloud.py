@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import partial
 from typing import Any, NamedTuple
@@ -43,6 +43,8 @@ ROWS = ("particles", "grad")
 """What belongs to a particle wherever it goes: d numbers each."""
 COLUMNS = ("log_likelihood", "log_prior", "roots")
 """The same: one number each."""
+NUMBERS = ("ess", "resamplings", "evaluations")
+"""What a cloud has one of."""
 MEMORY = 0.8
 """Share of the running estimate of the information that a new one leaves."""
 BLOCK = 2**17
@@ -108,6 +110,28 @@ class Cloud:
             float(count),
             np.arange(count),
         )
+
+    def stored(self) -> tuple[dict[str, np.ndarray], dict[str, float]]:
+        """Copies, on the host, of what the next iteration depends on beside particles and weights: arrays, numbers."""
+        rows, columns = self._parts((*ROWS[1:], "momentum")), self._parts((*COLUMNS, "information"))
+        parts = {name: self.memory.host(row) for name, row in rows.items()} | columns
+        return {name: np.array(part) for name, part in parts.items()}, {name: getattr(self, name) for name in NUMBERS}
+
+    @classmethod
+    def restored(
+        cls,
+        posterior: Posterior,
+        particles: np.ndarray,
+        log_weights: np.ndarray,
+        parts: Mapping[str, np.ndarray],
+        numbers: Mapping[str, float],
+    ) -> Cloud:
+        """The cloud of particles, weights and what `stored` had returned."""
+        put, own = posterior.memory.put, {name: np.array(part) for name, part in parts.items()}
+        rows = {name: put(own.pop(name)) for name in (*ROWS[1:], "momentum") if name in own}
+        absent = dict.fromkeys((*ROWS[1:], *COLUMNS))
+        held = absent | own | rows | {"particles": put(np.array(particles)), "log_weights": np.array(log_weights)}
+        return cls(posterior, **held, **numbers)
 
     @property
     def memory(self) -> arrays.Memory:

@@ -5,7 +5,6 @@ from __future__ import annotations
 import hashlib
 import json
 import os
-import time
 from collections.abc import Mapping
 from dataclasses import asdict, fields
 from pathlib import Path
@@ -14,23 +13,38 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from fastsmc import arrays
-from fastsmc.annealing import Target
+from fastsmc.annealing import (
+    AdaptiveDataAnnealing,
+    DataAnnealing,
+    FullBatch,
+    LikelihoodTempering,
+    MiniBatch,
+    SmoothDataAnnealing,
+    Target,
+)
 from fastsmc.likelihoods import Bernoulli, Categorical, Gaussian, Likelihood, Poisson
+from fastsmc.moves import HMC, MALA, KineticLangevin, Langevin, RandomWalk
 from fastsmc.networks import MLP, Layers, LeNet5, Network
 from fastsmc.posterior import Posterior
 from fastsmc.priors import HalfCauchy, HalfNormal, Laplace, LogNormal, Normal, Prior, StudentT
+from fastsmc.start import Resumption
+from fastsmc.stochastic import SGHMC
 
 if TYPE_CHECKING:
     from fastsmc.result import Result
 
 FORMAT = 2
 """Version of the file format."""
+PARTS = ("network", "prior", "likelihood")
+"""Of a posterior."""
 KINDS = {
     kind.__name__: kind
     for kind in (
         *(MLP, LeNet5, Layers),
         *(Normal, Laplace, StudentT, HalfNormal, HalfCauchy, LogNormal),
         *(Categorical, Bernoulli, Gaussian, Poisson),
+        *(FullBatch, MiniBatch, DataAnnealing, SmoothDataAnnealing, AdaptiveDataAnnealing, LikelihoodTempering),
+        *(RandomWalk, HMC, MALA, Langevin, KineticLangevin, SGHMC),
     )
 }
 """What a description may name, and `load` makes; all else has to be given to it."""
@@ -38,15 +52,20 @@ KINDS = {
 
 def save(result: Result, path: str | Path) -> None:
     """Write a result, as a whole or not at all; see `load`."""
+    write_atomically(Path(path), encoded(result))
+
+
+def encoded(result: Result, state: Resumption | None = None) -> bytes:
+    """A result, and the state of its sampler where that is given, as the bytes of a file."""
     from safetensors.numpy import save as encode
 
     posterior = result.posterior
     description = {
         "format": FORMAT,
-        "network": _describe(posterior.network),
+        "network": describe(posterior.network),
         "parameters": [[p.name, list(p.shape)] for p in posterior.network.parameters],
-        "prior": _describe(posterior.prior),
-        "likelihood": _describe(posterior.likelihood),
+        "prior": describe(posterior.prior),
+        "likelihood": describe(posterior.likelihood),
         "precision": posterior.precision,
         "precision_in_use": result.precision_in_use,
         "target": asdict(result.target),
@@ -55,15 +74,23 @@ def save(result: Result, path: str | Path) -> None:
         "interrupted": result.interrupted,
         "started_from": result.started_from,
         "settings": dict(result.settings),
+        "history": list(result.history),
     }
     tensors = {name: arrays.on_host(getattr(result, name), name) for name in ("particles", "log_weights")}
     tensors |= {f"history.{name}": result.history[name] for name in result.history}
     tensors |= {f"fixed.{name}": value for name, value in posterior.network.still.items()}
     if result.genealogy is not None:
         tensors["genealogy"] = np.stack(result.genealogy)
+    if state is not None:
+        description["state"] = {f.name: getattr(state, f.name) for f in fields(state) if f.name not in _OWN}
+        tensors |= {f"state.{name}": value for name, value in state.arrays.items()}
     tensors = {name: np.ascontiguousarray(value) for name, value in tensors.items()}
     text = json.dumps(description)
-    write_atomically(Path(path), encode(tensors, {"fastsmc": text, "sha256": _digest(text, tensors)}))
+    return encode(tensors, {"fastsmc": text, "sha256": _digest(text, tensors)})
+
+
+_OWN = ("result", "arrays")
+"""What of a state has tensors of its own."""
 
 
 def load(
@@ -90,6 +117,11 @@ def load(
         If the file is cut off or damaged, was not written by fastsmc or by another version of it, does not agree with
         itself, or needs an argument. Nothing in it is ever executed.
     """
+    return load_state(path, network=network, prior=prior, likelihood=likelihood)[0]
+
+
+def load_state(path: str | Path, **given: Any) -> tuple[Result, Resumption | None]:
+    """The same, and the state of the sampler, if the file has one."""
     from safetensors import SafetensorError, safe_open
 
     try:
@@ -107,10 +139,10 @@ def load(
         )
     if metadata.get("sha256") != _digest(metadata["fastsmc"], tensors):
         raise ValueError(f"{path} is damaged: its contents are not those that were written")
-    given = {"network": network, "prior": prior, "likelihood": likelihood}
     try:
-        parts = {name: _given_or_made(name, given[name], description[name]) for name in given}
-        return _result(Posterior(**parts, precision=description["precision"]), description, tensors)
+        parts = {name: given_or_made(name, given.get(name), description[name]) for name in PARTS}
+        result = _result(Posterior(**parts, precision=description["precision"]), description, tensors)
+        return result, _state(result, description, tensors)
     except (KeyError, TypeError, ValueError, AttributeError) as error:
         said = f"it has no {error}" if isinstance(error, KeyError) else error
         raise ValueError(f"{path} cannot be read: {said}") from None
@@ -132,7 +164,7 @@ def _result(posterior: Posterior, description: dict[str, Any], tensors: dict[str
         raise ValueError(f"it holds particles of shape {particles.shape}, which do not fit its network and weights")
     if log_weights.dtype != np.float64 or not abs(np.exp(log_weights).sum() - 1) < 1e-6:
         raise ValueError("its weights do not sum to one")
-    history = {name.removeprefix("history."): values for name, values in tensors.items() if name.startswith("history.")}
+    history = {name: tensors[f"history.{name}"] for name in description["history"]}
     if len({values.shape for values in history.values()}) > 1 or any(values.ndim != 1 for values in history.values()):
         raise ValueError("the columns of its history differ in length")
     genealogy = tensors.get("genealogy")
@@ -152,32 +184,42 @@ def _result(posterior: Posterior, description: dict[str, Any], tensors: dict[str
     )
 
 
-def _describe(value: Any) -> Any:
+def _state(result: Result, description: dict[str, Any], tensors: dict[str, np.ndarray]) -> Resumption | None:
+    if "state" not in description:
+        return None
+    held = {name.removeprefix("state."): value for name, value in tensors.items() if name.startswith("state.")}
+    return Resumption(result, held, **description["state"])
+
+
+def describe(value: Any) -> Any:
     """A value in JSON: a dataclass by its name and fields, one that `KINDS` does not have by its name alone."""
     if isinstance(value, Mapping):
-        return {"entries": {name: _describe(entry) for name, entry in value.items()}}
-    if isinstance(value, tuple):
-        return [_describe(entry) for entry in value]
+        return {"entries": {name: describe(entry) for name, entry in value.items()}}
+    if isinstance(value, np.ndarray):
+        return value.tolist()
+    if isinstance(value, tuple | list):
+        return [describe(entry) for entry in value]
     if type(value) in KINDS.values():
         return {
             "kind": type(value).__name__,
-            **{f.name: _describe(getattr(value, f.name)) for f in fields(value) if f.compare},
+            **{f.name: describe(getattr(value, f.name)) for f in fields(value) if f.compare},
         }
     known = value is None or isinstance(value, bool | int | float | str)
     return value if known else {"kind": type(value).__name__}
 
 
-def _given_or_made(name: str, given: Any, description: Any) -> Any:
+def given_or_made(name: str, given: Any, description: Any) -> Any:
+    """What is given, or what a description says."""
     if given is not None:
         return given
-    kind = description.get("kind")
+    kind = description.get("kind") if isinstance(description, dict) else None
     if kind is not None and kind not in KINDS:
         raise ValueError(f"its {name} is a {kind}, which a file cannot hold; it must be given to load as {name}=")
     return _make(description)
 
 
 def _make(description: Any) -> Any:
-    """The inverse of `_describe`; constructors check what they are given."""
+    """The inverse of `describe`; constructors check what they are given."""
     if not isinstance(description, dict):
         return description
     if "entries" in description:
@@ -196,48 +238,19 @@ def _digest(text: str, tensors: Mapping[str, np.ndarray]) -> str:
     return digest.hexdigest()
 
 
-class Checkpoint:
-    """Keeps the newest state of a run in a folder, at most every ``interval`` seconds and when the run ends.
+def write_atomically(path: Path, content: bytes, keep: Path | None = None) -> None:
+    """A temporary file beside ``path``, flushed to disk, then renamed: no reader ever sees half of it.
 
-    A full disk or a folder that cannot be written does not end the run: the result warns of it.
+    What was there before becomes ``keep``, if that is given.
     """
-
-    interval = 30.0
-
-    def __init__(self, folder: str | Path | None) -> None:
-        self._path = None if folder is None else Path(folder) / "last.safetensors"
-        self._next = 0.0
-        if self._path is not None:
-            self._path.parent.mkdir(parents=True, exist_ok=True)
-
-    def offer(self, result: Result) -> None:
-        """Save a state if it is time to."""
-        if time.monotonic() >= self._next:
-            self._save(result)
-            self._next = time.monotonic() + self.interval
-
-    def close(self, result: Result | None) -> None:
-        """Save the last state."""
-        if result is not None:
-            self._save(result)
-
-    def _save(self, result: Result) -> None:
-        if self._path is None:
-            return
-        try:
-            save(result, self._path)
-        except OSError as error:
-            result.warnings.append(f"the checkpoint {self._path} could not be written: {error}")
-
-
-def write_atomically(path: Path, content: bytes) -> None:
-    """A temporary file beside ``path``, flushed to disk, then renamed: no reader ever sees half of it."""
     temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
     try:
         with open(temporary, "wb") as file:
             file.write(content)
             file.flush()
             os.fsync(file.fileno())
+        if keep is not None and path.exists():
+            os.replace(path, keep)
         os.replace(temporary, path)
     except BaseException:
         temporary.unlink(missing_ok=True)

@@ -23,6 +23,7 @@ from fastsmc.progress import Stopwatch
 from fastsmc.result import History, Result
 from fastsmc.sampler import Sampler
 from fastsmc.sources import read
+from fastsmc.start import Resumption, Start, State
 from fastsmc.steps import SEARCH, StepSize
 
 
@@ -89,20 +90,20 @@ class PersistentSMC(Sampler):
 
     def iterate(self, x: Any, y: Any = None, *, weights: Any = None, initial: Any = None) -> Iterator[Result]:
         """Run one temperature at a time; each state is a `Result` that later iterations leave alone."""
-        if initial is not None:
+        if not (initial is None or isinstance(initial, Resumption)):
             raise ValueError("initial is given; it must be None for PersistentSMC, whose pool starts at the prior")
         x, y = read(x, y)
         posterior = self.posterior_for(x)
         data = Data(x, y, posterior, self.seed, weights=weights)
-        mixture = [Component(0.0, 0.0)] * math.ceil(2 * self.ess)
-        pool = Cloud.from_prior(posterior, len(mixture) * self.num_particles, self.seed, self.move.uses_gradient)
-        target, history = Target(0, len(data), temperature=0.0, mean_weight=data.mean_weight), History()
-        step, clock = StepSize(self.move), Stopwatch()
-        pool.observe(data, PRIOR, target)
+        state = self._begin(posterior, data) if initial is None else initial.begin(self, posterior, data)
+        start, pool, target, step, history, _, first, mixture = state
+        mixture, clock = [Component(*component) for component in mixture], Stopwatch(state.seconds)
         _, lost = _reweight(pool, target, mixture)
-        for iteration in range(self.num_iterations):
+        for iteration in range(first, self.num_iterations):
             # anneal
             previous = target
+            if previous.temperature == 1.0:
+                return
             target = replace(target, temperature=self._next_temperature(previous.temperature, pool))
 
             # reweight
@@ -139,10 +140,18 @@ class PersistentSMC(Sampler):
                 seconds=clock.seconds(),
                 non_finite=0 if iteration else lost,
             )
+            state = State(start, pool, target, step, history, [], iteration + 1, mixture)
             with clock.paused():
-                yield Result.of(pool, target, len(data), history, like=data.like)
-            if target.temperature == 1.0:
-                return
+                yield (result := Result.of(state, len(data), data.like))
+            result.state = None  # which goes on
+
+    def _begin(self, posterior: Posterior, data: Data) -> State:
+        """Draws from the prior, and the likelihood of all the data there."""
+        mixture = [Component(0.0, 0.0)] * math.ceil(2 * self.ess)
+        pool = Cloud.from_prior(posterior, len(mixture) * self.num_particles, self.seed, self.move.uses_gradient)
+        target = Target(0, len(data), temperature=0.0, mean_weight=data.mean_weight)
+        pool.observe(data, PRIOR, target)
+        return State(Start(), pool, target, StepSize(self.move), History(), [], mixture=mixture)
 
     def _next_temperature(self, current: float, pool: Cloud) -> float:
         """The highest at which the pool, weighted by the current one, has the effective sample size asked for."""

@@ -124,10 +124,10 @@ class Progress:
 
 
 class Stopwatch:
-    """Wall seconds since it was made, less those spent in ``paused``."""
+    """Wall seconds since it was made, and some before that, less those spent in ``paused``."""
 
-    def __init__(self) -> None:
-        self._begin = time.perf_counter()
+    def __init__(self, seconds: float = 0.0) -> None:
+        self._begin = time.perf_counter() - seconds
 
     def seconds(self) -> float:
         """Seconds so far."""

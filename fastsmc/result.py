@@ -17,8 +17,8 @@ from fastsmc.posterior import Posterior
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
-    from fastsmc.cloud import Cloud
     from fastsmc.moves import Outcome
+    from fastsmc.start import State
 
 
 class History(Mapping[str, np.ndarray]):
@@ -115,31 +115,25 @@ class Result:
     genealogy: Sequence[np.ndarray] | None = None
     started_from: str = "prior"
     settings: Mapping[str, Any] = field(default_factory=dict)
+    state: State | None = field(default=None, repr=False, compare=False)
 
     @classmethod
-    def of(
-        cls,
-        cloud: Cloud,
-        target: Target,
-        num_data: int,
-        history: History,
-        like: Any,
-        genealogy: Sequence[np.ndarray] | None = None,
-        started_from: str = "prior",
-    ) -> Result:
-        """A state of the sampler, copied."""
+    def of(cls, state: State, num_data: int, like: Any) -> Result:
+        """What a state of the sampler shows, copied, and that state itself."""
+        cloud = state.cloud
         memory = cloud.memory
         back = memory.read(like, "x")[1] if arrays.device(like) == cloud.posterior.device else lambda view: view
         result = cls(
             back(memory.copy(cloud.particles)),
             back(memory.copy(memory.put(cloud.log_weights))),
             cloud.posterior,
-            target,
+            state.target,
             num_data,
-            history.copy(),
+            state.history.copy(),
             precision_in_use=cloud.posterior.precision_in_use,
-            genealogy=genealogy and tuple(genealogy),
-            started_from=started_from,
+            genealogy=tuple(state.genealogy) or None,
+            started_from=state.start.origin,
+            state=state,
         )
         result.warnings = result._judge()
         return result

@@ -14,14 +14,15 @@ from typing import Any
 
 from fastsmc import arrays, backends, environment, logs, ops
 from fastsmc.annealing import Target
+from fastsmc.checkpoint import Checkpoint, Keeper
 from fastsmc.cloud import DegenerateError
-from fastsmc.files import Checkpoint
 from fastsmc.lkernels import Reversible
 from fastsmc.moves import Move
 from fastsmc.posterior import Posterior
 from fastsmc.progress import Progress
 from fastsmc.result import Result
 from fastsmc.sources import read
+from fastsmc.start import Resumption
 
 
 class Sampler(ABC):
@@ -105,7 +106,7 @@ class Sampler(ABC):
         x: Any,
         y: Any = None,
         progress: bool = True,
-        checkpoint: str | Path | None = None,
+        checkpoint: Checkpoint | str | Path | None = None,
         callback: Callable[[Result], None] | None = None,
         *,
         weights: Any = None,
@@ -124,7 +125,8 @@ class Sampler(ABC):
         progress
             Show a line where there is a terminal or a notebook; the log has every iteration in any case (see `logs`).
         checkpoint
-            A folder; the newest state is kept there as ``last.safetensors``, replaced as a whole.
+            A folder, which keeps the last two states of the run, every 30 seconds and at the end, for `fastsmc.resume`
+            and `fastsmc.load`; or a `Checkpoint`, which says how often.
         callback
             Is given every state; its time does not count in ``history.seconds``.
         weights
@@ -144,7 +146,11 @@ class Sampler(ABC):
         """
         result: Result | None = None
         x, y = read(x, y)
-        settings, keep = self.settings(x), Checkpoint(checkpoint)
+        settings, keep = self.settings(x), Keeper(checkpoint)
+        if isinstance(initial, Resumption):
+            result = initial.result
+        else:
+            keep.begin(self, x, y, weights)
         states = self.iterate(x, y, weights=weights, initial=initial)
         what = f"{self.num_particles} particles on {len(x):,} data points"
         logs.emit(logging.INFO, "start", f"{settings['sampler']} begins: {what}", **settings)

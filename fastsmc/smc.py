@@ -8,22 +8,22 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import replace
-from itertools import count
+from itertools import count, islice
 from typing import Any
 
 import numpy as np
 
-from fastsmc.annealing import PRIOR, AdaptiveDataAnnealing, Annealing
+from fastsmc.annealing import AdaptiveDataAnnealing, Annealing
 from fastsmc.batches import Data
 from fastsmc.cloud import Cloud
 from fastsmc.moves import HMC, Draw, KineticLangevin, Move
 from fastsmc.posterior import Posterior
 from fastsmc.progress import Stopwatch
-from fastsmc.result import History, Result
+from fastsmc.result import Result
 from fastsmc.sampler import Sampler
 from fastsmc.sources import read
-from fastsmc.start import as_start
-from fastsmc.steps import SEARCH, StepSize
+from fastsmc.start import State, as_start
+from fastsmc.steps import SEARCH
 from fastsmc.stochastic import SGHMC
 
 
@@ -104,12 +104,10 @@ class SMC(Sampler):
         (x, y), start = read(x, y), as_start(initial, self.num_particles)
         posterior = self.posterior_for(x)
         data = Data(x, y, posterior, self.seed, self.stratify, weights=weights, first=start.num_data)
-        move = self.move_for(len(data))
-        cloud = start.cloud(posterior, self.num_particles, self.resampling, self.seed, move.uses_gradient)
-        target, history, log_evidence = start.target(self.annealing, data), History(), start.log_evidence
-        step, clock, genealogy = StepSize(move), Stopwatch(), []
-        cloud.observe(data, PRIOR, target)
-        for number in count() if self.num_iterations is None else range(self.num_iterations):
+        state = start.begin(self, posterior, data)
+        cloud, target, step, log_evidence = state.cloud, state.target, state.step, state.log_evidence
+        history, genealogy, move, clock = state.history, state.genealogy, step.move, Stopwatch(state.seconds)
+        for number in islice(count(state.number), self.num_iterations and self.num_iterations - state.number):
             # anneal: the likelihood of the data that join, where the particles are
             iteration, previous = start.iteration + number, target
             target = self.annealing.next_target(number, self.num_iterations, data, previous, cloud)
@@ -160,5 +158,7 @@ class SMC(Sampler):
                 seconds=clock.seconds(),
                 non_finite=lost,
             )
+            state = State(start, cloud, target, step, history, genealogy, number + 1)
             with clock.paused():
-                yield Result.of(cloud, target, len(data), history, data.like, genealogy, start.origin)
+                yield (result := Result.of(state, len(data), data.like))
+            result.state = None  # which goes on

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import mmap
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -40,6 +40,8 @@ class Rows:
     index: np.ndarray
     inputs: int
     memory: Memory = HOST
+    source: Mapping[str, Any] | None = None
+    """Arguments of `numpy.memmap` that map all the rows again; None where they are not a file's."""
 
     @classmethod
     def of(cls, x: Any) -> Rows:
@@ -51,7 +53,7 @@ class Rows:
             raise TypeError(f"x has dtype {array.dtype}; it must hold real numbers")
         if array.ndim == 0 or array.size == 0:
             raise ValueError(f"x has shape {array.shape}; it must hold at least one row of numbers")
-        return cls(array.__getitem__, np.arange(len(array)), array[:1].size)
+        return cls(array.__getitem__, np.arange(len(array)), array[:1].size, source=_file(x))
 
     def __len__(self) -> int:
         return len(self.index)
@@ -115,7 +117,7 @@ def features(x: Any) -> Any:
     if (items := _data_set(x)) is not None:
         return items.tensors[0] if hasattr(items, "tensors") else _item_rows(items)
     x = table(x, "x")
-    return Rows.of(np.asarray(x)) if _is_mapped(x) else x
+    return Rows.of(x) if _map(x) is not None else x
 
 
 def like(x: Any) -> Any:
@@ -142,12 +144,22 @@ def _column(series: Any) -> np.ndarray:
     return series.to_numpy(getattr(series.dtype, "numpy_dtype", series.dtype))
 
 
-def _is_mapped(array: Any) -> bool:
-    """Whether an array is a view of a memory map."""
-    owner = array
+def _map(array: Any) -> Any:
+    """The memory map that an array is a view of, as NumPy's array if it is one; None if it is of none."""
+    owner, found = array, None
     while isinstance(owner, np.ndarray | memoryview):
+        found = owner if isinstance(owner, np.memmap) else found
         owner = owner.base if isinstance(owner, np.ndarray) else owner.obj
-    return isinstance(owner, mmap.mmap)
+    return (owner if found is None else found) if isinstance(owner, mmap.mmap) else None
+
+
+def _file(array: Any) -> dict[str, Any] | None:
+    """Where the numbers of an array lie in a file, as `numpy.memmap` takes it."""
+    owner = _map(array)
+    if not (isinstance(owner, np.memmap) and owner.filename and array.flags.c_contiguous):
+        return None
+    offset = owner.offset + array.ctypes.data - owner.ctypes.data
+    return {"filename": str(owner.filename), "dtype": array.dtype.str, "shape": array.shape, "offset": offset}
 
 
 def _data_set(x: Any) -> Any:

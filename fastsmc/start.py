@@ -4,21 +4,48 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, ClassVar
+from typing import Any, ClassVar, NamedTuple
 
 import numpy as np
 
 from fastsmc import arrays, random
-from fastsmc.annealing import Annealing, Target
+from fastsmc.annealing import PRIOR, Annealing, Target
 from fastsmc.arrays import View
 from fastsmc.batches import Data
 from fastsmc.cloud import Cloud
 from fastsmc.networks import Network
 from fastsmc.posterior import Posterior
-from fastsmc.result import Result
+from fastsmc.result import History, Result
+from fastsmc.steps import StepSize
 
 START = 2**32 - 2
 """The iteration whose random numbers the noise of a start takes."""
+
+
+class State(NamedTuple):
+    """All that the next iteration of a run depends on, beside the sampler and its data.
+
+    ``number`` iterations have been made; ``mixture`` is that of persistent sampling.
+    """
+
+    start: Start
+    cloud: Cloud
+    target: Target
+    step: StepSize
+    history: History
+    genealogy: list[np.ndarray]
+    number: int = 0
+    mixture: Sequence[tuple[float, float]] = ()
+
+    @property
+    def log_evidence(self) -> float:
+        """Of the data seen so far."""
+        return float(self.history["log_evidence"][-1]) if len(self.history) else self.start.log_evidence
+
+    @property
+    def seconds(self) -> float:
+        """That the iterations have taken."""
+        return float(self.history["seconds"][-1]) if len(self.history) else 0.0
 
 
 class Start:
@@ -33,6 +60,14 @@ class Start:
     log_evidence: float = 0.0
     """Of those data, and the relative variance of its estimate."""
     evidence_variance: float = 0.0
+
+    def begin(self, sampler: Any, posterior: Posterior, data: Data) -> State:
+        """The state of an `SMC` sampler's run before its first iteration."""
+        move = sampler.move_for(len(data))
+        cloud = self.cloud(posterior, sampler.num_particles, sampler.resampling, sampler.seed, move.uses_gradient)
+        target = self.target(sampler.annealing, data)
+        cloud.observe(data, PRIOR, target)
+        return State(self, cloud, target, StepSize(move), History(), [])
 
     def target(self, annealing: Annealing, data: Data) -> Target:
         """What the particles represent."""
@@ -148,6 +183,53 @@ class Continuation(Start):
             cloud, _ = cloud.resample(num_particles, resampling, seed, START)
             cloud.roots, cloud.resamplings = np.arange(num_particles), 0
         return cloud
+
+
+@dataclass(frozen=True, eq=False)
+class Resumption(Start):
+    """The state of a run between two of its iterations, as a file holds it.
+
+    Parameters
+    ----------
+    result
+        What the run had yielded.
+    arrays
+        What the cloud has besides, for each particle or each weight, by the names of `Cloud`.
+    numbers
+        What the cloud has one of.
+    step_size, number, mixture
+        As `State` has them.
+    origin, num_data, iteration, evidence_variance
+        Of how the run had begun, as `Start` has them.
+    """
+
+    result: Result
+    arrays: Mapping[str, np.ndarray]
+    numbers: Mapping[str, Any]
+    step_size: float | None
+    number: int
+    mixture: Sequence[Sequence[float]]
+    origin: str
+    num_data: int
+    iteration: int
+    evidence_variance: float
+
+    @classmethod
+    def of(cls, result: Result) -> Resumption:
+        """A copy of the state that a result has come with."""
+        state = result.state
+        began = {name: getattr(state.start, name) for name in ("origin", "num_data", "iteration", "evidence_variance")}
+        return cls(result, *state.cloud.stored(), state.step.value, state.number, state.mixture, **began)
+
+    def begin(self, sampler: Any, posterior: Posterior, data: Data) -> State:
+        """See `Start`."""
+        result = self.result
+        particles, log_weights = (arrays.on_host(getattr(result, name), name) for name in ("particles", "log_weights"))
+        cloud = Cloud.restored(posterior, particles, log_weights, self.arrays, self.numbers)
+        step = StepSize(sampler.move_for(len(data)))
+        step.value = self.step_size
+        history, genealogy = result.history.copy(), list(result.genealogy or ())
+        return State(self, cloud, result.target, step, history, genealogy, self.number, self.mixture)
 
 
 def as_start(initial: Any, num_particles: int) -> Start:

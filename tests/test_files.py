@@ -192,30 +192,6 @@ def test_a_failed_write_leaves_the_old_file_and_no_other(tmp_path, monkeypatch, 
     assert path.read_bytes() != before
 
 
-def test_a_checkpoint_folder_holds_the_last_state(tmp_path, run):
-    folder = tmp_path / "new" / "folder"
-    seen = []
-
-    def callback(state):
-        seen.append(fs.load(folder / "last.safetensors"))
-
-    result = sampler().run(*data_of(), progress=False, checkpoint=folder, callback=callback)
-    assert os.listdir(folder) == ["last.safetensors"]
-    assert same(fs.load(folder / "last.safetensors"), result)
-    assert len(seen[0].history) == 1  # the first state is there at once
-    assert np.array_equal(result.particles, run.particles)
-
-
-def test_a_full_disk_at_the_checkpoint_does_not_lose_the_run(tmp_path, monkeypatch):
-    def full(*_):
-        raise OSError(28, "No space left on device")
-
-    monkeypatch.setattr(os, "replace", full)
-    finished = sampler().run(*data_of(), checkpoint=tmp_path)
-    assert len(finished.history) == sampler().num_iterations
-    assert "could not be written" in finished.warnings[-1] and "No space left" in finished.warnings[-1]
-
-
 def result_of(posterior):
     weights = np.log([0.5, 0.25, 0.25])
     return fs.Result(posterior.sample_prior(3), weights, posterior, Target(0, 40), 40, History({"iteration": [0]}))

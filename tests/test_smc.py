@@ -84,23 +84,15 @@ def test_steps_are_found_and_adapted_from_the_prior(problem, move):
 def test_cached_likelihoods_and_gradients_are_those_of_the_particles(problem, waste_free):
     """Nested batches add up increments, resampling and rejection move them about: the sums must stay true."""
     posterior, x, y = problem
-    shown = []
-
-    def show(cloud, *arguments, of=fs.Result.of, **named):
-        shown.append(cloud)
-        return of(cloud, *arguments, **named)
-
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(fs.Result, "of", show)
-        smc = fs.SMC(posterior, 16, fs.SmoothDataAnnealing(start=20), fs.HMC(3), 25, seed=2, waste_free=waste_free)
-        for state in smc.iterate(x, y):
-            cloud = shown[-1]
-            np.testing.assert_array_equal(cloud.particles, state.particles)
-            data = fs.batches.Data(x, y, posterior, 2)
-            log_likelihood, grad = posterior.log_likelihood_and_grad(cloud.particles, *data.batch(state.target)[:2])
-            np.testing.assert_allclose(cloud.log_likelihood, log_likelihood, rtol=1e-5)
-            np.testing.assert_allclose(cloud.grad, grad, rtol=0, atol=1e-4 * np.abs(grad).max())
-            np.testing.assert_allclose(cloud.log_prior, posterior.log_prior(cloud.particles), rtol=1e-5)
+    smc = fs.SMC(posterior, 16, fs.SmoothDataAnnealing(start=20), fs.HMC(3), 25, seed=2, waste_free=waste_free)
+    for result in smc.iterate(x, y):
+        cloud = result.state.cloud
+        np.testing.assert_array_equal(cloud.particles, result.particles)
+        data = fs.batches.Data(x, y, posterior, 2)
+        log_likelihood, grad = posterior.log_likelihood_and_grad(cloud.particles, *data.batch(result.target)[:2])
+        np.testing.assert_allclose(cloud.log_likelihood, log_likelihood, rtol=1e-5)
+        np.testing.assert_allclose(cloud.grad, grad, rtol=0, atol=1e-4 * np.abs(grad).max())
+        np.testing.assert_allclose(cloud.log_prior, posterior.log_prior(cloud.particles), rtol=1e-5)
 
 
 def test_history_adds_up(problem):

@@ -1,0 +1,300 @@
+"""Runs that outlive their process: what is kept in a folder while they go on, and how they are taken up again.
+
+The folder has ``run.json``, the sampler and what its data were; ``data.safetensors``, the data themselves where they
+are arrays in memory; and the last two states, ``last.safetensors`` and ``previous.safetensors``. Each of these is a
+file that `fastsmc.load` reads, and has beside the result all that the next iteration depends on. Every file is written
+elsewhere and renamed, so that no moment at which a process is killed leaves half of one.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import inspect
+import json
+import time
+from collections.abc import Callable
+from concurrent.futures import Future, ThreadPoolExecutor
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from fastsmc import arrays, sources
+from fastsmc.files import PARTS, describe, encoded, given_or_made, load_state, write_atomically
+from fastsmc.start import Resumption
+
+if TYPE_CHECKING:
+    from fastsmc.result import Result
+    from fastsmc.sampler import Sampler
+
+LAST, PREVIOUS = "last.safetensors", "previous.safetensors"
+RUN, DATA = "run.json", "data.safetensors"
+SAMPLE = 256
+"""Rows of what is not in memory that its fingerprint is of."""
+
+
+@dataclass(frozen=True)
+class Checkpoint:
+    """How often a run keeps its state.
+
+    Parameters
+    ----------
+    folder
+        Where; it is made where there is none. It must not hold another run.
+    seconds
+        A state is kept when so many seconds have passed since the last one.
+    iterations
+        And after so many iterations, if that is given.
+    """
+
+    folder: str | Path
+    seconds: float = 30.0
+    iterations: int | None = None
+
+    def __post_init__(self) -> None:
+        if not self.seconds >= 0:
+            raise ValueError(f"seconds is {self.seconds!r}; it must be a number of seconds, zero or more")
+        if self.iterations is not None and self.iterations < 1:
+            raise ValueError(f"iterations is {self.iterations!r}; it must be at least 1, or None")
+
+
+class Keeper:
+    """Keeps the states of a run in its folder, beside the run: another thread writes copies.
+
+    A full disk or a folder that cannot be written does not end the run: the result warns of it. ``checkpoint`` None
+    keeps nothing.
+    """
+
+    def __init__(self, checkpoint: Checkpoint | str | Path | None) -> None:
+        plain = checkpoint is None or isinstance(checkpoint, Checkpoint)
+        self._plan = checkpoint if plain else Checkpoint(checkpoint)
+        self._since, self._due = 0, 0.0
+        self._writer: ThreadPoolExecutor | None = None
+        self._pending: Future | None = None
+        self._failed: str | None = None
+        if self._plan is not None:
+            self._folder = Path(self._plan.folder)
+            self._folder.mkdir(parents=True, exist_ok=True)
+            self._writer = ThreadPoolExecutor(1, "fastsmc-checkpoint")
+
+    def begin(self, sampler: Sampler, x: Any, y: Any, weights: Any) -> None:
+        """Write what the run is, and its data."""
+        if self._plan is None:
+            return
+        if any((self._folder / name).exists() for name in (RUN, LAST, PREVIOUS)):
+            raise ValueError(
+                f"checkpoint is {str(self._folder)!r}, which holds a run already; it must be another folder, or the "
+                "run go on by fastsmc.resume"
+            )
+        weights = sources.table(weights, "weights")
+        data = {"x": x, "y": y} | ({} if weights is None else {"weights": weights})
+        in_memory = {name: value for name, value in data.items() if not isinstance(value, sources.Rows)}
+        run = {
+            "sampler": type(sampler).__name__,
+            "parameters": _parameters(sampler),
+            "data": {name: _reference(value) for name, value in data.items()},
+            "fingerprint": fingerprint(x, y, weights),
+        }
+        self._pending = self._writer.submit(self._write_run, _encoded_arrays(in_memory), json.dumps(run, indent=1))
+
+    def offer(self, result: Result) -> None:
+        """Keep a state if it is time to."""
+        if self._plan is None:
+            return
+        self._since += 1
+        enough = self._plan.iterations is not None and self._since >= self._plan.iterations
+        if enough or time.monotonic() >= self._due:
+            self._keep(result)
+            self._since, self._due = 0, time.monotonic() + self._plan.seconds
+
+    def close(self, result: Result | None) -> None:
+        """Keep the last state, and wait until it is written."""
+        if self._plan is None:
+            return
+        if result is not None:
+            self._keep(result)
+            self._settle(result)
+        self._writer.shutdown()
+
+    def _keep(self, result: Result) -> None:
+        self._settle(result)
+        state = None if result.state is None else Resumption.of(result)
+        self._pending = self._writer.submit(self._write, encoded(result, state))
+
+    def _settle(self, result: Result) -> None:
+        """Wait for what is being written, and warn where that failed."""
+        pending, self._pending = self._pending, None
+        try:
+            if pending is not None:
+                pending.result()
+        except OSError as error:
+            self._failed = self._failed or f"the checkpoint {self._folder} could not be written: {error}"
+        if self._failed is not None and self._failed not in result.warnings:
+            result.warnings.append(self._failed)
+
+    def _write_run(self, data: bytes, run: str) -> None:
+        write_atomically(self._folder / DATA, data)
+        write_atomically(self._folder / RUN, run.encode())
+
+    def _write(self, content: bytes) -> None:
+        last = self._folder / LAST
+        write_atomically(last, content, keep=self._folder / PREVIOUS)
+
+
+def resume(
+    folder: str | Path,
+    x: Any = None,
+    y: Any = None,
+    *,
+    weights: Any = None,
+    sampler: Sampler | None = None,
+    network: Any = None,
+    prior: Any = None,
+    likelihood: Any = None,
+    progress: bool = True,
+    callback: Callable[[Result], None] | None = None,
+) -> Result:
+    """Go on with a run that was ended before its time, to the bits of a run that was not.
+
+    Parameters
+    ----------
+    folder
+        What ``checkpoint`` was for `Sampler.run`. The run goes on to keep its states there.
+    x, y, weights
+        The data, where the folder does not have them: those of torch data sets. Others are in the folder, or in the
+        file of their memory map.
+    sampler
+        The sampler, where the folder cannot describe it: with a scheme or a move of one's own.
+    network, prior, likelihood
+        As for `fastsmc.load`.
+    progress, callback
+        As for `Sampler.run`.
+
+    Returns
+    -------
+    result
+        Of the whole run. If the run had come to its end, that is its last state.
+
+    Raises
+    ------
+    ValueError
+        If the folder holds no run, the data are others than those of the run, or something has to be given.
+    """
+    folder, given = Path(folder), {"network": network, "prior": prior, "likelihood": likelihood}
+    try:
+        run = json.loads((folder / RUN).read_text())
+    except (OSError, json.JSONDecodeError) as error:
+        raise ValueError(f"{folder} holds no run that can go on: {error}") from None
+    if sampler is not None:
+        given = {name: getattr(sampler.posterior, name) for name in PARTS}
+    sampler = _sampler(run, given) if sampler is None else sampler
+    held = run["data"] if x is None else {name: held for name, held in run["data"].items() if name == "weights"}
+    found = {name: _found(folder, name, reference) for name, reference in held.items()}
+    x, y = (found["x"], found["y"]) if x is None else sources.read(x, y)
+    weights = found.get("weights") if weights is None else sources.table(weights, "weights")
+    if fingerprint(*sources.read(x, y), weights) != run["fingerprint"]:
+        raise ValueError(f"x, y and weights are not the data of the run in {folder}, which go on with it")
+    state = _last_state(folder, given)
+    if state is None:  # it ended before its first iteration
+        (folder / RUN).unlink()
+    result = sampler.run(x, y, progress, folder, callback, weights=weights, initial=state)
+    back = arrays.kind_of(sources.like(sources.features(x)), "x")
+    result.particles, result.log_weights = (
+        back(arrays.on_host(getattr(result, name), name)) for name in ("particles", "log_weights")
+    )
+    return result
+
+
+def _sampler(run: dict[str, Any], given: dict[str, Any]) -> Sampler:
+    """The sampler that a folder describes."""
+    from fastsmc.persistent import PersistentSMC
+    from fastsmc.posterior import Posterior
+    from fastsmc.smc import SMC
+
+    kinds = {kind.__name__: kind for kind in (SMC, PersistentSMC)}
+    if run["sampler"] not in kinds:
+        raise ValueError(
+            f"the run is of {run['sampler']}, which a folder cannot describe; it must be given as sampler="
+        )
+    parameters = dict(run["parameters"])
+    posterior = parameters.pop("posterior")
+    parts = {name: given_or_made(name, given[name], posterior.pop(name)) for name in PARTS}
+    try:
+        made = {name: given_or_made(name, None, value) for name, value in parameters.items()}
+    except ValueError as error:
+        raise ValueError(f"sampler is None, and the folder cannot make it: {error}") from None
+    return kinds[run["sampler"]](Posterior(**parts, **posterior), **made)
+
+
+def _parameters(sampler: Sampler) -> dict[str, Any]:
+    posterior = sampler.posterior
+    names = (*PARTS, "precision", "backend")
+    own = [name for name in inspect.signature(type(sampler)).parameters if name not in ("posterior", "backend")]
+    return {
+        "posterior": {name: describe(getattr(posterior, name)) for name in names},
+        **{name: describe(getattr(sampler, name)) for name in own},
+    }
+
+
+def _last_state(folder: Path, given: dict[str, Any]) -> Resumption | None:
+    """The newest whole state; None where there is none yet."""
+    failed = None
+    for name in (LAST, PREVIOUS):
+        try:
+            _, state = load_state(folder / name, **given)
+        except FileNotFoundError:
+            continue
+        except ValueError as error:
+            failed = failed or error
+            continue
+        if state is not None:
+            return state
+    if failed is not None:
+        raise failed
+    return None
+
+
+def fingerprint(x: Any, y: Any, weights: Any) -> str:
+    """SHA-256 of the data: all of what is in memory, and rows from here and there of what is not."""
+    digest = hashlib.sha256()
+    for value in (x, y, weights):
+        if isinstance(value, sources.Rows):
+            places = np.unique(np.linspace(0, len(value) - 1, SAMPLE).astype(np.int64))
+            digest.update(f"{len(value)}x{value.inputs}".encode())
+            value = value[places].read()
+        elif value is not None:
+            digest.update(str(np.shape(value)).encode())
+        array = np.empty(0) if value is None else np.ascontiguousarray(arrays.on_host(value, "x"))
+        digest.update(array.dtype.str.encode())
+        digest.update(array.data)
+    return digest.hexdigest()
+
+
+def _reference(value: Any) -> dict[str, Any]:
+    """Where a part of the data is to be found again, and what kind of array it was."""
+    if isinstance(value, sources.Rows):
+        return {"map": value.source} if value.source else {"given": True}
+    torch_device = arrays.device(value) if type(value).__module__.partition(".")[0] == "torch" else None
+    return {"device": torch_device}
+
+
+def _found(folder: Path, name: str, held: dict[str, Any]) -> Any:
+    if "given" in held:
+        raise ValueError(f"{name} is None, and the folder {folder} does not hold it; it must be given to resume")
+    if "map" in held:
+        return np.memmap(**(held["map"] | {"shape": tuple(held["map"]["shape"])}), mode="r")
+    from safetensors.numpy import load_file
+
+    value = load_file(folder / DATA)[name]
+    if held["device"] is None:
+        return value
+    import torch
+
+    return torch.from_numpy(value).to(held["device"])
+
+
+def _encoded_arrays(data: dict[str, Any]) -> bytes:
+    from safetensors.numpy import save
+
+    return save({name: np.ascontiguousarray(arrays.on_host(value, name)) for name, value in data.items()})
