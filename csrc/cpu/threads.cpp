@@ -22,7 +22,7 @@ bool forked = false;
 const int registered = pthread_atfork(nullptr, nullptr, [] { forked = true; });
 #endif
 
-constexpr int kSpare = 2;  // threads that are left to others where the system runs out of them
+constexpr int kSpare = 8;  // one of so many is left to others where the system runs out of threads
 
 // The largest number that was asked for, and how many threads that gave.
 std::atomic<int> wanted_most{1}, given{1};
@@ -46,7 +46,7 @@ void try_out(int wanted) {
   }
   for (std::thread& thread : threads) thread.join();
   const int started = static_cast<int>(threads.size()) + 1;
-  given = started < wanted ? std::max(1, started - kSpare) : wanted;
+  given = started < wanted ? std::max(1, started - started / kSpare - 1) : wanted;
   wanted_most = wanted;
 }
 
