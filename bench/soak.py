@@ -1,4 +1,4 @@
-"""Random configurations against the reference, for as long as is wanted: ``python -m bench.soak --seconds 3600``.
+"""Random configurations against the reference, for as long as is wanted: ``python -m bench.soak --hours 2``.
 
 Each case is a function of the seed and its number, and ``--case NUMBER`` computes it alone: a network of random shape,
 whose values, gradients and outputs are held to float64's by the rule of tests/problems.py; resampling, whose ancestors
@@ -31,9 +31,17 @@ from fastsmc.likelihoods import LIKELIHOODS
 from fastsmc.networks import ACTIVATIONS
 
 sys.path.append(str(Path(__file__).parents[1] / "tests"))
-from problems import Problem, errors_of  # noqa: E402
+from problems import Problem, errors_of
 
-COLUMNS = ("date", "machine", "version", "seed", "seconds", "cases", *("networks", "resampling", "trajectories", "runs"))
+COLUMNS = (
+    "date",
+    "machine",
+    "version",
+    "seed",
+    "seconds",
+    "cases",
+    *("networks", "resampling", "trajectories", "runs"),
+)
 COLUMNS += ("worst_error_over_allowed", "failures")
 SCHEMES = {
     "full batch": lambda n: fs.FullBatch(),
@@ -239,6 +247,7 @@ def main() -> int:
     """Compute cases until the time is up."""
     parser = argparse.ArgumentParser("python -m bench.soak", description=__doc__)
     parser.add_argument("--seconds", type=float, default=60)
+    parser.add_argument("--hours", type=float, default=0, help="beside the seconds")
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--case", type=int, help="compute this one alone")
     parser.add_argument("--record", action="store_true")
@@ -247,7 +256,7 @@ def main() -> int:
         print(*compute(args.seed, args.case))
         return 0
     counts, worst, failures, begin = Counter(), 0.0, [], time.monotonic()
-    while time.monotonic() - begin < args.seconds:
+    while time.monotonic() - begin < args.seconds + 3600 * args.hours:
         number = counts.total() + len(failures)
         try:
             kind, ratio = compute(args.seed, number)

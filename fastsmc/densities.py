@@ -222,7 +222,8 @@ class Scaled(Density):
 class Functional(Density):
     """By torch.func, over blocks of particles and samples whose activations fit into ``BUDGET``.
 
-    Where memory does not suffice for a block, it is halved, and so are all later ones. The log density of a sample is float32, as the module is; the sums over samples are float64.
+    Where memory does not suffice for a block, it is halved, and so are all later ones. The log density of a sample is
+    float32, as the module is; the sums over samples are float64.
     """
 
     def __init__(self, network: TorchNetwork, likelihood: Likelihood) -> None:

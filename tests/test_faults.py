@@ -25,7 +25,7 @@ linux = pytest.mark.skipif(not sys.platform.startswith("linux"), reason="limits 
 def test_data_with_nan_end_the_run_in_a_sentence(place):
     x, y = data_of("gaussian")
     {"x": x, "y": y}[place][7, 1] = np.nan
-    with pytest.raises((ValueError, fs.DegenerateError), match="NaN|finite"):
+    with pytest.raises((ValueError, fs.DegenerateError), match=r"NaN|finite"):
         sampler("gaussian").run(x, y, progress=False)
 
 
@@ -41,7 +41,7 @@ DIVERGING = {
 def test_a_step_that_is_far_too_long_moves_nothing_and_the_result_says_so(move):
     result = sampler(move=DIVERGING[move]).run(*data_of(), progress=False)
     assert np.isfinite(result.particles).all() and np.isfinite(result.log_weights).all()
-    assert any("the step size was too large" in sentence for sentence in result.warnings)
+    assert any("the step size was too large there" in sentence for sentence in result.warnings)
 
 
 def test_a_step_that_diverges_without_a_test_leaves_the_last_good_state():
@@ -106,7 +106,7 @@ def test_torch_without_memory_for_one_sample_says_so(monkeypatch):
     theta = post.sample_prior(6)
     post.log_likelihood(theta, x, y)  # which measures what a sample takes
     Memory(monkeypatch, 0)
-    with pytest.raises(MemoryError, match="does not suffice for one sample of one particle, with [0-9,]+ bytes"):
+    with pytest.raises(MemoryError, match=r"does not suffice for one sample of one particle, with [0-9,]+ bytes"):
         post.log_likelihood(theta, x, y)
 
 
@@ -144,7 +144,7 @@ import fastsmc as fs
 from fastsmc import ops
 net, rng = fs.MLP([2, 3000, 3000, 2]), np.random.default_rng(0)
 theta = np.ones((1, net.num_params), np.float32)
-x, y, grad = np.ones((3000, 2), np.float32), np.zeros(3000, int), np.empty_like(theta)
+x, y, grad = np.ones((64, 2), np.float32), np.zeros(64, int), np.empty_like(theta)
 weights, u = np.ones(4_000_000), rng.random(4_000_000)
 ancestors = np.empty(u.shape, int)
 from fastsmc import _cpu

@@ -93,7 +93,13 @@ def guided(name, runs, seed):
     with tempfile.TemporaryDirectory() as corpus:
         for number, content in enumerate(target.seeds):
             (Path(corpus) / str(number)).write_bytes(content)
-        options = [f"-runs={runs}", f"-seed={seed + 1}", f"-max_len={LONGEST}", f"-timeout={SECONDS}", "-rss_limit_mb=0"]
+        options = [
+            f"-runs={runs}",
+            f"-seed={seed + 1}",
+            f"-max_len={LONGEST}",
+            f"-timeout={SECONDS}",
+            "-rss_limit_mb=0",
+        ]
         atheris.Setup([sys.argv[0], *options, "-verbosity=0", f"-artifact_prefix=fuzz-{name}-", corpus], counted)
         atheris.Fuzz()
 
