@@ -102,7 +102,7 @@ class Keeper:
         self._pending = self._writer.submit(self._write_run, _encoded_arrays(in_memory), json.dumps(run, indent=1))
 
     def listen(self) -> None:
-        """Let SIGTERM interrupt the run as Ctrl-C does, unless the program handles it; `close` then ends the process."""
+        """Let SIGTERM interrupt the run as Ctrl-C does, unless the program handles it; `close` ends the process."""
         main = threading.current_thread() is threading.main_thread()
         if self._plan is not None and main and signal.getsignal(signal.SIGTERM) is signal.SIG_DFL:
             signal.signal(signal.SIGTERM, self._terminate)

@@ -170,8 +170,8 @@ class Result:
         still = np.count_nonzero(self.history["acceptance"] < MOVED)
         if still:
             found.append(
-                f"fewer than one of {1 / MOVED:.0f} proposals was accepted at {still} of {len(self.history)} iterations: "
-                "the step size was too large there, and the particles hardly moved"
+                f"fewer than one of {1 / MOVED:.0f} proposals was accepted at {still} of {len(self.history)} "
+                "iterations: the step size was too large there, and the particles hardly moved"
             )
         lost = int(self.history["non_finite"].sum())
         if lost:
