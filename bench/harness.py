@@ -5,7 +5,6 @@ from __future__ import annotations
 import csv
 import multiprocessing
 import os
-import platform
 import time
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import ExitStack, suppress
@@ -21,6 +20,8 @@ from typing import Any
 import numpy as np
 from rich.console import Console
 from rich.table import Table
+
+from fastsmc import environment
 
 OURS, LIMIT = "fastsmc", "limit"
 RESULTS = Path(__file__).parent / "results"
@@ -72,7 +73,7 @@ def machine() -> dict[str, Any]:
     from fastsmc import _cpu
 
     return {
-        "machine": _processor(),
+        "machine": environment.processor(),
         "cores": len(os.sched_getaffinity(0)),
         "simd": _cpu.simd_level(),
         **{name: version(name) for name in ("fastsmc", "torch", "jax", "numpy")},
@@ -268,11 +269,3 @@ def time_in_turn(workers: Mapping[str, Worker], effort: Effort) -> dict[str, lis
             time.sleep(PAUSE)
             samples[provider].append(worker.sample())
     return samples
-
-
-def _processor() -> str:
-    try:
-        lines = Path("/proc/cpuinfo").read_text().splitlines()
-        return next(line.split(":")[1].strip() for line in lines if line.startswith("model name"))
-    except (OSError, StopIteration):
-        return platform.processor() or platform.machine()

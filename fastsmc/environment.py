@@ -30,10 +30,11 @@ def usable_cores() -> int:
 
 def machine() -> str:
     """Processor, cores and operating system, in a line."""
-    return f"{_processor()}, {usable_cores()} cores, {platform.system()} {platform.machine()}"
+    return f"{processor()}, {usable_cores()} cores, {platform.system()} {platform.machine()}"
 
 
-def _processor() -> str:
+def processor() -> str:
+    """The name of the processor."""
     try:
         lines = Path("/proc/cpuinfo").read_text().splitlines()
         return next(line.split(":")[1].strip() for line in lines if line.startswith("model name"))

@@ -132,28 +132,47 @@ def _as_inputs(module: nn.Module, x: Tensor) -> Tensor:
     return x.long() if isinstance(first, nn.Embedding) else x
 
 
-class TorchNetwork(Network):
-    """A module as it is, called through ``torch.func``.
+class ModuleNetwork(Network):
+    """A module, of which some parameters may be fixed.
 
     Attributes
     ----------
     module
-        In evaluation mode or without anything that depends on it.
-    input_shape
-        Of a sample.
-    path
-        How it is computed, and why.
+        In evaluation mode, or without anything that depends on it.
     """
+
+    def __init__(
+        self, module: nn.Module, input_shape: tuple[int, ...], num_outputs: int, fixed: tuple[str, ...], path: str
+    ) -> None:
+        self.module, self.fixed, self.path = module, fixed, path
+        self.input_shape, self.num_inputs, self.num_outputs = input_shape, math.prod(input_shape), num_outputs
+        self.parameters = _sampled(module, fixed)
+
+    def to_torch(self) -> nn.Module:
+        """A copy of the module."""
+        module = copy.deepcopy(self.module)
+        for name, parameter in module.named_parameters():
+            parameter.requires_grad_(name not in self.fixed)
+        return module
+
+    @property
+    def still(self) -> dict[str, np.ndarray]:
+        """See `Network`."""
+        return {name: value.detach().cpu().numpy() for name, value in self._held.items()}
+
+    @property
+    def _held(self) -> dict[str, Tensor]:
+        """What is not sampled: fixed parameters and buffers."""
+        return {name: self.module.get_parameter(name) for name in self.fixed} | dict(self.module.named_buffers())
+
+
+class TorchNetwork(ModuleNetwork):
+    """A module as it is, called through ``torch.func``."""
 
     def __init__(
         self, module: nn.Module, input_shape: tuple[int, ...], num_outputs: int, fixed: tuple[str, ...], reason: str
     ) -> None:
-        self.module = module.requires_grad_(False)
-        self.input_shape = input_shape
-        self.num_inputs, self.num_outputs = math.prod(input_shape), num_outputs
-        self.fixed = fixed
-        self.parameters = _sampled(module, fixed)
-        self.path = f"torch.func: {reason}"
+        super().__init__(module.requires_grad_(False), input_shape, num_outputs, fixed, f"torch.func: {reason}")
         self._placed: dict[torch.device, dict[str, Tensor]] = {}
         firsts = {id(t): name for name, t in (*module.named_parameters(), *module.named_buffers())}
         self._names = {
@@ -165,15 +184,6 @@ class TorchNetwork(Network):
     def __repr__(self) -> str:
         return f"{type(self.module).__name__}({self.num_params:,} weights, {self.path})"
 
-    def to_torch(self) -> nn.Module:
-        """A copy of the module."""
-        return _copied(self.module, self.fixed)
-
-    @property
-    def still(self) -> dict[str, np.ndarray]:
-        """See `Network`."""
-        return _still(self.module, self.fixed)
-
     def density(self, likelihood: Likelihood, precision: str, backend: str | None) -> Density:
         """See `Network`."""
         return Functional(self, likelihood)
@@ -181,16 +191,14 @@ class TorchNetwork(Network):
     def call(self, tensors: Mapping[str, Tensor], x: Tensor) -> Tensor:
         """Outputs [B, K] for rows [B, inputs], with these tensors in the place of the module's."""
         inputs = _as_inputs(self.module, x.reshape(len(x), *self.input_shape))
-        placed = self._still(x.device) | dict(tensors)
+        placed = self._held_on(x.device) | dict(tensors)
         named = {name: placed[first] for name, first in self._names.items()}
         with _rules_of_vmap():  # tied here, since torch loses the tensors of a module that has two names
             return torch.func.functional_call(self.module, named, (inputs,), tie_weights=False)
 
-    def _still(self, device: torch.device) -> dict[str, Tensor]:
-        """What is not sampled, on a device: fixed parameters and buffers."""
+    def _held_on(self, device: torch.device) -> dict[str, Tensor]:
         if device not in self._placed:
-            held = {name: self.module.get_parameter(name) for name in self.fixed}
-            self._placed[device] = {k: v.to(device) for k, v in (held | dict(self.module.named_buffers())).items()}
+            self._placed[device] = {name: value.to(device) for name, value in self._held.items()}
         return self._placed[device]
 
 
@@ -206,7 +214,7 @@ def _rules_of_vmap() -> Iterator[None]:
         torch.backends.mha.set_fastpath_enabled(before)
 
 
-class EmbeddedNetwork(Network):
+class EmbeddedNetwork(ModuleNetwork):
     """Layers of which some tensors are fixed, or absent, which is a bias of zero, or stand in another order.
 
     Attributes
@@ -220,46 +228,24 @@ class EmbeddedNetwork(Network):
     """
 
     def __init__(self, whole: Layers, module: nn.Module, fixed: tuple[str, ...]) -> None:
-        self.whole, self.module, self.fixed = whole, module, fixed
-        self.num_inputs, self.num_outputs, self.input_shape = whole.num_inputs, whole.num_outputs, whole.input_shape
-        self.parameters = _sampled(module, fixed)
+        path = "fused kernels, beside tensors that are not sampled"
+        super().__init__(module, whole.input_shape, whole.num_outputs, fixed, path)
+        self.whole = whole
         places = {p.name: slice(p.begin, p.end) for p in whole.parameters}
         self.template = torch.zeros(whole.num_params)
         for name, value in module.named_parameters():
             self.template[places[name]] = value.detach().float().flatten()
         numbers = torch.arange(whole.num_params)
         self.columns = torch.cat([numbers[places[p.name]] for p in self.parameters])
-        self.path = "fused kernels, beside tensors that are not sampled"
 
     def __repr__(self) -> str:
         return f"{self.whole}, {self.num_params:,} of its weights sampled"
-
-    def to_torch(self) -> nn.Module:
-        """A copy of the module."""
-        return _copied(self.module, self.fixed)
-
-    @property
-    def still(self) -> dict[str, np.ndarray]:
-        """See `Network`."""
-        return _still(self.module, self.fixed)
 
     def density(self, likelihood: Likelihood, precision: str, backend: str | None) -> Density:
         """See `Network`."""
         if likelihood.code is None:
             return through_torch(self, likelihood, f"the kernels do not know the {likelihood.name} likelihood")
         return Embedding(self, Fused(self.whole, likelihood, precision, backend), self.template, self.columns)
-
-
-def _still(module: nn.Module, fixed: tuple[str, ...]) -> dict[str, np.ndarray]:
-    held = {name: module.get_parameter(name) for name in fixed} | dict(module.named_buffers())
-    return {name: value.detach().cpu().numpy() for name, value in held.items()}
-
-
-def _copied(module: nn.Module, fixed: tuple[str, ...]) -> nn.Module:
-    module = copy.deepcopy(module)
-    for name, parameter in module.named_parameters():
-        parameter.requires_grad_(name not in fixed)
-    return module
 
 
 def _sampled(module: nn.Module, fixed: tuple[str, ...]) -> tuple[Parameter, ...]:

@@ -81,7 +81,7 @@ class Sampler(ABC):
                 **{name: getattr(posterior, name) for name in ("network", "prior", "likelihood")},
                 **{name: getattr(self, name) for name in own if name != "posterior"},
                 "move": self.move_for(len(x)),
-                **{name: getattr(posterior, name) for name in ("precision", "precision_in_use", "device")},
+                **{name: getattr(posterior, name) for name in ("path", "precision", "precision_in_use", "device")},
                 "backend": backends.describe(posterior.backend, posterior.device),
                 "machine": environment.machine(),
                 "versions": environment.versions(),

@@ -22,7 +22,7 @@ import torch
 import triton
 import triton.language as tl
 
-from fastsmc.kernels.build import ROOMY, Build
+from fastsmc.kernels.build import CAPABILITIES, ROOMY, Build
 from fastsmc.kernels.exponential import exp64
 from fastsmc.kernels.fixed_scan import (
     bit_length,
@@ -393,7 +393,10 @@ TYPES = {
 
 
 def builds(kernel: Any, registers: int, shared: int, more: dict[str, Any], **choices: tuple[int, ...]) -> list[Build]:
-    """A kernel in all combinations of choices, for weights of both types where it reads them."""
+    """A kernel in all combinations of choices, for weights of both types where it reads them.
+
+    Of the narrower type on one card alone: it takes no more of anything.
+    """
     names = signature(kernel.fn).parameters
     floats = ("fp32", "fp64") if {"values", "log_weights"} & {*names} else ("",)
     return [
@@ -405,6 +408,7 @@ def builds(kernel: Any, registers: int, shared: int, more: dict[str, Any], **cho
             registers=registers,
             shared=shared,
             options=options_of(constexprs["BLOCK"]) | more,
+            capabilities=CAPABILITIES[-1:] if values == "fp32" else CAPABILITIES,
         )
         for values in floats
         for constexprs in (dict(zip(choices, chosen, strict=True)) for chosen in product(*choices.values()))

@@ -57,7 +57,8 @@ def network(kind, samples):
     post = fs.Posterior(fs.MLP((20, 17, 3), "gelu"), likelihood=kind, precision="high", backend="cuda")
     theta, v = 0.2 * rng.standard_normal((2, 2, post.network.num_params), np.float32)
     x, y = rng.standard_normal((samples, 20), np.float32), rng.integers(0, 3, samples)
-    y = y if kind == "categorical" else rng.random((samples, 3), np.float32)
+    if kind != "categorical":
+        y = np.round(rng.random((samples, 3), np.float32), 0 if kind == "poisson" else 7)
     value, grad = post.log_likelihood_and_grad(theta, x, y)
     outputs = post.outputs(theta, x)
     return value, grad.copy(), outputs, *post.trajectory(theta, v, grad, x, y, step_size=0.01, num_steps=2), theta, v

@@ -22,7 +22,7 @@ OP_TESTS = (
     "test_trajectory.py",
     "test_vector_math.py",
 )
-SLOW = "million or tail"  # whose sizes add nothing to what a level does
+SLOW = "million or tail or threads"  # whose sizes and threads add nothing to what a level does
 LEVELS = ("none", "avx2", "avx512", "amx")
 
 

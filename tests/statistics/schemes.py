@@ -12,6 +12,6 @@ SCHEMES = {
     "smooth, cosine": (fs.SmoothDataAnnealing(start=2, ramp="cosine", likelihood_scale="none"), 8),
     "tempering": (fs.LikelihoodTempering([0.05, 0.2, 0.5, 1.0]), 8),
     "adaptive tempering": (fs.LikelihoodTempering(ess=0.7), 30),
-    "adaptive data annealing": (fs.AdaptiveDataAnnealing(start=3, ess=0.7), 200),
-    "adaptive data annealing, over bridges": (fs.AdaptiveDataAnnealing(start=3, ess=0.9, growth=1.0), 200),
+    "adaptive data annealing": (fs.AdaptiveDataAnnealing(start=3, ess=0.7, settle=5), 200),
+    "adaptive data annealing, over bridges": (fs.AdaptiveDataAnnealing(start=3, ess=0.9, growth=1.0, settle=5), 200),
 }

@@ -15,6 +15,7 @@ from functools import partial
 
 import numpy as np
 import pytest
+import torch
 from numpy.polynomial import legendre
 
 import fastsmc as fs
@@ -54,7 +55,7 @@ MODELS = {
 SCHEMES = {
     "full batch": (fs.FullBatch(), 6),
     "data annealing": (fs.DataAnnealing(start=3), 8),
-    "adaptive data annealing": (fs.AdaptiveDataAnnealing(start=4), 100),
+    "adaptive data annealing": (fs.AdaptiveDataAnnealing(start=4, settle=3), 100),
     "tempering": (fs.LikelihoodTempering(), 100),
 }
 
@@ -69,7 +70,7 @@ def simulate(model, rng):
     posterior = model.posterior
     truth = (rng.normal(size=(1, posterior.network.num_params)) * posterior.prior_scales).astype(np.float32)
     x = rng.normal(size=(model.num_data, posterior.network.parameters[0].fan_in)).astype(np.float32)
-    mean = posterior.outputs(truth, x)[0, :, 0]
+    mean = posterior.likelihood.expectation(torch.from_numpy(posterior.outputs(truth, x))).numpy()[0, :, 0]
     noisy = mean + posterior.likelihood.noise * rng.normal(size=len(x))
     return truth, x, rng.random(len(x)) < mean if posterior.likelihood.name == "bernoulli" else noisy
 

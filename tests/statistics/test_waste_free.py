@@ -39,7 +39,7 @@ def test_every_move(move):
     [
         fs.DataAnnealing(start=3, likelihood_scale="full"),
         fs.LikelihoodTempering(ess=0.7),
-        fs.AdaptiveDataAnnealing(start=3, ess=0.8, growth=1.0),
+        fs.AdaptiveDataAnnealing(start=3, ess=0.8, growth=1.0, settle=5),
     ],
     ids=["data annealing, scaled", "adaptive tempering", "adaptive data annealing, over bridges"],
 )
