@@ -94,7 +94,12 @@ def as_exact_as(plain, ours, truth):
         assert error <= allowed, f"order {order}: {error:.1e}, where twice torch's and a rounding are {allowed:.1e}"
 
 
-def errors_of(plain, ours, truth, order):
+def quadratic_mean(errors):
+    """Over particles."""
+    return np.sqrt(np.mean(errors**2))
+
+
+def errors_of(plain, ours, truth, order, mean=quadratic_mean):
     """Our relative error in a norm, and the one that is allowed.
 
     In the quadratic mean over particles: of a few numbers the largest error is a matter of luck, torch's as well as
@@ -103,7 +108,7 @@ def errors_of(plain, ours, truth, order):
     rows = [np.asarray(a, np.float64).reshape(1 if a.ndim == 1 else len(a), -1) for a in (ours, plain, truth)]
     size = np.maximum(np.linalg.norm(rows[2], order, axis=1), np.finfo(np.float32).tiny)
     errors = [np.linalg.norm(a - rows[2], order, axis=1) / size for a in rows[:2]]
-    error, torchs = (np.sqrt(np.mean(e**2)) for e in errors)
+    error, torchs = map(mean, errors)
     return error, 2 * torchs + EPS
 
 
