@@ -1,9 +1,10 @@
 """Random configurations against the reference, for as long as is wanted: ``python -m bench.soak --hours 2``.
 
 Each case is a function of the seed and its number, and ``--case NUMBER`` computes it alone: a network of random shape,
-whose values, gradients and outputs are held to float64's by the rule of tests/problems.py; resampling, whose ancestors
-are to be the reference's; a trajectory, which is to be its steps one by one; or a short run, which is to be the same
-for any number of threads, and after an interruption. ``--record`` appends what was found to bench/results/soak.csv.
+whose values, gradients and outputs are held to float64's by the rule of tests/problems.py, in the median over
+particles; resampling, whose ancestors are to be the reference's; a trajectory, which is to be its steps one by one; or
+a short run, which is to be the same for any number of threads, and after an interruption. ``--record`` appends what was
+found to bench/results/soak.csv.
 """
 
 from __future__ import annotations
