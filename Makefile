@@ -13,7 +13,9 @@ JAX = $(shell $(BIN)/python -c "import jax.ffi; print(jax.ffi.include_dir())" 2>
 BUILD = FASTSMC_CMAKE_ARGS="-DFASTSMC_CUDA=$(CUDA) -DFASTSMC_JAX_INCLUDE=$(JAX) $(FASTSMC_CMAKE_ARGS)"
 ENGINE := $(wildcard csrc/*/*) CMakeLists.txt setup.py pyproject.toml
 
-.PHONY: install demo test test-peers bench docs lint wheel-check clean
+.PHONY: install demo test test-peers bench docs fuzz lint soak tsan wheel-check clean
+RUNS ?= 20000
+HOURS ?= 1
 
 install: $(VENV)/.installed
 
@@ -31,6 +33,25 @@ test-peers: $(VENV)/.bench
 
 bench: $(VENV)/.bench
 	$(BIN)/python -m bench $(BENCH)
+
+# hostile input, RUNS of each target, guided by coverage where there is atheris
+fuzz: $(VENV)/.installed
+	-$(BIN)/pip install -q --only-binary :all: 'atheris>=3'
+	mkdir -p build
+	cd build && ../$(BIN)/python ../tests/fuzz --runs $(RUNS)
+
+# random configurations against the reference, recorded in bench/results/soak.csv
+soak: $(VENV)/.installed
+	$(BIN)/python -m bench.soak --seconds 0 --hours $(HOURS) --seed $$(date +%s) --record
+
+# calls of the engine from many threads, under ThreadSanitizer
+tsan: $(VENV)/.installed
+	rm -rf build/tsan
+	FASTSMC_CMAKE_ARGS="-DFASTSMC_SANITIZE=thread -DFASTSMC_CUDA=OFF" \
+	  $(BIN)/pip install -q --no-deps --target build/tsan .
+	cd build && PYTHONPATH=tsan OMP_NUM_THREADS=1 TSAN_OPTIONS=halt_on_error=1 \
+	  LD_PRELOAD="$$(g++ -print-file-name=libtsan.so):$$(g++ -print-file-name=libstdc++.so)" \
+	  ../$(BIN)/python ../tests/races.py
 
 docs: $(VENV)/.installed
 	$(BIN)/python -m sphinx -q -n -W --keep-going docs build/docs

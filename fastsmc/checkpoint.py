@@ -11,6 +11,8 @@ from __future__ import annotations
 import hashlib
 import inspect
 import json
+import signal
+import threading
 import time
 from collections.abc import Callable
 from concurrent.futures import Future, ThreadPoolExecutor
@@ -73,6 +75,7 @@ class Keeper:
         self._writer: ThreadPoolExecutor | None = None
         self._pending: Future | None = None
         self._failed: str | None = None
+        self._listens = self._terminated = False
         if self._plan is not None:
             self._folder = Path(self._plan.folder)
             self._folder.mkdir(parents=True, exist_ok=True)
@@ -98,6 +101,13 @@ class Keeper:
         }
         self._pending = self._writer.submit(self._write_run, _encoded_arrays(in_memory), json.dumps(run, indent=1))
 
+    def listen(self) -> None:
+        """Let SIGTERM interrupt the run as Ctrl-C does, unless the program handles it; `close` ends the process."""
+        main = threading.current_thread() is threading.main_thread()
+        if self._plan is not None and main and signal.getsignal(signal.SIGTERM) is signal.SIG_DFL:
+            signal.signal(signal.SIGTERM, self._terminate)
+            self._listens = True
+
     def offer(self, result: Result) -> None:
         """Keep a state if it is time to."""
         if self._plan is None:
@@ -109,13 +119,24 @@ class Keeper:
             self._since, self._due = 0, time.monotonic() + self._plan.seconds
 
     def close(self, result: Result | None) -> None:
-        """Keep the last state, and wait until it is written."""
+        """Keep the last state, wait until it is written, and end the process if it was told to."""
         if self._plan is None:
             return
-        if result is not None:
-            self._keep(result)
-            self._settle(result)
-        self._writer.shutdown()
+        try:
+            if result is not None:
+                self._keep(result)
+                self._settle(result)
+            self._writer.shutdown()
+        finally:
+            if self._listens:
+                signal.signal(signal.SIGTERM, signal.SIG_DFL)
+            if self._terminated:
+                signal.raise_signal(signal.SIGTERM)
+
+    def _terminate(self, *_: Any) -> None:
+        signal.signal(signal.SIGTERM, signal.SIG_IGN)  # the state is written in peace
+        self._terminated = True
+        raise KeyboardInterrupt
 
     def _keep(self, result: Result) -> None:
         self._settle(result)

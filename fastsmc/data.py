@@ -222,7 +222,7 @@ def _npz_member(path: Path, archive: zipfile.ZipFile, name: str) -> np.ndarray:
         try:
             version = np.lib.format.read_magic(file)
             shape, fortran, dtype = NPY_HEADERS[version](file)
-        except (KeyError, ValueError) as error:
+        except Exception as error:  # of whatever reads the literal that the header is
             raise ValueError(f"{name} in {path} has no readable header: {error}") from None
         if dtype.kind not in "biuf":
             raise ValueError(f"{name} in {path} has dtype {dtype}, but must hold numbers")

@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import math
+import sys
 from abc import ABC, abstractmethod
-from collections.abc import Iterator, Sequence
-from typing import TYPE_CHECKING, Any
+from collections.abc import Callable, Iterator, Sequence
+from typing import TYPE_CHECKING, Any, TypeVar
 
 from fastsmc import arrays, ops
 from fastsmc.likelihoods import Likelihood
@@ -17,6 +18,7 @@ if TYPE_CHECKING:
 
     from fastsmc.modules import TorchNetwork
 
+Found = TypeVar("Found")
 BUDGET = 2**28
 """Bytes of activations that torch.func may hold at a time."""
 
@@ -220,12 +222,14 @@ class Scaled(Density):
 class Functional(Density):
     """By torch.func, over blocks of particles and samples whose activations fit into ``BUDGET``.
 
-    The log density of a sample is float32, as the module is; the sums over samples are float64.
+    Where memory does not suffice for a block, it is halved, and so are all later ones. The log density of a sample is
+    float32, as the module is; the sums over samples are float64.
     """
 
     def __init__(self, network: TorchNetwork, likelihood: Likelihood) -> None:
         super().__init__(network, likelihood)
         self._bytes: int | None = None
+        self._most = sys.maxsize
 
     def evaluate(
         self, particles: Any, x: Any, y: Any, weights: Any = None, with_grad: bool = True
@@ -237,24 +241,24 @@ class Functional(Density):
         memory = arrays.Device(str(theta.device))
         dtype = memory.dtype(theta)
         batch = read_batch(x, y, weights, self.network, self.likelihood, memory, dtype)
-        rows, count = self._blocks(theta, len(batch.x))
 
         def total(row: Tensor, begin: int, end: int) -> Tensor:
             z = self.network.call(self.network.unpack(row), batch.x[begin:end])
             each = self.likelihood.log_density(z, batch.targets[begin:end]).double()
             return (each if batch.weights is None else each * batch.weights[begin:end]).sum()
 
+        def block(begin: int, end: int, count: int) -> tuple[Tensor | None, Tensor]:
+            if with_grad:
+                both = torch.func.grad_and_value(lambda row: total(row, begin, end))
+                return torch.vmap(both, chunk_size=count)(theta)
+            with torch.no_grad():
+                return None, torch.vmap(lambda row: total(row, begin, end), chunk_size=count)(theta)
+
         value = theta.new_zeros(len(theta), dtype=torch.float64)
         grad = torch.zeros_like(theta) if with_grad else None
-        for begin in range(0, len(batch.x), rows):
-            block = (begin, min(begin + rows, len(batch.x)))
-            if grad is None:
-                with torch.no_grad():
-                    value += torch.vmap(lambda row: total(row, *block), chunk_size=count)(theta)  # noqa: B023
-            else:
-                both = torch.func.grad_and_value(lambda row: total(row, *block))  # noqa: B023
-                slope, part = torch.vmap(both, chunk_size=count)(theta)
-                value += part
+        for slope, part in self._by_blocks(theta, len(batch.x), block):
+            value += part
+            if grad is not None:
                 grad += slope
         return back(value.detach()), None if grad is None else back(grad)
 
@@ -265,20 +269,41 @@ class Functional(Density):
         theta, back = read_tensor(particles, self.network.num_params)
         memory = arrays.Device(str(theta.device))
         inputs = read_inputs(x, self.network, memory, memory.dtype(theta))
-        rows, count = self._blocks(theta, len(inputs))
-        with torch.no_grad():
-            parts = [
-                torch.vmap(lambda row: self.network.call(self.network.unpack(row), part), chunk_size=count)(theta)  # noqa: B023
-                for part in inputs.split(rows)
-            ]
-        return back(torch.cat(parts, dim=1))
+
+        def block(begin: int, end: int, count: int) -> Tensor:
+            with torch.no_grad():
+                call = lambda row: self.network.call(self.network.unpack(row), inputs[begin:end])  # noqa: E731
+                return torch.vmap(call, chunk_size=count)(theta)
+
+        return back(torch.cat([*self._by_blocks(theta, len(inputs), block)], dim=1))
+
+    def _by_blocks(self, theta: Tensor, samples: int, work: Callable[[int, int, int], Found]) -> Iterator[Found]:
+        """What ``work(begin, end, count)`` finds of samples begin to end, with ``count`` particles at a time."""
+        begin = 0
+        while begin < samples:
+            rows, count = self._blocks(theta, samples)
+            end = min(begin + rows, samples)
+            try:
+                found = work(begin, end, count)
+            except (MemoryError, RuntimeError) as error:
+                if not _no_memory(error):
+                    raise
+                if rows * count == 1:
+                    raise MemoryError(
+                        f"memory does not suffice for one sample of one particle, with {self._bytes:,} bytes of "
+                        "activations; the network must be smaller, or the memory larger"
+                    ) from error
+                self._most = rows * count // 2
+            else:
+                yield found
+                begin = end
 
     def _blocks(self, theta: Tensor, samples: int) -> tuple[int, int]:
         """How many samples and particles go together."""
         if self._bytes is None:
             self._bytes = self._activation_bytes(theta[0])
-        pairs = max(1, BUDGET // self._bytes)
-        rows = min(samples, max(1, pairs))
+        pairs = max(1, min(BUDGET // self._bytes, self._most))
+        rows = min(samples, pairs)
         return rows, max(1, min(len(theta), pairs // rows))
 
     def _activation_bytes(self, row: Tensor) -> int:
@@ -299,6 +324,13 @@ class Functional(Density):
 
         per_sample = (kept(4) - kept(2)) // 2
         return max(2 * per_sample, row.element_size() * (self.network.num_inputs + self.network.num_outputs))
+
+
+def _no_memory(error: Exception) -> bool:
+    """Whether an error is for want of memory; torch has no class of its own for that of the host."""
+    import torch
+
+    return isinstance(error, MemoryError | torch.OutOfMemoryError) or "can't allocate memory" in str(error)
 
 
 def through_torch(network: Network, likelihood: Likelihood, reason: str) -> Functional:

@@ -143,7 +143,7 @@ def load_state(path: str | Path, **given: Any) -> tuple[Result, Resumption | Non
         parts = {name: given_or_made(name, given.get(name), description[name]) for name in PARTS}
         result = _result(Posterior(**parts, precision=description["precision"]), description, tensors)
         return result, _state(result, description, tensors)
-    except (KeyError, TypeError, ValueError, AttributeError) as error:
+    except (KeyError, TypeError, ValueError, AttributeError, ArithmeticError) as error:
         said = f"it has no {error}" if isinstance(error, KeyError) else error
         raise ValueError(f"{path} cannot be read: {said}") from None
 

@@ -89,6 +89,8 @@ class Layer(NamedTuple):
 
 
 DENSE, CONVOLUTION = 0, 1
+MAX_LAYERS = 64
+"""Of a network that the kernels take."""
 MAX_POOL = 16
 """Pooled squares are at most this wide: the engine keeps the place of a maximum in a byte."""
 
@@ -242,6 +244,8 @@ class LayeredNetwork(Network):
 
         if likelihood.code is None:
             return through_torch(self, likelihood, f"the kernels do not know the {likelihood.name} likelihood")
+        if len(self.layers) > MAX_LAYERS:
+            return through_torch(self, likelihood, f"the kernels take at most {MAX_LAYERS} layers")
         return Fused(self, likelihood, precision, backend)
 
 

@@ -20,6 +20,9 @@ if TYPE_CHECKING:
     from fastsmc.moves import Outcome
     from fastsmc.start import State
 
+MOVED = 0.01
+"""Acceptance below which particles are taken to stand still."""
+
 
 class History(Mapping[str, np.ndarray]):
     """One row an iteration; ``history["ess"]`` or ``history.ess`` is a column.
@@ -163,6 +166,12 @@ class Result:
             found.append(
                 f"the moves of {loose} of {len(self.history)} iterations leave their target only approximately as it "
                 "is, so that the particles and log_evidence are approximate"
+            )
+        still = np.count_nonzero(self.history["acceptance"] < MOVED)
+        if still:
+            found.append(
+                f"fewer than one of {1 / MOVED:.0f} proposals was accepted at {still} of {len(self.history)} "
+                "iterations: the step size was too large there, and the particles hardly moved"
             )
         lost = int(self.history["non_finite"].sum())
         if lost:

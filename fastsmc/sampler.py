@@ -112,7 +112,7 @@ class Sampler(ABC):
         weights: Any = None,
         initial: Any = None,
     ) -> Result:
-        """Sample; Ctrl-C returns what there is.
+        """Sample; Ctrl-C returns what there is, and SIGTERM ends the process when a checkpoint has it.
 
         Parameters
         ----------
@@ -155,6 +155,7 @@ class Sampler(ABC):
         what = f"{self.num_particles} particles on {len(x):,} data points"
         logs.emit(logging.INFO, "start", f"{settings['sampler']} begins: {what}", **settings)
         try:
+            keep.listen()
             with Progress(self.num_iterations, progress) as bar, closing(states):
                 for result in states:
                     result.settings = settings

@@ -1,14 +1,36 @@
 // The parts of the extension modules, one function per family of ops.
 #pragma once
 
+#include <pybind11/numpy.h>
 #include <pybind11/pybind11.h>
 
+#include <algorithm>
+#include <initializer_list>
 #include <string>
 
 #include "common/resampling.h"
 
 void bind_network(pybind11::module_& m);
 void bind_weights(pybind11::module_& m);
+
+inline void require(bool condition, const char* what) {
+  if (!condition) throw pybind11::type_error(what);
+}
+
+// Of a type, its entries one after the other and where that type may be.
+template <class T>
+bool holds(const pybind11::object& array) {
+  if (!pybind11::isinstance<pybind11::array_t<T, pybind11::array::c_style>>(array)) return false;
+  const auto flags = pybind11::reinterpret_borrow<pybind11::array>(array).flags();
+  return (flags & pybind11::detail::npy_api::NPY_ARRAY_ALIGNED_) != 0;
+}
+
+template <class T>
+void require_shape(const pybind11::array& array, std::initializer_list<int64_t> shape) {
+  require(holds<T>(array) && array.ndim() == static_cast<pybind11::ssize_t>(shape.size()) &&
+              std::equal(shape.begin(), shape.end(), array.shape()),
+          "the engine takes C-contiguous arrays of matching shapes; call it through fastsmc.ops");
+}
 
 inline fastsmc::Scheme scheme_of(const std::string& name) {
   int index = 0;

@@ -1,5 +1,5 @@
-// Networks, updates and random numbers. Shapes, dtypes and values are checked in fastsmc/ops; here only
-// dtype and layout are held to what the pointers assume.
+// Networks, updates and random numbers. Values are checked in fastsmc/ops, which has the sentences; here types, layouts
+// and shapes are held to what the pointers assume.
 #include <pybind11/numpy.h>
 #include <pybind11/pybind11.h>
 #include <pybind11/stl.h>
@@ -23,19 +23,38 @@ namespace {
 
 using Strided = py::array_t<float, 0>;
 
-// Of an array that may be None.
-const float* data_or_null(const py::object& array) {
-  return array.is_none() ? nullptr : array.cast<Rows<float>>().data();
+constexpr int64_t kSums = sizeof(UpdateSums) / sizeof(double);
+
+// Of an array that may be None; the caller keeps the array.
+template <class T = float>
+T* data_or_null(const py::object& object, std::initializer_list<int64_t> shape, bool written = false) {
+  if (object.is_none()) return nullptr;
+  require(py::isinstance<py::array>(object), "the engine takes NumPy arrays or None; call it through fastsmc.ops");
+  auto array = py::reinterpret_borrow<py::array>(object);
+  require_shape<T>(array, shape);
+  return static_cast<T*>(written ? array.mutable_data() : const_cast<void*>(array.data()));
+}
+
+// How many rows particles have, which are those of a network.
+int64_t count_of(const NetworkSpec& spec, const Rows<float>& particles) {
+  const int64_t count = particles.ndim() == 2 ? particles.shape(0) : 0;
+  require(count > 0, "the engine takes particles [P, d] with P >= 1; call it through fastsmc.ops");
+  require_shape<float>(particles, {count, spec.num_params()});
+  return count;
 }
 
 Batch batch_of(const NetworkSpec& spec, const Strided& x, const py::object& y, const py::object& weights) {
   const auto item = static_cast<int64_t>(sizeof(float));
-  Batch batch{x.shape(0), x.data(), x.strides(0) / item, x.strides(1) / item, nullptr, nullptr, data_or_null(weights)};
-  if (y.is_none()) return batch;
+  require(x.ndim() == 2 && x.shape(0) > 0 && x.shape(1) == spec.inputs() && x.strides(0) % item == 0 &&
+              x.strides(1) % item == 0 && (x.flags() & py::detail::npy_api::NPY_ARRAY_ALIGNED_) != 0,
+          "the engine takes x [B, inputs] with B >= 1; call it through fastsmc.ops");
+  const int64_t samples = checked_product({x.shape(0), 1});
+  Batch batch{
+      samples, x.data(), x.strides(0) / item, x.strides(1) / item, nullptr, nullptr, data_or_null(weights, {samples})};
   if (spec.likelihood == Likelihood::kCategorical)
-    batch.labels = y.cast<Rows<int64_t>>().data();
+    batch.labels = data_or_null<int64_t>(y, {samples});
   else
-    batch.targets = y.cast<Rows<float>>().data();
+    batch.targets = data_or_null(y, {samples, spec.outputs()});
   return batch;
 }
 
@@ -49,7 +68,8 @@ void outputs_of(const Rows<int64_t>& layers, int precision, const Rows<float>& p
                 Rows<float>& outputs) {
   const NetworkSpec spec = spec_of(layers, 0, 1.f, precision);
   const Batch batch = batch_of(spec, x, py::none(), py::none());
-  const int64_t count = particles.shape(0);
+  const int64_t count = count_of(spec, particles);
+  require_shape<float>(outputs, {count, batch.samples, spec.outputs()});
   const float* from = particles.data();
   float* to = outputs.mutable_data();
   py::gil_scoped_release release;
@@ -62,8 +82,10 @@ py::object log_likelihood(const Rows<int64_t>& layers, int likelihood, float noi
                           const py::object& weights, Rows<double>& log_likelihood, const py::object& grad) {
   const NetworkSpec spec = spec_of(layers, likelihood, noise, precision);
   const Batch batch = batch_of(spec, x, y, weights);
-  float* gradient = grad.is_none() ? nullptr : grad.cast<Rows<float>>().mutable_data();
-  const int64_t count = particles.shape(0);
+  require(batch.has_targets(), "the engine takes y; call it through fastsmc.ops");
+  const int64_t count = count_of(spec, particles);
+  require_shape<double>(log_likelihood, {count});
+  float* gradient = data_or_null(grad, {count, spec.num_params()}, true);
   const float* from = particles.data();
   double* to = log_likelihood.mutable_data();
   int64_t bad_row;
@@ -84,7 +106,13 @@ py::object trajectory_of(const Rows<int64_t>& layers, int likelihood, float nois
                          uint64_t seed, uint32_t iteration, uint32_t stream, uint32_t first_slot) {
   const NetworkSpec spec = spec_of(layers, likelihood, noise, precision);
   const Batch batch = batch_of(spec, x, y, weights);
-  const UpdatePlan plan{particles.shape(1),
+  require(batch.has_targets(), "the engine takes y; call it through fastsmc.ops");
+  const int64_t count = count_of(spec, particles), dim = spec.num_params();
+  for (const Rows<float>* rows : {&momentum, &grad}) require_shape<float>(*rows, {count, dim});
+  require_shape<float>(prior_precision, {dim});
+  require_shape<double>(log_likelihood, {count});
+  for (const Rows<double>* sums : {&start, &end}) require_shape<double>(*sums, {count, kSums});
+  const UpdatePlan plan{dim,
                         0.f,
                         0.f,
                         likelihood_scale,
@@ -94,9 +122,9 @@ py::object trajectory_of(const Rows<int64_t>& layers, int likelihood, float nois
                         iteration,
                         stream,
                         prior_precision.data(),
-                        data_or_null(scale),
+                        data_or_null(scale, {dim}),
                         nullptr};
-  const Phase phase{particles.shape(0),
+  const Phase phase{count,
                     first_slot,
                     particles.mutable_data(),
                     momentum.mutable_data(),
@@ -121,7 +149,14 @@ void leapfrog_rows(const Rows<float>& particles, Rows<float>& momentum, const Ro
                    const Rows<float>& precision, const py::object& scale, const py::object& noise, Rows<float>& out,
                    Rows<double>& sums, float kick, float drift, float likelihood_scale, bool refresh, float persistence,
                    uint64_t seed, uint32_t iteration, uint32_t stream, uint32_t first_slot) {
-  const UpdatePlan plan{particles.shape(1),
+  require(particles.ndim() == 2, "the engine takes particles [P, d]; call it through fastsmc.ops");
+  const int64_t count = particles.shape(0), dim = particles.shape(1);
+  for (const Rows<float>* rows :
+       {&particles, static_cast<const Rows<float>*>(&momentum), &grad, static_cast<const Rows<float>*>(&out)})
+    require_shape<float>(*rows, {count, dim});
+  require_shape<float>(precision, {dim});
+  require_shape<double>(sums, {count, kSums});
+  const UpdatePlan plan{dim,
                         kick,
                         drift,
                         likelihood_scale,
@@ -131,9 +166,8 @@ void leapfrog_rows(const Rows<float>& particles, Rows<float>& momentum, const Ro
                         iteration,
                         stream,
                         precision.data(),
-                        data_or_null(scale),
-                        data_or_null(noise)};
-  const int64_t count = particles.shape(0);
+                        data_or_null(scale, {dim}),
+                        data_or_null(noise, {dim})};
   const float *position = particles.data(), *gradient = grad.data();
   float *v = momentum.mutable_data(), *moved = out.mutable_data();
   auto* result = reinterpret_cast<UpdateSums*>(sums.mutable_data());
@@ -143,13 +177,15 @@ void leapfrog_rows(const Rows<float>& particles, Rows<float>& momentum, const Ro
 
 template <class T, void (*Fill)(T*, int64_t, int64_t, uint64_t, uint32_t, uint32_t, uint32_t)>
 void fill(Rows<T>& out, uint64_t seed, uint32_t iteration, uint32_t stream, uint32_t first_slot) {
+  require(out.ndim() == 2 && holds<T>(out), "the engine fills arrays [slots, numbers]; call it through fastsmc.random");
   T* data = out.mutable_data();
-  const int64_t slots = out.shape(0), dim = out.shape(1);
+  const int64_t slots = out.size() == 0 ? 0 : out.shape(0), dim = out.shape(1);
   py::gil_scoped_release release;
   Fill(data, slots, dim, seed, first_slot, iteration, stream);
 }
 
 Rows<float> elementary_of(int function, const Rows<float>& x) {
+  require(holds<float>(x), "the engine takes C-contiguous arrays");
   Rows<float> y(x.size());
   kernels().update.elementary(function, x.data(), y.mutable_data(), x.size());
   return y;

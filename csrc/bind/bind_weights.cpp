@@ -1,5 +1,5 @@
-// Weights, resampling and gathering. Shapes and values are the business of fastsmc/ops and of the ops
-// themselves; here dtype and layout are held to what the pointers assume.
+// Weights, resampling and gathering. Values are the business of fastsmc/ops and of the ops themselves; here types,
+// layouts and sizes are held to what the pointers assume.
 #include <pybind11/numpy.h>
 #include <pybind11/pybind11.h>
 
@@ -7,6 +7,7 @@
 #include <string>
 
 #include "bind/bind.h"
+#include "common/sizes.h"
 #include "cpu/resample.h"
 #include "cpu/weights.h"
 
@@ -29,15 +30,6 @@ py::object run(int64_t size, const Work& work) {
   return py::make_tuple(static_cast<int>(status.fault), status.position);
 }
 
-void require(bool condition, const char* what) {
-  if (!condition) throw py::type_error(what);
-}
-
-template <class T>
-bool holds(const py::array& a) {
-  return py::isinstance<py::array_t<T, py::array::c_style>>(a);
-}
-
 template <class T>
 const T* input(const py::array& a) {
   require(holds<T>(a), "the cpu engine takes C-contiguous arrays of matching types; call it through fastsmc.ops");
@@ -51,9 +43,13 @@ T* output(py::array& a, int64_t size) {
   return static_cast<T*>(a.mutable_data());
 }
 
+constexpr int64_t kMostInRow = int64_t{1} << 31;  // what the fixed-point sums have room for
+
 int64_t row_size(const py::array& a) {
   require(a.ndim() > 0 && a.size() > 0, "the cpu engine takes arrays with entries; call it through fastsmc.ops");
-  return a.shape(a.ndim() - 1);
+  const int64_t size = a.shape(a.ndim() - 1);
+  require(size < kMostInRow, "the cpu engine takes rows of fewer than 2^31 entries");
+  return size;
 }
 
 template <class T>
@@ -72,7 +68,7 @@ py::object normalize(const py::array& log_weights, py::array& weights, py::array
 Uniforms uniforms_of(const py::array& u, Scheme scheme, int64_t rows, int64_t m) {
   const Uniforms uniforms{u.data(), holds<double>(u)};
   require(uniforms.is_double || holds<float>(u), "u must be a C-contiguous float array");
-  require(u.size() == (scheme == Scheme::kSystematic ? rows : rows * m), "u has the wrong size");
+  require(u.size() == (scheme == Scheme::kSystematic ? rows : checked_product({rows, m})), "u has the wrong size");
   return uniforms;
 }
 
@@ -80,7 +76,7 @@ template <class T>
 py::object resample_as(Scheme scheme, bool log, const py::array& weights, const py::array& u, py::array& ancestors) {
   const int64_t n = row_size(weights), m = row_size(ancestors), rows = weights.size() / n;
   const T* from = input<T>(weights);
-  int64_t* to = output<int64_t>(ancestors, rows * m);
+  int64_t* to = output<int64_t>(ancestors, checked_product({rows, m}));
   const Uniforms uniforms = uniforms_of(u, scheme, rows, m);
   return run(rows * (n + m), [=] { return resample(scheme, log, rows, n, m, from, uniforms, to); });
 }
@@ -114,7 +110,7 @@ py::object adapt(const std::string& name, double threshold, const py::array& log
 py::object count_offspring(const py::array& ancestors, py::array& counts) {
   const int64_t m = row_size(ancestors), n = row_size(counts), rows = ancestors.size() / m;
   const int64_t* from = input<int64_t>(ancestors);
-  int64_t* to = output<int64_t>(counts, rows * n);
+  int64_t* to = output<int64_t>(counts, checked_product({rows, n}));
   return run(rows * (m + n), [=] { return offspring(rows, m, n, from, to); });
 }
 
@@ -125,14 +121,17 @@ py::object permute(const py::array& ancestors, py::array& permuted) {
   return run(rows * n, [=] { return permute_ancestors(rows, n, from, to); });
 }
 
+constexpr uint64_t kHoldsObjects = 1;  // NPY_ITEM_REFCOUNT
+
 py::object gather(const py::array& particles, const py::array& ancestors, py::array& out) {
-  require(particles.ndim() > 0 && particles.shape(0) > 0 && particles.dtype().kind() != 'O' &&
+  require(particles.ndim() > 0 && particles.shape(0) > 0 && (particles.dtype().flags() & kHoldsObjects) == 0 &&
               (particles.flags() & py::array::c_style) != 0 && (out.flags() & py::array::c_style) != 0,
           "the cpu engine gathers C-contiguous arrays of plain types");
+  require((out.dtype().flags() & kHoldsObjects) == 0, "out holds Python objects");
   const int64_t n = particles.shape(0), m = row_size(ancestors);
   const int64_t* from = input<int64_t>(ancestors);
   const auto row_bytes = static_cast<size_t>(particles.nbytes() / n);
-  require(out.nbytes() == static_cast<py::ssize_t>(row_bytes) * m, "out has the wrong size");
+  require(out.nbytes() == checked_product({static_cast<int64_t>(row_bytes), m}), "out has the wrong size");
   const void* source = particles.data();
   void* target = out.mutable_data();
   return run(static_cast<int64_t>(row_bytes) * m,

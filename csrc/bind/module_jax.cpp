@@ -6,9 +6,12 @@
 #include <pybind11/pybind11.h>
 
 #include <algorithm>
+#include <exception>
+#include <new>
 #include <string>
 #include <vector>
 
+#include "common/network_check.h"
 #include "cpu/network.h"
 #include "cpu/resample.h"
 #include "cpu/weights.h"
@@ -25,7 +28,7 @@ using Dims = ffi::AnyBuffer::Dimensions;
 
 int64_t product(Dims dims, size_t begin, size_t end) {
   int64_t count = 1;
-  for (size_t k = begin; k < end; ++k) count *= dims[k];
+  for (size_t k = begin; k < end; ++k) count = checked_product({count, dims[k]});
   return count;
 }
 
@@ -162,8 +165,11 @@ ffi::Error normalize_call(ffi::AnyBuffer log_weights, ffi::Result<ffi::AnyBuffer
 
 NetworkSpec spec_of(ffi::Span<const int64_t> layers, int64_t likelihood, double noise, int64_t precision) {
   const size_t fields = sizeof(Layer) / sizeof(int64_t);
-  return {static_cast<int>(layers.size() / fields), reinterpret_cast<const Layer*>(layers.begin()),
-          static_cast<Likelihood>(likelihood), static_cast<float>(noise), static_cast<Precision>(precision)};
+  const NetworkSpec spec{static_cast<int>(std::min<size_t>(layers.size() / fields, kMaxLayers + 1)),
+                         reinterpret_cast<const Layer*>(layers.begin()), static_cast<Likelihood>(likelihood),
+                         static_cast<float>(noise), static_cast<Precision>(precision)};
+  check_network(spec);
+  return spec;
 }
 
 // x [.., B, inputs], y [.., B] or [.., B, outputs], as the engine takes them.
@@ -242,6 +248,23 @@ ffi::Error value_and_grad_call(ffi::AnyBuffer particles, ffi::AnyBuffer x, ffi::
 
 using Floats = ffi::Buffer<ffi::F32>;
 
+// A call whose exceptions become errors of XLA, which does not catch them.
+template <auto Call>
+struct Guarded;
+
+template <class... Arguments, ffi::Error (*Call)(Arguments...)>
+struct Guarded<Call> {
+  static ffi::Error call(Arguments... arguments) {
+    try {
+      return Call(arguments...);
+    } catch (const std::bad_alloc&) {
+      return {ffi::ErrorCode::kResourceExhausted, "fastsmc: there is not enough memory"};
+    } catch (const std::exception& error) {
+      return ffi::Error::InvalidArgument(std::string("fastsmc: ") + error.what());
+    }
+  }
+};
+
 void copy_in(Floats from, Floats to) {
   if (from.typed_data() != to.typed_data()) std::copy_n(from.typed_data(), from.element_count(), to.typed_data());
 }
@@ -281,7 +304,7 @@ ffi::Error trajectory_call(Floats particles, Floats momentum, Floats grad, ffi::
   return ffi::Error::Success();
 }
 
-XLA_FFI_DEFINE_HANDLER(kResample, resample_call,
+XLA_FFI_DEFINE_HANDLER(kResample, Guarded<resample_call>::call,
                        ffi::Ffi::Bind()
                            .Arg<ffi::AnyBuffer>()
                            .Arg<ffi::AnyBuffer>()
@@ -289,9 +312,9 @@ XLA_FFI_DEFINE_HANDLER(kResample, resample_call,
                            .Attr<int64_t>("scheme")
                            .Attr<int64_t>("log"));
 XLA_FFI_DEFINE_HANDLER(
-    kNormalize, normalize_call,
+    kNormalize, Guarded<normalize_call>::call,
     ffi::Ffi::Bind().Arg<ffi::AnyBuffer>().Ret<ffi::AnyBuffer>().Ret<ffi::AnyBuffer>().Ret<ffi::AnyBuffer>());
-XLA_FFI_DEFINE_HANDLER(kValue, value_call,
+XLA_FFI_DEFINE_HANDLER(kValue, Guarded<value_call>::call,
                        ffi::Ffi::Bind()
                            .Arg<ffi::AnyBuffer>()
                            .Arg<ffi::AnyBuffer>()
@@ -301,7 +324,7 @@ XLA_FFI_DEFINE_HANDLER(kValue, value_call,
                            .Attr<int64_t>("likelihood")
                            .Attr<double>("noise")
                            .Attr<int64_t>("precision"));
-XLA_FFI_DEFINE_HANDLER(kValueAndGrad, value_and_grad_call,
+XLA_FFI_DEFINE_HANDLER(kValueAndGrad, Guarded<value_and_grad_call>::call,
                        ffi::Ffi::Bind()
                            .Arg<ffi::AnyBuffer>()
                            .Arg<ffi::AnyBuffer>()
@@ -312,7 +335,7 @@ XLA_FFI_DEFINE_HANDLER(kValueAndGrad, value_and_grad_call,
                            .Attr<int64_t>("likelihood")
                            .Attr<double>("noise")
                            .Attr<int64_t>("precision"));
-XLA_FFI_DEFINE_HANDLER(kTrajectory, trajectory_call,
+XLA_FFI_DEFINE_HANDLER(kTrajectory, Guarded<trajectory_call>::call,
                        ffi::Ffi::Bind()
                            .Arg<Floats>()
                            .Arg<Floats>()

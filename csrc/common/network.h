@@ -9,6 +9,7 @@ namespace fastsmc {
 // torch's names: float32 throughout, operands as sums of two bfloat16 numbers, operands in bfloat16.
 enum class Precision : int { kHighest, kHigh, kMedium };
 constexpr int kPrecisions = 3;
+constexpr int kMaxLayers = 64;
 
 enum class LayerKind : int64_t { kDense, kConvolution };
 

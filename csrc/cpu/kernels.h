@@ -27,7 +27,6 @@ struct Tiles {
 struct NetworkKernels {
   Precision precision;
   int64_t tile, tiles_in_sum;
-  int max_layers;
   bool (*serves)(const NetworkSpec&);  // whether these kernels know all its layers
   size_t (*chunk_bytes)(const NetworkSpec&, const Chunk&);
   void (*pack)(const NetworkSpec&, const Batch&, const Chunk&, int64_t tile);

@@ -3,20 +3,27 @@
 #pragma once
 
 #include <cstddef>
+#include <cstdint>
 #include <memory>
 #include <new>
 #if defined(__linux__)
 #include <sys/mman.h>
 #endif
 
+#include "common/sizes.h"
+
 namespace fastsmc::cpu {
+
+inline size_t checked_bytes(size_t count, size_t each) {
+  return static_cast<size_t>(checked_product({static_cast<int64_t>(count), static_cast<int64_t>(each)}));
+}
 
 template <class T>
 class Buffer {
  public:
   Buffer() = default;
   explicit Buffer(size_t count) {
-    const size_t bytes = count * sizeof(T), align = bytes < kHugePage ? kCacheLine : kHugePage;
+    const size_t bytes = checked_bytes(count, sizeof(T)), align = bytes < kHugePage ? kCacheLine : kHugePage;
     memory_ = std::unique_ptr<T[], Free>(static_cast<T*>(::operator new(bytes, std::align_val_t{align})), Free{align});
 #if defined(__linux__)
     if (align == kHugePage) madvise(memory_.get(), bytes / kHugePage * kHugePage, MADV_HUGEPAGE);
@@ -49,7 +56,7 @@ class Workspace {
   template <class T>
   size_t reserve(size_t count) {
     const size_t at = size_;
-    size_ += (count * sizeof(T) + kAlign - 1) / kAlign * kAlign;
+    size_ += (checked_bytes(count, sizeof(T)) + kAlign - 1) / kAlign * kAlign;
     return at;
   }
   template <class T>

@@ -60,16 +60,17 @@ class Pass {
     chunk_ = std::clamp(kChunkBytes / tile_bytes * tile, tile, kMaxChunk);
     chunk_ = std::min(chunk_, batch.samples);
     groups_ = groups(chunk_);
-    const double flops = 6. * static_cast<double>(count * batch.samples) * static_cast<double>(dim_);
+    const double flops =
+        6. * static_cast<double>(count) * static_cast<double>(batch.samples) * static_cast<double>(dim_);
     const int available = flops < kParallelFlops ? 1 : available_threads();
     by_groups_ = count < 2 * available && groups_ > 1 && available > 1;
     threads_ = static_cast<int>(std::min<int64_t>(available, by_groups_ ? count * groups_ : count));
     const int64_t sums = by_groups_ ? count * groups_ : groups_ > 1 || chunks() > 1 ? threads_ : 0;
     scratch_bytes_ = static_cast<size_t>(ceil_divide(static_cast<int64_t>(engine_.scratch_bytes(spec)), 64) * 64);
-    const size_t scratch = memory_.reserve<char>(scratch_bytes_ * static_cast<size_t>(threads_));
+    const size_t scratch = memory_.reserve<char>(checked_bytes(scratch_bytes_, static_cast<size_t>(threads_)));
     const size_t packed = memory_.reserve<char>(engine_.chunk_bytes(spec, at(0)));
     const size_t values_at = memory_.reserve<double>(static_cast<size_t>(by_groups_ ? sums : 0));
-    const size_t sums_at = memory_.reserve<float>(static_cast<size_t>(with_grad ? sums * dim_ : 0));
+    const size_t sums_at = memory_.reserve<float>(static_cast<size_t>(with_grad ? checked_product({sums, dim_}) : 0));
     scratch_ = memory_.at<char>(scratch);
     packed_ = memory_.at<char>(packed);
     values_ = memory_.at<double>(values_at);

@@ -16,7 +16,6 @@
 
 namespace fastsmc::cpu::FASTSMC_LEVEL {
 
-constexpr int kMaxLayers = 64;
 constexpr int64_t kTile = 64;  // the unit in which work is shared out
 constexpr int64_t kTilesInSum = 8;
 constexpr int64_t kStretch = 128;
@@ -49,7 +48,7 @@ static int64_t kept_floats(const Layer& layer, int64_t samples) {
 static bool serves(const NetworkSpec& spec) {
   for (int l = 0; l < spec.layers; ++l)
     if (!spec.layer[l].dense()) return false;
-  return spec.layers <= kMaxLayers;
+  return true;
 }
 
 // Samples that go forward and back together: kStretch, or as many as fit kStretchBytes where there are images.
@@ -211,11 +210,11 @@ static double particle(const NetworkSpec& spec, const Chunk& chunk, Tiles tiles,
   return log_likelihood;
 }
 
-static bool serves_images(const NetworkSpec& spec) {
-  return spec.layers <= kMaxLayers;
+static bool serves_images(const NetworkSpec&) {
+  return true;
 }
 
-static const NetworkKernels network_kernels = {Precision::kHighest, kTile, kTilesInSum,   kMaxLayers, serves_images,
+static const NetworkKernels network_kernels = {Precision::kHighest, kTile, kTilesInSum,   serves_images,
                                                chunk_bytes,         pack,  scratch_bytes, particle};
 
 }  // namespace fastsmc::cpu::FASTSMC_LEVEL

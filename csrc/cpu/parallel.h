@@ -2,6 +2,7 @@
 #pragma once
 
 #include <cstdint>
+#include <exception>
 
 #include "cpu/threads.h"
 
@@ -10,14 +11,24 @@ namespace fastsmc::cpu {
 // Below this many elements an op runs on the calling thread, without entering a parallel region at all.
 constexpr int64_t kParallelFrom = 1 << 15;
 
+// What work throws on any of the threads, for want of memory, is thrown here: no exception may leave a parallel region.
 template <class Work>
 void for_each(int64_t count, bool parallel, const Work& work) {
   if (!parallel || count < 2) {
     for (int64_t i = 0; i < count; ++i) work(i);
     return;
   }
+  std::exception_ptr failure;
 #pragma omp parallel for schedule(static) num_threads(available_threads())
-  for (int64_t i = 0; i < count; ++i) work(i);
+  for (int64_t i = 0; i < count; ++i) {
+    try {
+      work(i);
+    } catch (...) {
+#pragma omp critical(fastsmc_failure)
+      failure = std::current_exception();
+    }
+  }
+  if (failure) std::rethrow_exception(failure);
 }
 
 }  // namespace fastsmc::cpu

@@ -377,7 +377,7 @@ class TileNetwork {
 template <int Terms>
 static constexpr NetworkKernels tile_kernels(Precision precision) {
   using Network = TileNetwork<Terms>;
-  return {precision,     Network::kTileSamples,  Network::kTilesInSum, kMaxLayers, serves, Network::chunk_bytes,
+  return {precision,     Network::kTileSamples,  Network::kTilesInSum, serves, Network::chunk_bytes,
           Network::pack, Network::scratch_bytes, Network::particle};
 }
 
