@@ -111,9 +111,9 @@ class SGHMC(Move):
         if self.tells_step(target):
             cloud.know_gradient(data, target)
             return self.whole.propose(cloud, data, target, step_size, draw)
-        posterior, count = cloud.posterior, len(cloud.particles)
-        size = max(self.sharing, math.ceil(count / self.most_groups))
-        groups = [slice(begin, begin + size) for begin in range(0, count, size)]
+        posterior, count, (here, width) = cloud.posterior, len(cloud), cloud.particles.shape
+        size, first = max(self.sharing, math.ceil(count / self.most_groups)), cloud.ranks.first
+        groups = [slice(max(begin - first, 0), min(begin + size - first, here)) for begin in range(0, count, size)]
         parts = Parts(cloud, data, target, self.batch_size, draw)
         steps = max(self.num_steps, round(self.coverage * parts.number))
         keys = [draw._replace(number=draw.number * steps + k).key(random.Stream.MOMENTUM) for k in range(steps)]
@@ -127,10 +127,13 @@ class SGHMC(Move):
         fresh, kept = cloud.momentum is None, {"refresh": self.persistence, "noise": memory.put(noise)}
         units = memory.put(scale)
         momentum = memory.copy(cloud.refresh(0.0, **keys[0]) if fresh else cloud.momentum)
-        particles, work, information = memory.copy(cloud.particles), np.zeros(count), np.zeros(cloud.particles.shape[1])
+        particles, forces, work = memory.copy(cloud.particles), memory.empty((here, width), np.float32), np.zeros(here)
         for some, chosen in zip(groups, parts.choose(len(groups), steps), strict=True):
+            if some.start >= some.stop:
+                continue  # it is elsewhere
             theta, v = particles[some], momentum[some]
-            scaled = {"scale": units, "likelihood_scale": target.power * parts.number, "first_slot": some.start}
+            scaled = {"scale": units, "likelihood_scale": target.power * parts.number}
+            scaled["first_slot"] = first + some.start
             step = partial(posterior.leapfrog, theta, v, **scaled)
             step(v, kick=0.0, drift=step_size / 2)
             for k, key in enumerate(keys):
@@ -140,9 +143,10 @@ class SGHMC(Move):
                 if self.weighted:
                     before, after = map(memory.host, energies[:2])
                     work[some] += before - after
-            information += parts.squares(force) / count
-        log_prior, squares = memory.host(posterior.log_prior(particles)), momentum * momentum
-        variance, kinetic = memory.host(squares.sum(0)) / count, memory.host(squares.mean(1))
+            forces[some] = force
+        information, squares = parts.squares(forces) / count, momentum * momentum
+        columns = memory.host(posterior.log_prior(particles)), memory.host(squares.mean(1)), work
+        (log_prior, kinetic, work), variance = cloud.ranks.gather(*columns), cloud.total(squares) / count
         heat = _heat(variance, scale, posterior.prior_precision)
         learned = {"information": information if heat < self.diverged else information * np.nan, "heat": heat}
         if not self.weighted:
@@ -172,12 +176,15 @@ class Parts:
 
     def force(self, particles: View, part: int) -> View:
         """Gradient of the log-likelihood of a part, [P, d]."""
-        return self._cloud.evaluate(particles, self._batch.take(self._rows[part]), with_grad=True)[1]
+        return self._cloud.evaluate_some(particles, self._batch.take(self._rows[part]))[1]
 
     def squares(self, force: View) -> np.ndarray:
-        """Mean square of the gradient of a data point of weight one, summed over particles, [d]."""
-        points = self._target.batch_size / self.number
-        return self._cloud.memory.host((force * force).sum(0)) / (points * self._target.mean_weight**2)
+        """Mean square of the gradient of a data point of weight one, summed over all particles, [d].
+
+        ``force`` is that of the particles that are here, and is overwritten.
+        """
+        force *= force
+        return self._cloud.total(force) / (self._target.batch_size / self.number * self._target.mean_weight**2)
 
 
 def _heat(variance: np.ndarray, scale: np.ndarray | None, prior_precision: np.ndarray) -> float:
