@@ -120,7 +120,7 @@ class Cloud:
         )
 
     def shared(self, ranks: Alone) -> Cloud:
-        """This cloud, which one process has, as ranks share it out that all have it."""
+        """The part of a rank in this cloud, which every rank has as a whole."""
         rows = {name: self.memory.copy(row[ranks.here]) for name, row in self._parts((*ROWS, "momentum")).items()}
         evaluations = 0 if ranks.index else self.evaluations
         return replace(self, **rows, evaluations=evaluations, spare=(), ranks=ranks)

@@ -5,6 +5,7 @@ import pickle
 import signal
 import time
 from datetime import timedelta
+from itertools import pairwise
 
 import numpy as np
 import pytest
@@ -13,7 +14,7 @@ from small_runs import data_of, posterior_of
 
 import fastsmc as fs
 from fastsmc import ranks
-from fastsmc.ranks import Alone, RankError, Ranks, group_size
+from fastsmc.ranks import RankError, group_size
 
 RUNS = {
     "HMC": {"annealing": fs.DataAnnealing(sizes=[10, 20]), "move": fs.HMC(3), "num_iterations": 6},
@@ -91,6 +92,99 @@ def moved(run, count):
     edges = [min(groups * rank // count * size, PARTICLES) for rank in range(count + 1)]
     total = 0
     for ancestors in run["genealogy"]:
-        for begin, end in zip(edges[:-1], edges[1:], strict=True):
+        for begin, end in pairwise(edges):
             total += len({a for a in ancestors[begin:end] if not begin <= a < end})
     return total
+
+
+WAIT = 3
+"""Seconds that the ranks of these tests wait for one another."""
+LOSES = "defaults"
+
+
+def lose(folder, victim, how):
+    """Go on with a run until a rank is lost, and what the others have to say of that."""
+    ranks.TIMEOUT = timedelta(seconds=WAIT)
+    me = int(os.environ["RANK"])
+    (folder / f"pid{me}").write_text(str(os.getpid()))
+
+    def callback(result):
+        if len(result.history) == 4:
+            callback.since = time.monotonic()
+            if me == victim:
+                os.kill(os.getpid(), how)
+
+    try:
+        fs.resume(folder / "run", distributed=True, progress=False, callback=callback)
+    except RankError as error:
+        (folder / f"said{me}").write_text(f"{time.monotonic() - callback.since:.3f} {error}")
+        if how == signal.SIGSTOP:
+            os.kill(int((folder / f"pid{victim}").read_text()), signal.SIGKILL)
+
+
+def go_on(folder):
+    result = fs.resume(folder / "run", distributed=True, progress=False)
+    (folder / f"end{os.environ['RANK']}").write_bytes(pickle.dumps(numbers(result)))
+
+
+class StopError(Exception):
+    """What ends a run from its callback."""
+
+
+def stop(result):
+    if len(result.history) == 2:
+        raise StopError
+
+
+@pytest.mark.parametrize(
+    ("count", "victim", "how", "words", "others"),
+    [
+        (3, 1, signal.SIGKILL, "rank 1 of 3 has died or hangs; the run goes on from its last checkpoint", 2),
+        (2, 0, signal.SIGKILL, "rank 0 of 2, or what had started it, has died; the run goes on", 1),
+        (2, 1, signal.SIGSTOP, "rank 1 of 2 has died or hangs", 3),
+    ],
+)
+def test_a_lost_rank_stops_the_others_and_the_run_goes_on(tmp_path, alone, count, victim, how, words, others):
+    keep = fs.Checkpoint(tmp_path / "run", iterations=1)
+    with pytest.raises(StopError):
+        sampler(LOSES).run(*data_of(), False, keep, stop)
+    codes = together(count, lose, tmp_path, victim, how)
+    assert codes == [-signal.SIGKILL if rank == victim else 0 for rank in range(count)]
+    for rank in set(range(count)) - {victim}:
+        seconds, said = (tmp_path / f"said{rank}").read_text().split(maxsplit=1)
+        assert said.startswith(words)
+        assert float(seconds) < WAIT + 5
+    assert len(fs.load(tmp_path / "run" / "last.safetensors").history) >= 3
+    assert together(others, go_on, tmp_path) == [0] * others
+    for rank in range(others):
+        assert same(pickle.loads((tmp_path / f"end{rank}").read_bytes()), alone[LOSES])
+
+
+def refused(folder):
+    said = []
+    for make in (
+        lambda: sampler("HMC", 8, distributed=True),
+        lambda: sampler("HMC", distributed=True, waste_free=2),
+        lambda: fs.SMC(posterior_of(), PARTICLES, move=fs.HMC(1, False, lkernel="gaussian"), distributed=True),
+        lambda: fs.resume(folder / "run", distributed=True),
+    ):
+        with pytest.raises(ValueError, match=r".") as error:
+            make()
+        said.append(str(error.value))
+    (folder / f"said{os.environ['RANK']}").write_text("\n".join(said))
+
+
+def test_what_ranks_cannot_share_is_refused_in_a_sentence(tmp_path):
+    fs.PersistentSMC(posterior_of(), 4, num_iterations=1).run(*data_of(), False, tmp_path / "run")
+    assert together(3, refused, tmp_path) == [0] * 3
+    few, waste_free, gaussian, persistent = (tmp_path / "said2").read_text().splitlines()
+    assert "num_particles is 8, but there are 3 ranks; it must be more particles, or at most 2 ranks" in few
+    assert "waste_free is 2; it must be 1 where ranks share" in waste_free
+    assert "whose L-kernel needs all particles" in gaussian
+    assert "the run is of PersistentSMC" in persistent
+
+
+def test_processes_that_nobody_started_as_ranks_are_refused(monkeypatch):
+    monkeypatch.delenv("RANK", raising=False)
+    with pytest.raises(ValueError, match="RANK is not in the environment; the processes must be started by torchrun"):
+        sampler("HMC", distributed=True)
