@@ -11,13 +11,15 @@ from __future__ import annotations
 import math
 import os
 import socket
+import tempfile
 import threading
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from datetime import timedelta
 from functools import cache
 from itertools import count, pairwise
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -27,6 +29,8 @@ from fastsmc.arrays import View
 
 TIMEOUT = timedelta(seconds=300)
 """How long ranks wait for one another, unless torch.distributed was initialised with another time-out."""
+SHARED = Path("/dev/shm")
+"""Where files are in memory."""
 PULSE = 0.5
 """Seconds between two signs of life of a rank."""
 
@@ -78,6 +82,10 @@ class Alone:
         ``ancestors`` [P] leave survivors where they are. A particle goes to a rank once, whatever it has there.
         """
 
+    def once_per_host(self, make: Callable[[], np.ndarray]) -> np.ndarray:
+        """An array that one rank of each host makes, in memory that those of the host share."""
+        return make()
+
 
 ALONE = Alone()
 
@@ -95,7 +103,8 @@ class Ranks(Alone):
         import torch
         from torch import distributed
 
-        self._torch, self._distributed, self._pulse = torch, distributed, _join()
+        self._torch, self._distributed, (self._pulse, hosts) = torch, distributed, _join()
+        self._leader = hosts.index(hosts[distributed.get_rank()])
         self.index, self.count = distributed.get_rank(), distributed.get_world_size()
         size = group_size(num_particles)
         groups = math.ceil(num_particles / size)
@@ -163,6 +172,21 @@ class Ranks(Alone):
             tensor[arriving] = self._swap(tensor[leaving], *counts)[places]
         self.exchanged += len(leaving)
 
+    def once_per_host(self, make: Callable[[], np.ndarray]) -> np.ndarray:
+        """See `Alone`."""
+        leads, folder = self.index == self._leader, SHARED if SHARED.is_dir() else Path(tempfile.gettempdir())
+        path = folder / f"fastsmc-{int(self.numbers(os.getpid())[self._leader])}.npy"
+        try:
+            if leads:
+                np.save(path, make())
+            self.numbers(0)  # it is written
+            array = np.asarray(np.load(path, mmap_mode="c"))
+            self.numbers(0)  # all have it
+        finally:
+            if leads:
+                path.unlink(missing_ok=True)
+        return array
+
     def _share(self, mine: Any, sizes: np.ndarray) -> Any:
         """What every rank has, one after the other, on all ranks, of the sizes that they have."""
         tensor = self._torch.as_tensor(mine)
@@ -185,11 +209,14 @@ class Ranks(Alone):
             raise RankError(self._pulse.verdict(error)) from error
 
 
+VERDICT = "fastsmc/verdict"
+
+
 class Pulse:
     """Signs of life: every rank gives them, in a thread, and anyone can see whose have stopped."""
 
     def __init__(self, store: Any, index: int, ranks: int) -> None:
-        self._store, self._index, self._ranks = store, index, ranks
+        self._store, self._index, self._ranks, self._heard = store, index, ranks, ""
         self._give(0)
         threading.Thread(target=self._go_on, name="fastsmc-pulse", daemon=True).start()
 
@@ -201,6 +228,8 @@ class Pulse:
             for number in count(1):
                 time.sleep(PULSE)
                 self._give(number)
+                if self._store.check([VERDICT]):
+                    self._heard = self._store.get(VERDICT).decode()
         except RuntimeError:  # the store is gone, and with it the run
             return
 
@@ -216,9 +245,11 @@ class Pulse:
             gone = [rank for rank, (a, b) in enumerate(zip(before, self._seen(), strict=True)) if a == b]
             names = ", ".join(map(str, gone))
             said = f"rank {names} of {self._ranks} has died or hangs" if gone else f"the ranks lost each other: {error}"
-            said = self._store.compare_set("fastsmc/verdict", "", said).decode()
+            said = self._store.compare_set(VERDICT, "", said).decode()
+            if self._index == 0:  # the store goes with it, as a rule
+                time.sleep(4 * PULSE)
         except RuntimeError:
-            said = f"rank 0 of {self._ranks}, or what had started it, has died"
+            said = self._heard or f"rank 0 of {self._ranks}, or what had started it, has died"
         return f"{said}; {advice}"
 
 
@@ -232,8 +263,8 @@ def _pulse(group: Any) -> Pulse:
     )
 
 
-def _join() -> Pulse:
-    """Be one of the ranks, and take no more threads than there are cores for each on this host."""
+def _join() -> tuple[Pulse, list[str]]:
+    """Be one of the ranks, and know their hosts; take no more threads than there are cores for each on this one."""
     import torch
     from torch import distributed
 
@@ -256,7 +287,7 @@ def _join() -> Pulse:
     distributed.all_gather_object(everyone, mine)
     if "OMP_NUM_THREADS" not in os.environ:
         torch.set_num_threads(max(1, len(mine[1]) // everyone.count(mine)))
-    return pulse
+    return pulse, [host for host, _ in everyone]
 
 
 def _tree_sum(parts: View) -> View:

@@ -115,7 +115,7 @@ class SMC(Sampler):
         """Run one iteration at a time; each state is a `Result` that later iterations leave alone."""
         (x, y), start = read(x, y), as_start(initial, self.num_particles)
         posterior = self.posterior_for(x)
-        data = Data(x, y, posterior, self.seed, self.stratify, weights=weights, first=start.num_data)
+        data = Data(x, y, posterior, self.seed, self.stratify, weights=weights, first=start.num_data, ranks=self.ranks)
         state = start.begin(self, posterior, data)
         cloud, target, step, log_evidence = state.cloud, state.target, state.step, state.log_evidence
         history, genealogy, move, clock = state.history, state.genealogy, step.move, Stopwatch(state.seconds)
