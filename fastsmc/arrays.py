@@ -168,11 +168,10 @@ class Memory(ABC):
 
     def group_sums(self, rows: View, size: int) -> View:
         """Sums of ``size`` neighbouring rows [P, d] each, the last of what is left: float64 [groups, d]."""
-        whole = len(rows) // size * size
-        sums = [rows[:whole].reshape(whole // size, size, rows.shape[1]).sum(1)]
-        if whole < len(rows):
-            sums.append(rows[whole:].sum(0)[None])
-        return self.cast(self.concatenate(sums), np.float64)
+        sums = self.copy(rows[::size])
+        for others in (rows[k::size] for k in range(1, size)):
+            sums[: len(others)] += others
+        return self.cast(sums, np.float64)
 
     @abstractmethod
     def _view(self, array: Any, name: str) -> tuple[View, Back]:

@@ -161,9 +161,17 @@ class Cloud:
         """Evaluations by all ranks."""
         return int(self.ranks.numbers(self.evaluations).sum())
 
-    def total(self, rows: View) -> np.ndarray:
-        """Sum over all particles of rows [P, d], of which those of the particles here are given: float64 [d]."""
-        return self.memory.host(self.ranks.total(self.memory.group_sums(rows, group_size(len(self)))))
+    def sums(self, rows: View) -> View:
+        """Sums of rows of neighbouring particles over the groups that they make up, float64 [groups, d]."""
+        return self.memory.group_sums(rows, group_size(len(self)))
+
+    def squares(self, rows: View) -> View:
+        """The same of the squares of rows."""
+        return self.sums(rows * rows)
+
+    def total(self, sums: Sequence[View]) -> np.ndarray:
+        """Sum over all particles, float64 [d], of `sums` of all that are here, in the order of the particles."""
+        return self.memory.host(self.ranks.total(self.memory.concatenate(sums)))
 
     def log_density(self, target: Target) -> np.ndarray:
         """Unnormalised log density of a target that uses the current batch, [P]."""
@@ -225,18 +233,17 @@ class Cloud:
         The variance of the gradient of a log density under it is the mean of minus its second derivative. Far from the
         target the gradients have a common part, which is no variance.
         """
-        count, width = self.particles.shape
-        weights, size = self.memory.put(np.exp(self.log_weights[self.ranks.here])[:, None]), group_size(len(self))
+        (count, width), size = self.particles.shape, group_size(len(self))
+        weights = self.memory.put(np.exp(self.log_weights[self.ranks.here])[:, None])
         means, squares, step = [], [], max(1, BLOCK // (size * width)) * size
         for some in (slice(begin, begin + step) for begin in range(0, count, step)):
             slope = target.power * self.grad[some] + self.posterior.prior_slope(self.particles[some])
             slope[(weights[some] == 0).reshape(-1)] = 0  # and not whatever it is where a particle is lost
             weighted = weights[some] * slope
-            means.append(self.memory.group_sums(weighted, size))
+            means.append(self.sums(weighted))
             weighted *= slope
-            squares.append(self.memory.group_sums(weighted, size))
-        sums = (self.ranks.total(self.memory.concatenate(parts)) for parts in (means, squares))
-        mean, square = map(self.memory.host, sums)
+            squares.append(self.sums(weighted))
+        mean, square = self.total(means), self.total(squares)
         return np.maximum(square - mean**2 - self.posterior.prior_precision, 0) / target.count
 
     def scale(self, target: Target) -> np.ndarray | None:

@@ -55,6 +55,8 @@ class Alone:
     """All slots that are here."""
     exchanged = 0
     """Particles that were sent to other ranks so far."""
+    sent_bytes = 0
+    """All that was sent to other ranks so far, but for whole results and checkpoints."""
 
     def gather(self, *columns: np.ndarray) -> Sequence[np.ndarray]:
         """Columns of all particles, float64 [P], of those of the particles that are here."""
@@ -196,6 +198,7 @@ class Ranks(Alone):
     def _swap(self, sent: Any, sizes: np.ndarray, received: np.ndarray) -> Any:
         """Send each rank its part of a tensor, of sizes that all ranks know, and receive theirs."""
         out = sent.new_empty((int(received.sum()), *sent.shape[1:]))
+        self.sent_bytes += (int(sizes.sum() - sizes[self.index])) * sent[:1].nbytes
         with self._watched():
             self._distributed.all_to_all_single(out, sent, received.tolist(), sizes.tolist())
         return out
