@@ -40,8 +40,8 @@ class RankError(RuntimeError):
 
 
 def group_size(num_particles: int) -> int:
-    """Slots of a group: so few that ranks have about as many particles each, so many that sums are cheap."""
-    return max(4, math.isqrt(num_particles) // 4)
+    """Slots of a group, about a quarter of the root of P: few, for ranks to have as many each, but cheap to sum over."""
+    return 2 ** max(2, (num_particles.bit_length() - 5) // 2)
 
 
 class Alone:
