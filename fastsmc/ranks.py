@@ -40,7 +40,7 @@ class RankError(RuntimeError):
 
 
 def group_size(num_particles: int) -> int:
-    """Slots of a group, about a quarter of the root of P: few, for ranks to have as many each, but cheap to sum over."""
+    """Slots of a group, about a quarter of the root of P: few, for ranks to have as many each, and cheap to sum."""
     return 2 ** max(2, (num_particles.bit_length() - 5) // 2)
 
 
