@@ -8,6 +8,7 @@ computes the bits of one process.
 
 from __future__ import annotations
 
+import atexit
 import math
 import os
 import socket
@@ -33,6 +34,8 @@ SHARED = Path("/dev/shm")
 """Where files are in memory."""
 PULSE = 0.5
 """Seconds between two signs of life of a rank."""
+VERDICT = "fastsmc/verdict"
+"""Key under which the store of the ranks has who is lost."""
 
 
 class RankError(RuntimeError):
@@ -212,16 +215,21 @@ class Ranks(Alone):
             raise RankError(self._pulse.verdict(error)) from error
 
 
-VERDICT = "fastsmc/verdict"
-
-
 class Pulse:
     """Signs of life: every rank gives them, in a thread, and anyone can see whose have stopped."""
 
     def __init__(self, store: Any, index: int, ranks: int) -> None:
         self._store, self._index, self._ranks, self._heard = store, index, ranks, ""
         self._give(0)
-        threading.Thread(target=self._go_on, name="fastsmc-pulse", daemon=True).start()
+        self._ends = threading.Event()
+        self._thread = threading.Thread(target=self._go_on, name="fastsmc-pulse", daemon=True)
+        self._thread.start()
+        atexit.register(self.end)  # a thread that is in the store as the interpreter ends takes the process down
+
+    def end(self) -> None:
+        """Give no more signs of life."""
+        self._ends.set()
+        self._thread.join(4 * PULSE)
 
     def _give(self, number: int) -> None:
         self._store.set(f"fastsmc/pulse/{self._index}", str(number))
@@ -229,7 +237,8 @@ class Pulse:
     def _go_on(self) -> None:
         try:
             for number in count(1):
-                time.sleep(PULSE)
+                if self._ends.wait(PULSE):
+                    return
                 self._give(number)
                 if self._store.check([VERDICT]):
                     self._heard = self._store.get(VERDICT).decode()

@@ -35,7 +35,7 @@ class SGHMC(Move):
     half of it at least. The noise is known weight by weight from the mean squares of the gradients, which scale the
     weights too (after Ahn, Korattikara and Welling, 2012, who let the noise of the gradient do the work of the
     sampler's own), but not how that of different weights correlates. Groups of ``sharing`` particles, rounded up to
-    whole groups of `fastsmc.ranks`, have parts of their own: were all forces of one part, their noise would move the
+    whole groups of ``fastsmc.ranks``, have parts of their own: were all forces of one part, their noise would move the
     cloud as one instead of spreading it. There are sixteen groups at most, of more particles where need be, for each
     group is a call of the kernels. A particle that
     diverges, by a momentum ten times as hot as it should be, stays where it was; the steps become shorter by that heat.
