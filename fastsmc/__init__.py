@@ -32,6 +32,7 @@ _PUBLIC = {
     "Poisson": "likelihoods",
     "Posterior": "posterior",
     "RandomWalk": "moves",
+    "RankError": "ranks",
     "Result": "result",
     "Runs": "runs",
     "SGHMC": "stochastic",

@@ -338,7 +338,7 @@ class AdaptiveDataAnnealing(Annealing):
 
     def _share(self, cloud: Cloud) -> float:
         """The conditional ESS that leaves the ESS asked for, and in any case some way to go."""
-        return min(self.ess * len(cloud.particles) / cloud.ess, 0.95)
+        return min(self.ess * len(cloud) / cloud.ess, 0.95)
 
 
 @dataclass(frozen=True)

@@ -166,9 +166,12 @@ class Memory(ABC):
     def energies(self, rows: View, weights: View) -> View:
         """``sum(weights * row**2) / 2`` of rows [P, d], float64 [P]."""
 
-    @abstractmethod
-    def average(self, weights: np.ndarray, rows: View) -> np.ndarray:
-        """``weights @ rows`` of weights [P] and rows [P, d], on the host: float64 [d]."""
+    def group_sums(self, rows: View, size: int) -> View:
+        """Sums of ``size`` neighbouring rows [P, d] each, the last of what is left: float64 [groups, d]."""
+        sums = self.copy(rows[::size])
+        for others in (rows[k::size] for k in range(1, size)):
+            sums[: len(others)] += others
+        return self.cast(sums, np.float64)
 
     @abstractmethod
     def _view(self, array: Any, name: str) -> tuple[View, Back]:
@@ -232,10 +235,6 @@ class Host(Memory):
     def energies(self, rows: np.ndarray, weights: np.ndarray) -> np.ndarray:
         """See `Memory`."""
         return 0.5 * np.einsum("pd,pd,d->p", rows, rows, weights, dtype=np.float64)
-
-    def average(self, weights: np.ndarray, rows: np.ndarray) -> np.ndarray:
-        """See `Memory`."""
-        return weights @ rows
 
     def _view(self, array: Any, name: str) -> tuple[np.ndarray, Back]:
         if type(array) is np.ndarray:
@@ -311,10 +310,6 @@ class Device(Memory):
     def energies(self, rows: View, weights: View) -> View:
         """See `Memory`."""
         return 0.5 * (rows.double() ** 2 @ weights.double())
-
-    def average(self, weights: np.ndarray, rows: View) -> np.ndarray:
-        """See `Memory`."""
-        return self.host(self.put(weights.astype(np.float64)) @ rows.double())
 
     def _type(self, dtype: Any) -> Any:
         dtype = np.dtype(dtype)

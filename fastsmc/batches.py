@@ -14,6 +14,7 @@ from fastsmc import arrays, random, sources
 from fastsmc.annealing import Target
 from fastsmc.arrays import View
 from fastsmc.posterior import Posterior
+from fastsmc.ranks import ALONE, Alone
 from fastsmc.sources import Rows
 
 
@@ -54,7 +55,7 @@ class Data:
     x becomes float32 [N, inputs], or stays `Rows`, y what the likelihood takes, both on the posterior's device. With
     ``stratify`` every batch from the first point on holds the classes in the proportions of all the data, as nearly as
     whole numbers can. Points of weight zero are left out. The ``first`` of the others come before the rest. ``like`` is
-    an array of the kind that results are to be.
+    an array of the kind that results are to be. The ``ranks`` of a host hold x in memory once.
     """
 
     def __init__(
@@ -67,6 +68,7 @@ class Data:
         *,
         weights: Any = None,
         first: int = 0,
+        ranks: Alone = ALONE,
     ) -> None:
         rows = Rows.of(x)
         targets = posterior.likelihood.targets(arrays.on_host(y, "y"), posterior.network.num_outputs)
@@ -85,8 +87,10 @@ class Data:
         )
         order = used[order]
         self._memory = posterior.memory
-        placed = replace(rows, index=rows.index[order], memory=self._memory)
-        self.x, self.like = placed if rows is x else placed.read(), sources.like(x)
+        placed, self.like = replace(rows, index=rows.index[order]), sources.like(x)
+        self.x = (
+            replace(placed, memory=self._memory) if rows is x else self._memory.put(ranks.once_per_host(placed.read))
+        )
         self.y = self._memory.put(targets[order])
         self.weights = None if factors is None else self._memory.put(factors[order])
         self.mean_weight = 1.0 if factors is None else float(factors[used].mean(dtype=np.float64))

@@ -24,6 +24,7 @@ import numpy as np
 
 from fastsmc import arrays, sources
 from fastsmc.files import PARTS, describe, encoded, given_or_made, load_state, write_atomically
+from fastsmc.ranks import ALONE, Alone
 from fastsmc.start import Resumption
 
 if TYPE_CHECKING:
@@ -65,10 +66,10 @@ class Keeper:
     """Keeps the states of a run in its folder, beside the run: another thread writes copies.
 
     A full disk or a folder that cannot be written does not end the run: the result warns of it. ``checkpoint`` None
-    keeps nothing.
+    keeps nothing. Of several ranks the first says when, and writes.
     """
 
-    def __init__(self, checkpoint: Checkpoint | str | Path | None) -> None:
+    def __init__(self, checkpoint: Checkpoint | str | Path | None, ranks: Alone = ALONE) -> None:
         plain = checkpoint is None or isinstance(checkpoint, Checkpoint)
         self._plan = checkpoint if plain else Checkpoint(checkpoint)
         self._since, self._due = 0, 0.0
@@ -76,6 +77,7 @@ class Keeper:
         self._pending: Future | None = None
         self._failed: str | None = None
         self._listens = self._terminated = False
+        self._ranks = ranks
         if self._plan is not None:
             self._folder = Path(self._plan.folder)
             self._folder.mkdir(parents=True, exist_ok=True)
@@ -90,6 +92,9 @@ class Keeper:
                 f"checkpoint is {str(self._folder)!r}, which holds a run already; it must be another folder, or the "
                 "run go on by fastsmc.resume"
             )
+        self._ranks.numbers(0)  # all have looked
+        if self._ranks.index > 0:
+            return
         weights = sources.table(weights, "weights")
         data = {"x": x, "y": y} | ({} if weights is None else {"weights": weights})
         in_memory = {name: value for name, value in data.items() if not isinstance(value, sources.Rows)}
@@ -114,7 +119,7 @@ class Keeper:
             return
         self._since += 1
         enough = self._plan.iterations is not None and self._since >= self._plan.iterations
-        if enough or time.monotonic() >= self._due:
+        if self._ranks.numbers(enough or time.monotonic() >= self._due)[0]:
             self._keep(result)
             self._since, self._due = 0, time.monotonic() + self._plan.seconds
 
@@ -141,6 +146,9 @@ class Keeper:
     def _keep(self, result: Result) -> None:
         self._settle(result)
         state = None if result.state is None else Resumption.of(result)
+        result.particles = self._ranks.whole(result.particles)
+        if self._ranks.index > 0:
+            return
         self._pending = self._writer.submit(self._write, encoded(result, state))
 
     def _settle(self, result: Result) -> None:
@@ -170,6 +178,7 @@ def resume(
     *,
     weights: Any = None,
     sampler: Sampler | None = None,
+    distributed: bool = False,
     network: Any = None,
     prior: Any = None,
     likelihood: Any = None,
@@ -187,6 +196,8 @@ def resume(
         file of their memory map.
     sampler
         The sampler, where the folder cannot describe it: with a scheme or a move of one's own.
+    distributed
+        As for `SMC`, unless a sampler is given; ranks go on with the run of one process, or of another number of them.
     network, prior, likelihood
         As for `fastsmc.load`.
     progress, callback
@@ -209,7 +220,7 @@ def resume(
         raise ValueError(f"{folder} holds no run that can go on: {error}") from None
     if sampler is not None:
         given = {name: getattr(sampler.posterior, name) for name in PARTS}
-    sampler = _sampler(run, given) if sampler is None else sampler
+    sampler = _sampler(run, given, distributed) if sampler is None else sampler
     held = run["data"] if x is None else {name: held for name, held in run["data"].items() if name == "weights"}
     found = {name: _found(folder, name, reference) for name, reference in held.items()}
     x, y = (found["x"], found["y"]) if x is None else sources.read(x, y)
@@ -217,8 +228,10 @@ def resume(
     if fingerprint(*sources.read(x, y), weights) != run["fingerprint"]:
         raise ValueError(f"x, y and weights are not the data of the run in {folder}, which go on with it")
     state = _last_state(folder, given)
-    if state is None:  # it ended before its first iteration
+    sampler.ranks.numbers(0)  # all have read
+    if state is None and sampler.ranks.index == 0:  # it ended before its first iteration
         (folder / RUN).unlink()
+    sampler.ranks.numbers(0)
     result = sampler.run(x, y, progress, folder, callback, weights=weights, initial=state)
     back = arrays.kind_of(sources.like(sources.features(x)), "x")
     result.particles, result.log_weights = (
@@ -227,7 +240,7 @@ def resume(
     return result
 
 
-def _sampler(run: dict[str, Any], given: dict[str, Any]) -> Sampler:
+def _sampler(run: dict[str, Any], given: dict[str, Any], distributed: bool) -> Sampler:
     """The sampler that a folder describes."""
     from fastsmc.persistent import PersistentSMC
     from fastsmc.posterior import Posterior
@@ -245,13 +258,18 @@ def _sampler(run: dict[str, Any], given: dict[str, Any]) -> Sampler:
         made = {name: given_or_made(name, None, value) for name, value in parameters.items()}
     except ValueError as error:
         raise ValueError(f"sampler is None, and the folder cannot make it: {error}") from None
+    if distributed:
+        if run["sampler"] != SMC.__name__:
+            raise ValueError(f"distributed is True, but the run is of {run['sampler']}, whose particles are not shared")
+        made["distributed"] = True
     return kinds[run["sampler"]](Posterior(**parts, **posterior), **made)
 
 
 def _parameters(sampler: Sampler) -> dict[str, Any]:
     posterior = sampler.posterior
     names = (*PARTS, "precision", "backend")
-    own = [name for name in inspect.signature(type(sampler)).parameters if name not in ("posterior", "backend")]
+    elsewhere = ("posterior", "backend", "distributed")
+    own = [name for name in inspect.signature(type(sampler)).parameters if name not in elsewhere]
     return {
         "posterior": {name: describe(getattr(posterior, name)) for name in names},
         **{name: describe(getattr(sampler, name)) for name in own},

@@ -56,7 +56,11 @@ def _parser() -> argparse.ArgumentParser:
     demo.add_argument("--out", type=_output, default=Path("demo.png"), help="picture (default: %(default)s)")
     _add_run_options(demo)
 
-    train = commands.add_parser("train", help="sample the weights of a network for your own data")
+    train = commands.add_parser(
+        "train",
+        help="sample the weights of a network for your own data",
+        epilog="torchrun -m fastsmc train ... shares the particles out over the processes that it starts.",
+    )
     train.set_defaults(command=_train)
     train.add_argument("data", help="a folder of IDX files, a .npz or .csv file, or 'digits'")
     train.add_argument("--target", help="target column of a CSV file (default: the last)")
@@ -172,13 +176,16 @@ def _train(args: argparse.Namespace) -> int:
         num_iterations=args.iterations,
         device=args.device,
         seed=args.seed,
+        distributed=int(os.environ.get("WORLD_SIZE", "1")) > 1,
     )
     trace = None
     if args.plot or args.report:
         plotting.figure_class()
         trace = fs.Trace(dataset.x_test, dataset.y_test, share=0.2)
-    with logs.written_to(args.log):
+    with logs.written_to(None if smc.ranks.index else args.log):
         result = smc.run(dataset.x_train, dataset.y_train, progress=not args.quiet, callback=trace)
+    if smc.ranks.index:
+        return 0  # the first rank tells
     quality = result.evaluate(dataset.x_test, dataset.y_test)
     seconds = float(result.history["seconds"][-1])
     shown = "  ".join(f"{name} {value:.4f}" for name, value in quality.items())

@@ -14,6 +14,7 @@ from fastsmc.annealing import Target
 from fastsmc.arrays import View
 from fastsmc.batches import Batch, Data
 from fastsmc.posterior import Posterior
+from fastsmc.ranks import ALONE, Alone, group_size
 
 
 class DegenerateError(RuntimeError):
@@ -25,6 +26,7 @@ class DegenerateError(RuntimeError):
 class Proposal(NamedTuple):
     """Where every particle would go, what is known there, and the log ratio that accepts or weights it, [P].
 
+    Rows are those of the particles that are here (see `fastsmc.ranks`), columns whole.
     ``information`` [d] and ``heat`` are of moves with noisy forces: the mean square of a data point's gradient, and the
     variance of the momentum where the data determine it, which is one if the noise is accounted for.
     """
@@ -55,7 +57,8 @@ BLOCK = 2**17
 class Cloud:
     """Weighted particles with the log-likelihood of the current batch, unscaled, its gradient, and the log prior.
 
-    What has a row of d numbers for each particle is on the posterior's device, what has one number on the host.
+    What has a row of d numbers for each particle is on the posterior's device, what has one number on the host. Where
+    ranks share the particles out, rows are those of the particles that are here, and columns are whole.
 
     Attributes
     ----------
@@ -85,11 +88,13 @@ class Cloud:
     """Running mean of the Fisher information of a data point about every weight, [d], where a move asks for it."""
     resamplings: int = 0
     evaluations: int = 0
-    """Likelihoods of one data point under one particle that were computed so far."""
+    """Likelihoods of one data point under one particle that were computed here so far."""
     spare: tuple[View, ...] = ()
     """Memory of a trajectory: particles, gradient and momentum; pages are slow to come by."""
     previews: dict[tuple[int, int], np.ndarray] = field(default_factory=dict)
     """Log-likelihoods of rows, where the particles are."""
+    ranks: Alone = ALONE
+    """Who has which particles."""
 
     @classmethod
     def from_prior(cls, posterior: Posterior, num_particles: int, seed: int, with_grad: bool) -> Cloud:
@@ -97,25 +102,35 @@ class Cloud:
         return cls.of(posterior, posterior.sample_prior(num_particles, seed), with_grad)
 
     @classmethod
-    def of(cls, posterior: Posterior, particles: View, with_grad: bool) -> Cloud:
-        """Equally weighted particles, which have seen no data."""
-        count, memory = len(particles), posterior.memory
+    def of(cls, posterior: Posterior, particles: View, with_grad: bool, ranks: Alone = ALONE) -> Cloud:
+        """Equally weighted particles, those of a rank, which have seen no data."""
+        memory = posterior.memory
+        (log_prior,) = ranks.gather(memory.host(posterior.log_prior(particles)))
+        count = len(log_prior)
         return cls(
             posterior,
             particles,
             memory.zeros(particles.shape, np.float32) if with_grad else None,
             np.zeros(count),
-            memory.host(posterior.log_prior(particles)),
+            log_prior,
             np.full(count, -np.log(count)),
             float(count),
             np.arange(count),
+            ranks=ranks,
         )
+
+    def shared(self, ranks: Alone) -> Cloud:
+        """The part of a rank in this cloud, which every rank has as a whole."""
+        rows = {name: self.memory.copy(row[ranks.here]) for name, row in self._parts((*ROWS, "momentum")).items()}
+        evaluations = 0 if ranks.index else self.evaluations
+        return replace(self, **rows, evaluations=evaluations, spare=(), ranks=ranks)
 
     def stored(self) -> tuple[dict[str, np.ndarray], dict[str, float]]:
         """Copies, on the host, of what the next iteration depends on beside particles and weights: arrays, numbers."""
         rows, columns = self._parts((*ROWS[1:], "momentum")), self._parts((*COLUMNS, "information"))
-        parts = {name: self.memory.host(row) for name, row in rows.items()} | columns
-        return {name: np.array(part) for name, part in parts.items()}, {name: getattr(self, name) for name in NUMBERS}
+        parts = {name: self.ranks.whole(self.memory.host(row)) for name, row in rows.items()} | columns
+        numbers = {name: getattr(self, name) for name in NUMBERS} | {"evaluations": self.all_evaluations()}
+        return {name: np.array(part) for name, part in parts.items()}, numbers
 
     @classmethod
     def restored(
@@ -133,19 +148,44 @@ class Cloud:
         held = absent | own | rows | {"particles": put(np.array(particles)), "log_weights": np.array(log_weights)}
         return cls(posterior, **held, **numbers)
 
+    def __len__(self) -> int:
+        """Number of particles, P."""
+        return len(self.log_weights)
+
     @property
     def memory(self) -> arrays.Memory:
         """Where the particles are."""
         return self.posterior.memory
+
+    def all_evaluations(self) -> int:
+        """Evaluations by all ranks."""
+        return int(self.ranks.numbers(self.evaluations).sum())
+
+    def sums(self, rows: View) -> View:
+        """Sums of rows of neighbouring particles over the groups that they make up, float64 [groups, d]."""
+        return self.memory.group_sums(rows, group_size(len(self)))
+
+    def squares(self, rows: View) -> View:
+        """The same of the squares of rows."""
+        return self.sums(rows * rows)
+
+    def total(self, sums: Sequence[View]) -> np.ndarray:
+        """Sum over all particles, float64 [d], of `sums` of all that are here, in the order of the particles."""
+        return self.memory.host(self.ranks.total(self.memory.concatenate(sums)))
 
     def log_density(self, target: Target) -> np.ndarray:
         """Unnormalised log density of a target that uses the current batch, [P]."""
         return self.log_prior + target.power * self.log_likelihood
 
     def evaluate(self, particles: View, batch: Batch, with_grad: bool | None = None) -> tuple[np.ndarray, View | None]:
-        """Log-likelihood of a batch, with its gradient where this cloud carries one, unless it is said."""
-        self.evaluations += batch.size * len(particles)
+        """Log-likelihood of a batch, [P], with its gradient where this cloud carries one, unless it is said."""
         with_grad = self.grad is not None if with_grad is None else with_grad
+        log_likelihood, grad = self.evaluate_some(particles, batch, with_grad)
+        return self.ranks.gather(log_likelihood)[0], grad
+
+    def evaluate_some(self, particles: View, batch: Batch, with_grad: bool = True) -> tuple[np.ndarray, View | None]:
+        """Log-likelihood of a batch and its gradient for no more than the particles that are given."""
+        self.evaluations += batch.size * len(particles)
         log_likelihood, grad, slope = np.zeros(len(particles)), None, None
         for x, y, weights in batch.blocks():
             if with_grad:
@@ -193,14 +233,18 @@ class Cloud:
         The variance of the gradient of a log density under it is the mean of minus its second derivative. Far from the
         target the gradients have a common part, which is no variance.
         """
-        precision, weights = self.posterior.prior_precision, np.exp(self.log_weights)
-        mean, square = np.zeros((2, self.particles.shape[1]))
-        alive = np.flatnonzero(weights)
-        for some in np.array_split(alive, max(1, len(alive) * len(mean) // BLOCK)):
+        (count, width), size = self.particles.shape, group_size(len(self))
+        weights = self.memory.put(np.exp(self.log_weights[self.ranks.here])[:, None])
+        means, squares, step = [], [], max(1, BLOCK // (size * width)) * size
+        for some in (slice(begin, begin + step) for begin in range(0, count, step)):
             slope = target.power * self.grad[some] + self.posterior.prior_slope(self.particles[some])
-            mean += self.memory.average(weights[some], slope)
-            square += self.memory.average(weights[some], slope * slope)
-        return np.maximum(square - mean**2 - precision, 0) / target.count
+            slope[(weights[some] == 0).reshape(-1)] = 0  # and not whatever it is where a particle is lost
+            weighted = weights[some] * slope
+            means.append(self.sums(weighted))
+            weighted *= slope
+            squares.append(self.sums(weighted))
+        mean, square = self.total(means), self.total(squares)
+        return np.maximum(square - mean**2 - self.posterior.prior_precision, 0) / target.count
 
     def scale(self, target: Target) -> np.ndarray | None:
         """The weights' deviations under a target, were they independent and normal: float32 [d]; None if not known."""
@@ -212,14 +256,14 @@ class Cloud:
         """Mix the momentum with fresh normal numbers; a share ``persistence`` of it is kept, none of it at first."""
         if self.momentum is None:
             self.momentum, persistence = self.memory.zeros(self.particles.shape, np.float32), 0.0
-        still = {"kick": 0.0, "drift": 0.0, "refresh": persistence}
+        still = {"kick": 0.0, "drift": 0.0, "refresh": persistence, "first_slot": self.ranks.first}
         self.posterior.leapfrog(self.particles, self.momentum, self.momentum, **still, **key)
         return self.momentum
 
     def trajectory(
         self, batch: Batch, *, scale: np.ndarray | None, **plan: Any
     ) -> tuple[tuple[View, ...], ops.Trajectory]:
-        """Where a leapfrog trajectory takes every particle: particles, gradient and momentum [P, d] there.
+        """Where a leapfrog trajectory takes the particles here: particles, gradient and momentum there, and columns.
 
         It starts with the momentum that the particles have; with a fresh one where they have none.
         """
@@ -230,27 +274,29 @@ class Cloud:
         if self.momentum is not None:
             momentum[...] = self.momentum
         plan |= {"scale": memory.put(scale), "refresh": 0.0 if self.momentum is None else None}
+        plan["first_slot"] = self.ranks.first
         if batch.streams:
             end = self.posterior.trajectory_by(partial(self._gradient, batch), particles, momentum, grad, **plan)
         else:
             self.evaluations += batch.size * len(particles) * plan["num_steps"]
             end = self.posterior.trajectory(particles, momentum, grad, batch.x, batch.y, weights=batch.weights, **plan)
-        return self.spare, ops.Trajectory(*map(memory.host, end))
+        return self.spare, ops.Trajectory(*self.ranks.gather(*map(memory.host, end)))
 
     def _gradient(self, batch: Batch, particles: View) -> tuple[View, View]:
         """Log-likelihood [P] and gradient [P, d] of a batch that streams, where the particles are."""
-        log_likelihood, grad = self.evaluate(particles, batch, with_grad=True)
+        log_likelihood, grad = self.evaluate_some(particles, batch)
         return self.memory.put(log_likelihood), grad
 
-    def adopt(self, proposal: Proposal, stay: np.ndarray) -> None:
-        """Become what a move proposes, but for the particles that stay; those turn back, if momentum is kept."""
-        kept = ("particles", "grad", "log_likelihood", "log_prior")
-        for name in kept:
+    def adopt(self, proposal: Proposal, accepted: np.ndarray) -> None:
+        """Become what a move proposes, but for particles not accepted [P]; those turn back, if momentum is kept."""
+        stay_here, stay = (np.flatnonzero(~part) for part in (accepted[self.ranks.here], accepted))
+        kept = {"particles": stay_here, "grad": stay_here, "log_likelihood": stay, "log_prior": stay}
+        for name, places in kept.items():
             new, old = getattr(proposal, name), getattr(self, name)
-            if new is not None and len(stay):
-                new[stay] = old[stay]
+            if new is not None and len(places):
+                new[places] = old[places]
         if self.momentum is not None:
-            proposal.momentum[stay] = -self.momentum[stay]
+            proposal.momentum[stay_here] = -self.momentum[stay_here]
         self.previews = {}
         if self.spare:
             free = self.particles, self.grad, self.spare[2] if self.momentum is None else self.momentum
@@ -270,7 +316,7 @@ class Cloud:
         added = bool(joining) and target.power == previous.power
         before = 0.0 if added else previous.power * self.likelihood(data, previous)
         if share == 0 or start == target.stop:
-            new = np.zeros(len(self.particles))
+            new = np.zeros(len(self))
         elif self.grad is None and (joining or target.weights is None):
             new = self.preview(data, start, target.stop)
         else:
@@ -341,14 +387,16 @@ class Cloud:
         """A cloud of ``count`` equally weighted draws of the particles, and the ancestor of each, [count].
 
         It is this one, moved in place, where as many are drawn as there are, unless ``keep``; else it has memory of
-        its own, and no momentum.
+        its own, and no momentum, and one process must have it.
         """
         ancestors, on = self._ancestors(count, scheme, seed, iteration), {"backend": self.posterior.host_backend}
         drawn, columns, rows = self, self._parts(COLUMNS), self._parts(ROWS)
-        if count == len(self.particles) and not keep:
+        if count == len(self) and not keep:
             ancestors = ops.permute_ancestors(ancestors, **on)
-            for state in (columns, rows | self._parts(("momentum",))):
-                self._gather([*state.values()], ancestors, [*state.values()])
+            columns, rows = [*columns.values()], [*(rows | self._parts(("momentum",))).values()]
+            self._gather(columns, ancestors, columns)
+            self._gather(rows, self.ranks.local(ancestors), rows)
+            self.ranks.exchange(rows, ancestors)
         else:
             parts = columns | rows
             gathered = self._gather([*columns.values()], ancestors) + self._gather([*rows.values()], ancestors)
@@ -392,6 +440,6 @@ class Cloud:
         parts = {name: np.concatenate([getattr(c, name) for c in clouds]) for name in last._parts(COLUMNS)}
         parts |= {name: last.memory.concatenate([getattr(c, name) for c in clouds]) for name in last._parts(ROWS)}
         total = len(parts["particles"])
-        log_weights = np.concatenate([c.log_weights + np.log(len(c.particles) / total) for c in clouds])
+        log_weights = np.concatenate([c.log_weights + np.log(len(c) / total) for c in clouds])
         ess = float(ops.normalize_log_weights(log_weights, backend=last.posterior.host_backend).ess)
         return replace(last, **parts, log_weights=log_weights, ess=ess, momentum=None, previews={})

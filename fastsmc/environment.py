@@ -23,9 +23,15 @@ def version(name: str) -> str:
         return "not installed"
 
 
+def cores() -> frozenset[int]:
+    """Numbers of the cores that this process may use."""
+    affinity = getattr(os, "sched_getaffinity", lambda process: range(os.cpu_count() or 1))
+    return frozenset(affinity(0))
+
+
 def usable_cores() -> int:
     """Cores that this process may use."""
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    return len(cores())
 
 
 def machine() -> str:

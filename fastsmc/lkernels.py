@@ -22,10 +22,12 @@ if TYPE_CHECKING:
 class LKernel:
     """The weight update of a move: which proposals are taken, and what that does to the weights.
 
-    ``exact`` says whether that keeps the particles weighted for their target.
+    ``exact`` says whether that keeps the particles weighted for their target, ``needs_all`` whether it takes the rows
+    of all particles to weight one, which ranks that share them out do not have.
     """
 
     exact: ClassVar[bool] = True
+    needs_all: ClassVar[bool] = False
 
     def accepted(self, log_ratio: np.ndarray, log_u: np.ndarray) -> np.ndarray:
         """Which proposals replace their particles, [P]; all of them, unless a kernel says otherwise."""
@@ -74,6 +76,8 @@ class GaussianApproximation(LKernel):
     `ForwardProposal` where fewer are left: without those that diverged, with an energy error of 1000 or more, and with
     copies of one particle counted as the effective sample size counts them.
     """
+
+    needs_all: ClassVar[bool] = True
 
     def log_increment(self, cloud: Cloud, proposal: Proposal) -> np.ndarray:
         """Minus the energy error, with the fit's density of the way back instead of the standard normal, [P]."""

@@ -129,7 +129,7 @@ class Move:
         u = random.uniform((1, len(ratio)), **stream, backend=cloud.posterior.host_backend)[0]
         backward = self.backward_kernel(target)
         increment = backward.log_increment(cloud, proposal)
-        cloud.adopt(proposal, np.flatnonzero(~backward.accepted(ratio, np.log1p(-u))))
+        cloud.adopt(proposal, backward.accepted(ratio, np.log1p(-u)))
         if proposal.information is None:
             self.learn(cloud, target)
         else:
@@ -178,11 +178,11 @@ class RandomWalk(Move):
         """See `Move`."""
         stream = draw.key(random.Stream.MOMENTUM)
         where = {"backend": cloud.posterior.backend, "device": cloud.posterior.device}
-        particles = random.normal(tuple(cloud.particles.shape), **stream, **where)
+        particles = random.normal(tuple(cloud.particles.shape), **stream, **where, first_slot=cloud.ranks.first)
         particles *= step_size
         particles += cloud.particles
         log_likelihood, grad = cloud.evaluate(particles, data.batch(target))
-        log_prior = cloud.memory.host(cloud.posterior.log_prior(particles))
+        (log_prior,) = cloud.ranks.gather(cloud.memory.host(cloud.posterior.log_prior(particles)))
         change = log_prior + target.power * log_likelihood - cloud.log_density(target)
         return Proposal(particles, grad, log_likelihood, log_prior, change)
 

@@ -125,10 +125,13 @@ class Posterior:
     def __repr__(self) -> str:
         return f"Posterior({self.network}, prior={self.prior}, likelihood={self.likelihood})"
 
-    def sample_prior(self, num_particles: int, seed: int = 0) -> Any:
-        """Particles drawn from the prior, float32 [P, d], on the posterior's device; a pure function of the seed."""
+    def sample_prior(self, num_particles: int, seed: int = 0, first_slot: int = 0) -> Any:
+        """Particles drawn from the prior, float32 [P, d], on the posterior's device: a pure function of the seed.
+
+        ``first_slot`` is the number of the first of them, of as many as there are for the seed.
+        """
         shape, where = (num_particles, self.num_params), {"backend": self.backend, "device": self.device}
-        key = {"seed": seed, "stream": random.Stream.PRIOR}
+        key = {"seed": seed, "stream": random.Stream.PRIOR, "first_slot": first_slot}
         particles = random.normal(shape, **key, **where) * self.memory.put(self.prior_scales.astype(np.float32))
         if self.coordinates.rest:
             uniform = (random.uniform(shape, **key, iteration=k, **where) for k in (1, 2))

@@ -20,6 +20,7 @@ from fastsmc.lkernels import Reversible
 from fastsmc.moves import Move
 from fastsmc.posterior import Posterior
 from fastsmc.progress import Progress
+from fastsmc.ranks import ALONE, Ranks
 from fastsmc.result import Result
 from fastsmc.sources import read
 from fastsmc.start import Resumption
@@ -41,6 +42,7 @@ class Sampler(ABC):
         backend: str | None,
         device: str | None,
         seed: int,
+        distributed: bool = False,
     ) -> None:
         for name, value in (("num_particles", num_particles), ("num_iterations", num_iterations)):
             if value is not None and value < 1:
@@ -61,6 +63,8 @@ class Sampler(ABC):
         self.num_iterations = num_iterations
         self.resampling = resampling
         self.seed = seed
+        self.distributed = distributed
+        self.ranks = Ranks(num_particles) if distributed else ALONE
 
     def posterior_for(self, x: Any) -> Posterior:
         """The posterior on the device that was asked for, or on that of the data."""
@@ -81,6 +85,7 @@ class Sampler(ABC):
                 **{name: getattr(posterior, name) for name in ("network", "prior", "likelihood")},
                 **{name: getattr(self, name) for name in own if name != "posterior"},
                 "move": self.move_for(len(x)),
+                "ranks": self.ranks.count,
                 **{name: getattr(posterior, name) for name in ("path", "precision", "precision_in_use", "device")},
                 "backend": backends.describe(posterior.backend, posterior.device),
                 "machine": environment.machine(),
@@ -128,7 +133,8 @@ class Sampler(ABC):
             A folder, which keeps the last two states of the run, every 30 seconds and at the end, for `fastsmc.resume`
             and `fastsmc.load`; or a `Checkpoint`, which says how often.
         callback
-            Is given every state; its time does not count in ``history.seconds``.
+            Is given every state; its time does not count in ``history.seconds``. Where ranks share the particles out,
+            it must be given on all of them or on none, and is called on all, with all the particles.
         weights
             [N], finite and not negative: the factor of each point's log-likelihood. Whole numbers repeat points: the
             target is the same, and so is the evidence. Points of weight zero are left out, also where N is counted.
@@ -143,10 +149,12 @@ class Sampler(ABC):
         ------
         DegenerateError
             If no particle has a finite density any more; its ``result`` is the last good state.
+        RankError
+            If another rank has died, or has not answered in time.
         """
         result: Result | None = None
         x, y = read(x, y)
-        settings, keep = self.settings(x), Keeper(checkpoint)
+        settings, keep, whole = self.settings(x), Keeper(checkpoint, self.ranks), False
         if isinstance(initial, Resumption):
             result = initial.result
         else:
@@ -156,15 +164,17 @@ class Sampler(ABC):
         logs.emit(logging.INFO, "start", f"{settings['sampler']} begins: {what}", **settings)
         try:
             keep.listen()
-            with Progress(self.num_iterations, progress) as bar, closing(states):
+            with Progress(self.num_iterations, progress and self.ranks.index == 0) as bar, closing(states):
                 for result in states:
                     result.settings = settings
                     bar.update(result.history.last)
                     keep.offer(result)
                     if callback is not None:
+                        result.particles = self.ranks.whole(result.particles)
                         callback(result)
+            whole = True
         except KeyboardInterrupt:
-            if result is None:
+            if result is None or self.ranks.count > 1:
                 raise
             result.interrupted = True
             of = "" if self.num_iterations is None else f" of {self.num_iterations}"
@@ -174,7 +184,8 @@ class Sampler(ABC):
             logs.emit(logging.ERROR, "error", str(error))
             raise
         finally:
-            keep.close(result)
+            keep.close(result if whole or self.ranks.count == 1 else None)
+        result.particles = self.ranks.whole(result.particles)
         for sentence in result.warnings:
             logs.emit(logging.WARNING, "warning", sentence)
         logs.emit(logging.INFO, "end", f"{settings['sampler']} ends: {len(result.history)} iterations")

@@ -6,6 +6,7 @@ gradually, after Millard, Murphy, Green and Maskell (arXiv 2601.21983).
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Iterator
 from dataclasses import replace
 from itertools import count, islice
@@ -13,7 +14,7 @@ from typing import Any
 
 import numpy as np
 
-from fastsmc.annealing import AdaptiveDataAnnealing, Annealing
+from fastsmc.annealing import AdaptiveDataAnnealing, Annealing, Target
 from fastsmc.batches import Data
 from fastsmc.cloud import Cloud
 from fastsmc.moves import HMC, Draw, KineticLangevin, Move
@@ -63,6 +64,12 @@ class SMC(Sampler):
         Carlo", 2022). Every iteration resamples P/K particles, whatever the effective sample size, and moves them
         K - 1 times ``num_moves`` times. K must divide P, and the move must accept or reject. Momentum that a move keeps
         lasts along a chain. 1 is the standard algorithm, which keeps the last state only.
+    distributed
+        Whether the processes that torchrun has started, or that have initialised torch.distributed, share the particles
+        out. All must make the same sampler and run it on the same data, in a machine of the same kind each. The result
+        has the bits that one process computes where the likelihood is computed by kernels, is the same on all of them
+        and holds all particles. What `iterate` yields has only the particles that are here, beside the weights of all.
+        Ctrl-C ends all ranks without a result.
     """
 
     def __init__(
@@ -79,17 +86,22 @@ class SMC(Sampler):
         device: str | None = None,
         seed: int = 0,
         waste_free: int = 1,
+        distributed: bool = False,
     ) -> None:
         annealing = AdaptiveDataAnnealing() if annealing is None else annealing
         move = HMC() if move is None and waste_free > 1 else move
         num_iterations = annealing.num_iterations if num_iterations is None else num_iterations
-        super().__init__(posterior, num_particles, move, num_iterations, resampling, backend, device, seed)
+        super().__init__(posterior, num_particles, move, num_iterations, resampling, backend, device, seed, distributed)
         if not 0 <= ess_threshold <= 1:
             raise ValueError(f"ess_threshold is {ess_threshold!r}; it must lie between 0 and 1")
         if waste_free < 1 or num_particles % waste_free:
             raise ValueError(f"waste_free is {waste_free!r}; it must divide num_particles, {num_particles}")
         if waste_free > 1:
             self._check_reversible("waste-free SMC")
+        if distributed and waste_free > 1:
+            raise ValueError(f"waste_free is {waste_free!r}; it must be 1 where ranks share the particles out")
+        if distributed and move is not None and move.backward_kernel(Target(0, sys.maxsize)).needs_all:
+            raise ValueError(f"move is {move!r}, whose L-kernel needs all particles; ranks share them out")
         self.annealing = annealing
         self.ess_threshold = ess_threshold
         self.stratify = stratify
@@ -103,7 +115,7 @@ class SMC(Sampler):
         """Run one iteration at a time; each state is a `Result` that later iterations leave alone."""
         (x, y), start = read(x, y), as_start(initial, self.num_particles)
         posterior = self.posterior_for(x)
-        data = Data(x, y, posterior, self.seed, self.stratify, weights=weights, first=start.num_data)
+        data = Data(x, y, posterior, self.seed, self.stratify, weights=weights, first=start.num_data, ranks=self.ranks)
         state = start.begin(self, posterior, data)
         cloud, target, step, log_evidence = state.cloud, state.target, state.step, state.log_evidence
         history, genealogy, move, clock = state.history, state.genealogy, step.move, Stopwatch(state.seconds)
@@ -154,7 +166,7 @@ class SMC(Sampler):
                 step_size=step_size,
                 log_evidence=log_evidence,
                 evidence_variance=start.evidence_variance + cloud.relative_variance(self.waste_free),
-                data_passes=cloud.evaluations / (len(data) * self.num_particles),
+                data_passes=cloud.all_evaluations() / (len(data) * self.num_particles),
                 seconds=clock.seconds(),
                 non_finite=lost,
             )

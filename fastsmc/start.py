@@ -64,7 +64,7 @@ class Start:
     def begin(self, sampler: Any, posterior: Posterior, data: Data) -> State:
         """The state of an `SMC` sampler's run before its first iteration."""
         move = sampler.move_for(len(data))
-        cloud = self.cloud(posterior, sampler.num_particles, sampler.resampling, sampler.seed, move.uses_gradient)
+        cloud = self.cloud(sampler, posterior, move.uses_gradient)
         target = self.target(sampler.annealing, data)
         cloud.observe(data, PRIOR, target)
         return State(self, cloud, target, StepSize(move), History(), [])
@@ -73,13 +73,14 @@ class Start:
         """What the particles represent."""
         return annealing.initial_target(len(data))
 
-    def particles(self, posterior: Posterior, num_particles: int, seed: int) -> View:
-        """Particles [P, d] on the posterior's device."""
-        return posterior.sample_prior(num_particles, seed)
+    def particles(self, posterior: Posterior, slots: range, seed: int) -> View:
+        """Particles of some slots, [n, d], on the posterior's device."""
+        return posterior.sample_prior(len(slots), seed, slots.start)
 
-    def cloud(self, posterior: Posterior, num_particles: int, resampling: str, seed: int, with_grad: bool) -> Cloud:
+    def cloud(self, sampler: Any, posterior: Posterior, with_grad: bool) -> Cloud:
         """Weighted particles, which have yet to be told of the data."""
-        return Cloud.of(posterior, self.particles(posterior, num_particles, seed), with_grad)
+        slots = range(sampler.num_particles)[sampler.ranks.here]
+        return Cloud.of(posterior, self.particles(posterior, slots, sampler.seed), with_grad, sampler.ranks)
 
 
 @dataclass(frozen=True, eq=False)
@@ -108,13 +109,13 @@ class WarmStart(Start):
         if not 0 <= self.spread < np.inf:
             raise ValueError(f"spread is {self.spread!r}; it must be a finite standard deviation, zero or more")
 
-    def particles(self, posterior: Posterior, num_particles: int, seed: int) -> View:
+    def particles(self, posterior: Posterior, slots: range, seed: int) -> View:
         """See `Start`."""
-        particles, rows = posterior.sample_prior(num_particles, seed), _rows(self.members, posterior)
-        rows = rows[np.arange(num_particles) % len(rows)]
+        particles, rows = super().particles(posterior, slots, seed), _rows(self.members, posterior)
+        rows = rows[np.arange(slots.start, slots.stop) % len(rows)]
         if self.spread > 0:
-            on = {"stream": random.Stream.MOMENTUM, "iteration": START, "backend": posterior.host_backend}
-            rows = rows + np.float32(self.spread) * random.normal(rows.shape, seed=seed, **on)
+            key = {"seed": seed, "stream": random.Stream.MOMENTUM, "iteration": START, "first_slot": slots.start}
+            rows = rows + np.float32(self.spread) * random.normal(rows.shape, **key, backend=posterior.host_backend)
         if rows.shape[1] < posterior.num_params:
             rows = rows / _units(posterior, particles)
         particles[:, : rows.shape[1]] = posterior.memory.put(rows)
@@ -168,7 +169,7 @@ class Continuation(Start):
             )
         return Target(0, self.num_data, mean_weight=data.mean_weight)
 
-    def cloud(self, posterior: Posterior, num_particles: int, resampling: str, seed: int, with_grad: bool) -> Cloud:
+    def cloud(self, sampler: Any, posterior: Posterior, with_grad: bool) -> Cloud:
         """See `Start`; resampled where other numbers of particles are asked for."""
         old = self.result.posterior
         for name in ("network", "prior", "likelihood"):
@@ -179,10 +180,10 @@ class Continuation(Start):
         given = np.array(arrays.on_host(self.result.particles, "particles"), np.float32)
         cloud = Cloud.of(posterior, memory.put(given), with_grad)
         cloud.reweight(arrays.on_host(self.result.log_weights, "log_weights"))
-        if len(given) != num_particles:
-            cloud, _ = cloud.resample(num_particles, resampling, seed, START)
-            cloud.roots, cloud.resamplings = np.arange(num_particles), 0
-        return cloud
+        if len(given) != sampler.num_particles:
+            cloud, _ = cloud.resample(sampler.num_particles, sampler.resampling, sampler.seed, START)
+            cloud.roots, cloud.resamplings = np.arange(sampler.num_particles), 0
+        return cloud.shared(sampler.ranks)
 
 
 @dataclass(frozen=True, eq=False)
@@ -225,7 +226,7 @@ class Resumption(Start):
         """See `Start`."""
         result = self.result
         particles, log_weights = (arrays.on_host(getattr(result, name), name) for name in ("particles", "log_weights"))
-        cloud = Cloud.restored(posterior, particles, log_weights, self.arrays, self.numbers)
+        cloud = Cloud.restored(posterior, particles, log_weights, self.arrays, self.numbers).shared(sampler.ranks)
         step = StepSize(sampler.move_for(len(data)))
         step.value = self.step_size
         history, genealogy = result.history.copy(), list(result.genealogy or ())

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 from functools import cached_property, partial
 from itertools import pairwise
@@ -17,6 +18,7 @@ from fastsmc.batches import Data
 from fastsmc.cloud import Cloud, Proposal
 from fastsmc.lkernels import ForwardProposal, LKernel, Unweighted
 from fastsmc.moves import Draw, KineticLangevin, Move, check_persistence
+from fastsmc.ranks import group_size
 
 
 @dataclass(frozen=True)
@@ -32,9 +34,10 @@ class SGHMC(Move):
     the forces would heat the particles, so that the refreshments add that much less; steps are so short that they add
     half of it at least. The noise is known weight by weight from the mean squares of the gradients, which scale the
     weights too (after Ahn, Korattikara and Welling, 2012, who let the noise of the gradient do the work of the
-    sampler's own), but not how that of different weights correlates. Groups of ``sharing`` particles have parts of
-    their own: were all forces of one part, their noise would move the cloud as one instead of spreading it. There are
-    sixteen groups at most, of more particles where need be, for each group is a call of the kernels. A particle that
+    sampler's own), but not how that of different weights correlates. Groups of ``sharing`` particles, rounded up to
+    whole groups of ``fastsmc.ranks``, have parts of their own: were all forces of one part, their noise would move the
+    cloud as one instead of spreading it. There are sixteen groups at most, of more particles where need be, for each
+    group is a call of the kernels. A particle that
     diverges, by a momentum ten times as hot as it should be, stays where it was; the steps become shorter by that heat.
 
     Drifts and kicks preserve volume, so that the proposal and its reversal have a ratio, whatever the force: with
@@ -111,14 +114,15 @@ class SGHMC(Move):
         if self.tells_step(target):
             cloud.know_gradient(data, target)
             return self.whole.propose(cloud, data, target, step_size, draw)
-        posterior, count = cloud.posterior, len(cloud.particles)
-        size = max(self.sharing, math.ceil(count / self.most_groups))
-        groups = [slice(begin, begin + size) for begin in range(0, count, size)]
+        posterior, count, here, first = cloud.posterior, len(cloud), len(cloud.particles), cloud.ranks.first
+        whole = group_size(count)
+        size = whole * math.ceil(max(self.sharing, count / self.most_groups) / whole)
+        groups = [slice(max(begin - first, 0), min(begin + size - first, here)) for begin in range(0, count, size)]
         parts = Parts(cloud, data, target, self.batch_size, draw)
         steps = max(self.num_steps, round(self.coverage * parts.number))
         keys = [draw._replace(number=draw.number * steps + k).key(random.Stream.MOMENTUM) for k in range(steps)]
         if self.precondition and cloud.information is None:
-            cloud.learn(parts.squares(parts.force(cloud.particles, 0)) / count)
+            cloud.learn(parts.mean_squares([cloud.squares(parts.force(cloud.particles, 0))]))
         scale, noise = self.scale(cloud, target), None
         if not self.weighted and cloud.information is not None:
             variance = self._force_variance(target) * cloud.information * (1.0 if scale is None else scale**2)
@@ -127,10 +131,13 @@ class SGHMC(Move):
         fresh, kept = cloud.momentum is None, {"refresh": self.persistence, "noise": memory.put(noise)}
         units = memory.put(scale)
         momentum = memory.copy(cloud.refresh(0.0, **keys[0]) if fresh else cloud.momentum)
-        particles, work, information = memory.copy(cloud.particles), np.zeros(count), np.zeros(cloud.particles.shape[1])
+        particles, (kinetic, work), forces, momenta = memory.copy(cloud.particles), np.zeros((2, here)), [], []
         for some, chosen in zip(groups, parts.choose(len(groups), steps), strict=True):
+            if some.start >= some.stop:
+                continue  # it is elsewhere
             theta, v = particles[some], momentum[some]
-            scaled = {"scale": units, "likelihood_scale": target.power * parts.number, "first_slot": some.start}
+            scaled = {"scale": units, "likelihood_scale": target.power * parts.number}
+            scaled["first_slot"] = first + some.start
             step = partial(posterior.leapfrog, theta, v, **scaled)
             step(v, kick=0.0, drift=step_size / 2)
             for k, key in enumerate(keys):
@@ -140,9 +147,11 @@ class SGHMC(Move):
                 if self.weighted:
                     before, after = map(memory.host, energies[:2])
                     work[some] += before - after
-            information += parts.squares(force) / count
-        log_prior, squares = memory.host(posterior.log_prior(particles)), momentum * momentum
-        variance, kinetic = memory.host(squares.sum(0)) / count, memory.host(squares.mean(1))
+            forces.append(cloud.squares(force))
+            kinetic[some] = memory.host((v * v).mean(1))
+            momenta.append(cloud.squares(v))
+        log_prior, kinetic, work = cloud.ranks.gather(memory.host(posterior.log_prior(particles)), kinetic, work)
+        information, variance = parts.mean_squares(forces), cloud.total(momenta) / count
         heat = _heat(variance, scale, posterior.prior_precision)
         learned = {"information": information if heat < self.diverged else information * np.nan, "heat": heat}
         if not self.weighted:
@@ -172,12 +181,12 @@ class Parts:
 
     def force(self, particles: View, part: int) -> View:
         """Gradient of the log-likelihood of a part, [P, d]."""
-        return self._cloud.evaluate(particles, self._batch.take(self._rows[part]), with_grad=True)[1]
+        return self._cloud.evaluate_some(particles, self._batch.take(self._rows[part]))[1]
 
-    def squares(self, force: View) -> np.ndarray:
-        """Mean square of the gradient of a data point of weight one, summed over particles, [d]."""
-        points = self._target.batch_size / self.number
-        return self._cloud.memory.host((force * force).sum(0)) / (points * self._target.mean_weight**2)
+    def mean_squares(self, squares: Sequence[View]) -> np.ndarray:
+        """Mean square of the gradient of a data point of weight one, [d], of what `Cloud.squares` made of forces."""
+        points = len(self._cloud) * self._target.batch_size / self.number
+        return self._cloud.total(squares) / (points * self._target.mean_weight**2)
 
 
 def _heat(variance: np.ndarray, scale: np.ndarray | None, prior_precision: np.ndarray) -> float:

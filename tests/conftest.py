@@ -173,8 +173,8 @@ def poison_prior(monkeypatch):
     def poison(posterior):
         draw = posterior.sample_prior
 
-        def poisoned(num_particles, seed):
-            particles = draw(num_particles, seed)
+        def poisoned(num_particles, seed, first_slot=0):
+            particles = draw(num_particles, seed, first_slot)
             particles[3, 5], particles[7, 0] = np.nan, np.inf
             return particles
 

@@ -1,6 +1,8 @@
-"""Scripts in processes of their own, whose environment sets threads and instruction sets."""
+"""Scripts and functions in processes of their own, whose environment sets threads, instruction sets and ranks."""
 
+import multiprocessing
 import os
+import socket
 import subprocess
 import sys
 from pathlib import Path
@@ -25,3 +27,33 @@ def threads_change_no_bit(script):
     one, *others = (printed(script, OMP_NUM_THREADS=threads) for threads in ("1", "2", "3", "16"))
     assert one.strip()
     assert all(other == one for other in others)
+
+
+def together(count, function, *arguments, timeout=120):
+    """Exit codes of the ranks that call a function of a module, each in a process; None of those still at it."""
+    context = multiprocessing.get_context("forkserver")  # which imports torch once for all
+    context.set_forkserver_preload(["torch.distributed", "fastsmc.checkpoint"])
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+    ranks = [
+        context.Process(target=_as_rank, args=(index, count, port, function, arguments), daemon=True)
+        for index in range(count)
+    ]
+    for rank in ranks:
+        rank.start()
+    for rank in ranks:
+        rank.join(timeout)
+    codes = [rank.exitcode for rank in ranks]
+    for rank in ranks:
+        rank.kill()
+    return codes
+
+
+def _as_rank(index, count, port, function, arguments):
+    import torch
+
+    os.environ |= {"RANK": str(index), "WORLD_SIZE": str(count), "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port)}
+    os.environ["OMP_NUM_THREADS"] = "1"
+    torch.set_num_threads(1)
+    function(*arguments)

@@ -98,7 +98,9 @@ def test_the_noise_of_forces_is_that_of_weighted_points():
     expected = move._force_variance(target) * np.var(points, axis=0) * 30 / 29
     np.testing.assert_allclose(forces.var(axis=0), expected, rtol=6 * (2 / 5000) ** 0.5)
     plain = Parts(cloud, Data(x, y, posterior, 0), Target(0, 30), move.batch_size, Draw(0, 0, 0))
-    threefold, single = (parts.squares(parts.force(cloud.particles, 0)) for parts in (draws[0], plain))
+    threefold, single = (
+        parts.mean_squares([cloud.squares(parts.force(cloud.particles, 0))]) for parts in (draws[0], plain)
+    )
     np.testing.assert_allclose(threefold, single, rtol=1e-5)
     # 90 points in as many parts have a third of that noise, for each is drawn by itself
     repeated = fs.SGHMC(batch_size=60).longest_step(Target(0, 90))

@@ -196,7 +196,7 @@ def test_the_variance_of_forces_is_that_of_the_parts_there_are():
     np.testing.assert_allclose(forces.var(axis=0), expected, rtol=6 * (2 / 5000) ** 0.5)
 
 
-@pytest.mark.parametrize(("particles", "sizes"), [(3, [3]), (10, [4, 4, 2]), (64, [4] * 16), (100, [7] * 14 + [2])])
+@pytest.mark.parametrize(("particles", "sizes"), [(3, [3]), (10, [4, 4, 2]), (64, [4] * 16), (100, [8] * 12 + [4])])
 def test_groups_of_particles_have_parts_of_their_own(particles, sizes, monkeypatch):
     cloud, data, target, _ = posterior_cloud(50, particles)
     move, seen, force = fs.SGHMC(num_steps=1, batch_size=10), [], Parts.force

@@ -121,9 +121,9 @@ def test_trained_networks_start_particles_in_turn(kind):
     modules = [posterior.network.to_torch() for _ in range(3)]
     weights = np.array([torch.nn.utils.parameters_to_vector(m.parameters()).detach().numpy() for m in modules])
     members = {"modules": modules, "states": [m.state_dict() for m in modules], "array": weights}[kind]
-    exact = WarmStart(members, spread=0.0).particles(posterior, 7, 0)
+    exact = WarmStart(members, spread=0.0).particles(posterior, range(7), 0)
     np.testing.assert_array_equal(exact, weights[[0, 1, 2, 0, 1, 2, 0]])
-    noise = WarmStart(members, spread=0.1).particles(posterior, 900, 0) - np.tile(weights, (300, 1))
+    noise = WarmStart(members, spread=0.1).particles(posterior, range(900), 0) - np.tile(weights, (300, 1))
     # 28,800 numbers: their deviation is known to 0.4 %
     assert noise.std() == pytest.approx(0.1, rel=0.025)
     assert abs(noise.mean()) < 0.1 * 5 / noise.size**0.5
@@ -131,19 +131,19 @@ def test_trained_networks_start_particles_in_turn(kind):
     x, y = np.ones((4, 3), np.float32), np.array([0, 1, 0, 1])
     if kind != "array":
         started = smc.run(x, y, initial=members).particles
-        np.testing.assert_array_equal(started, WarmStart(members).particles(posterior, 6, 4))
+        np.testing.assert_array_equal(started, WarmStart(members).particles(posterior, range(6), 4))
 
 
 def test_weights_in_units_of_a_sampled_scale_are_those_of_the_networks():
     posterior = fs.Posterior(fs.MLP([3, 4, 1]), fs.Normal(fs.HalfNormal(1.0)), fs.Gaussian(fs.HalfNormal(1.0)))
     members = np.random.default_rng(0).normal(size=(5, posterior.network.num_params)).astype(np.float32)
-    particles = WarmStart(members, spread=0.0).particles(posterior, 5, 2)
+    particles = WarmStart(members, spread=0.0).particles(posterior, range(5), 2)
     unpacked = posterior.unpack(particles)
     for p in posterior.network.parameters:
         np.testing.assert_allclose(unpacked[p.name].reshape(5, -1), members[:, p.begin : p.end], rtol=1e-5)
     drawn = posterior.sample_prior(5, 2)
     np.testing.assert_array_equal(particles[:, members.shape[1] :], drawn[:, members.shape[1] :])
-    np.testing.assert_array_equal(WarmStart(drawn, spread=0.0).particles(posterior, 5, 3), drawn)
+    np.testing.assert_array_equal(WarmStart(drawn, spread=0.0).particles(posterior, range(5), 3), drawn)
 
 
 @pytest.mark.parametrize(
