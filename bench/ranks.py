@@ -1,7 +1,8 @@
 """Two ranks with a thread each against one process with two: ``python -m bench.ranks``, on two cores or more.
 
 The same run both ways, in turn, in processes of their own: what an iteration takes, how many particles went to the
-other rank and how many bytes in all; and whether the bits are the same.
+other rank and how many bytes in all; and whether the bits are the same. And the processor time of both ranks over that
+of one process with one thread, which what else the machine does changes less.
 """
 
 from __future__ import annotations
@@ -13,6 +14,7 @@ import os
 import socket
 import subprocess
 import sys
+import time
 from statistics import median
 
 import numpy as np
@@ -37,12 +39,15 @@ def run(move: str, particles: int, points: int, iterations: int, ranks: int) -> 
     annealing = fs.SmoothDataAnnealing(start=points // 2, full=0.5)
     how = {"ess_threshold": 1.0, "resampling": "multinomial", "distributed": ranks > 1}
     smc = fs.SMC(posterior, particles, annealing, MOVES[move](), iterations, **how)
-    result = smc.run(x, y, progress=False)
+    states = [(time.process_time(), state) for state in smc.iterate(x, y)]
+    processor, state = [seconds for seconds, _ in states], states[-1][1]
+    particles = smc.ranks.whole(state.particles)
     return {
-        "seconds": median(np.diff(result.history.seconds)[WARM:].tolist()),
+        "seconds": median(np.diff(state.history.seconds)[WARM:].tolist()),
+        "processor": processor[-1] - processor[WARM - 1],
         "exchanged": smc.ranks.exchanged / iterations,
         "megabytes": smc.ranks.sent_bytes / iterations / 1e6,
-        "digest": hashlib.sha256(result.particles.tobytes() + result.log_weights.tobytes()).hexdigest(),
+        "digest": hashlib.sha256(particles.tobytes() + state.log_weights.tobytes()).hexdigest(),
     }
 
 
@@ -80,15 +85,17 @@ def main() -> int:
     for name in names:
         options = zip(("--particles", "--points", "--iterations"), map(str, sizes), strict=True)
         arguments = ["--move", name, *(word for option in options for word in option)]
-        pairs = [(launch(arguments, 1, 2)[0], launch(arguments, 2, 1)) for _ in range(args.repeats)]
-        one = [alone["seconds"] for alone, _ in pairs]
-        two = [max(rank["seconds"] for rank in ranks) for _, ranks in pairs]
-        same = len({rank["digest"] for alone, ranks in pairs for rank in (alone, *ranks)}) == 1
-        sent = {key: sum(rank[key] for rank in pairs[0][1]) for key in ("exchanged", "megabytes")}
+        shapes = ((1, 2), (2, 1), (1, 1))  # ranks, threads of each
+        repeats = [[launch(arguments, *shape) for shape in shapes] for _ in range(args.repeats)]
+        one = [alone[0]["seconds"] for alone, _, _ in repeats]
+        two = [max(rank["seconds"] for rank in ranks) for _, ranks, _ in repeats]
+        work = median(sum(r["processor"] for r in ranks) / single[0]["processor"] for _, ranks, single in repeats)
+        same = len({rank["digest"] for repeat in repeats for ranks in repeat for rank in ranks}) == 1
+        sent = {key: sum(rank[key] for rank in repeats[0][1]) for key in ("exchanged", "megabytes")}
         runs = ", ".join(f"{b / a - 1:+.0%}" for a, b in zip(one, two, strict=True))
         print(
             f"{name}: {median(one) * 1e3:.0f} ms an iteration in one process, {median(two) * 1e3:.0f} ms on two ranks "
-            f"({median(two) / median(one) - 1:+.1%}; runs {runs}); "
+            f"({median(two) / median(one) - 1:+.1%}; runs {runs}), processor time {work - 1:+.1%}; "
             f"{sent['exchanged']:.1f} particles and {sent['megabytes']:.1f} MB sent; "
             f"{'the same bits' if same else 'OTHER BITS'}"
         )

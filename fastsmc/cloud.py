@@ -53,6 +53,11 @@ BLOCK = 2**17
 """Numbers of a temporary that stays in the cache."""
 
 
+def distinct(numbers: np.ndarray) -> int:
+    """How many different numbers of particles there are."""
+    return int(np.count_nonzero(np.bincount(numbers)))
+
+
 @dataclass
 class Cloud:
     """Weighted particles with the log-likelihood of the current batch, unscaled, its gradient, and the log prior.
@@ -356,7 +361,7 @@ class Cloud:
     @property
     def distinct_roots(self) -> int:
         """Draws from the prior that have descendants."""
-        return len(np.unique(self.roots))
+        return distinct(self.roots)
 
     def relative_variance(self, chain_length: int = 1) -> float:
         """Estimate of the variance of Z_hat / Z from the genealogy (Lee and Whiteley, 2018).

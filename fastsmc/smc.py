@@ -16,7 +16,7 @@ import numpy as np
 
 from fastsmc.annealing import AdaptiveDataAnnealing, Annealing, Target
 from fastsmc.batches import Data
-from fastsmc.cloud import Cloud
+from fastsmc.cloud import Cloud, distinct
 from fastsmc.moves import HMC, Draw, KineticLangevin, Move
 from fastsmc.posterior import Posterior
 from fastsmc.progress import Stopwatch
@@ -161,7 +161,7 @@ class SMC(Sampler):
                 iteration=iteration,
                 ess=min(ess, cloud.ess),
                 resampled=resampled,
-                distinct_ancestors=len(np.unique(ancestors)),
+                distinct_ancestors=distinct(ancestors),
                 distinct_roots=cloud.distinct_roots,
                 step_size=step_size,
                 log_evidence=log_evidence,
