@@ -1,7 +1,7 @@
 """Every op of the engine from several threads of Python at once, for ThreadSanitizer to watch: see ``make tsan``.
 
 OMP_NUM_THREADS must be 1. The barriers of libgomp are futexes that ThreadSanitizer does not know, so that with more
-threads each parallel region would be reported; those are held to the same bits for any number of threads instead.
+threads parallel regions may be reported; those are held to the same bits for any number of threads instead.
 """
 
 import os
