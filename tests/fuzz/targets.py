@@ -301,7 +301,6 @@ class Engine:
             "philox": lambda: [np.empty((P, n), np.uint32), *key],
             "uniform": lambda: [np.empty((P, n)), *key],
             "normal": lambda: [np.empty((P, n), np.float32), *key],
-            "elementary": lambda: [int(rng.integers(7)), floats(n)],
             "normalize_log_weights": lambda: [np.log(w), np.empty_like(w), one(), one()],
             "resample": lambda: [scheme, False, w, u, np.empty(m, np.int64)],
             "adaptive_resample": lambda: [
