@@ -199,7 +199,8 @@ def test_the_engine_computes_with_the_threads_that_it_gets():
 
 
 STOPPED = """
-import sys, time
+import signal, sys, time
+signal.signal(signal.SIGINT, signal.default_int_handler)  # jobs in the background may be born deaf to it
 import numpy as np
 import fastsmc as fs
 from small_runs import data_of, posterior_of
