@@ -111,7 +111,7 @@ def test_maps_weights_and_starts_go_the_same_way_as_on_the_cpu(device, problem, 
         runs.append(smc.run(mapped, y[:18], weights=weights, initial=earlier, progress=False))
     assert_same_run(*runs)
     networks = fs.WarmStart(np.zeros((1, posterior.num_params)), spread=0.5)
-    ours, theirs = (networks.particles(posterior.on(**where), 3, 0) for where in places(device))
+    ours, theirs = (networks.particles(posterior.on(**where), range(3), 0) for where in places(device))
     np.testing.assert_allclose(arrays.on_host(ours, "particles"), theirs, atol=1e-6)
 
 
