@@ -268,7 +268,7 @@ def main() -> int:
         number = counts.total() + len(failures)
         try:
             kind, ratio = compute(args.seed, number)
-        except Exception:
+        except Exception:  # whatever a case ends by, it is a failure that is counted, and the exit status
             traceback.print_exc()
             print(f"again: python -m bench.soak --seed {args.seed} --case {number}", flush=True)
             failures.append(number)

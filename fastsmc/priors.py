@@ -9,6 +9,7 @@ Roberts and Skold, 2007).
 from __future__ import annotations
 
 import math
+from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from fnmatch import fnmatchcase
@@ -30,23 +31,28 @@ def _positive(name: str, value: Any, also: str = "") -> None:
         raise ValueError(f"{name} is {value!r}; it must be a positive number{also}")
 
 
-class Standard:
+class Standard(ABC):
     """A density of one coordinate; coordinates are independent. Tensors are [P, n]."""
 
     curvature: float
     """Mean of minus the second derivative of the log density."""
 
+    @abstractmethod
     def log_density(self, z: Tensor) -> Tensor:
         """Of every coordinate, with its constant."""
-        raise NotImplementedError
 
+    @abstractmethod
     def slope(self, z: Tensor) -> Tensor:
         """Derivative of the log density."""
-        raise NotImplementedError
 
+    @abstractmethod
     def draw(self, u: Tensor, v: Tensor) -> Tensor:
         """Draws of the density, from two uniform numbers in [0, 1) each."""
-        raise NotImplementedError
+
+
+def _normal(u: Tensor, v: Tensor) -> Tensor:
+    """Standard normal numbers (Box and Muller, 1958)."""
+    return (-2 * (-u).log1p()).sqrt() * (2 * math.pi * v).cos()
 
 
 @dataclass(frozen=True)
@@ -74,9 +80,8 @@ class HalfNormal(Positive):
         return 1 - (z.exp() / self.scale) ** 2
 
     def draw(self, u: Tensor, v: Tensor) -> Tensor:
-        """Box and Muller (1958)."""
-        normal = (-2 * (-u).log1p()).sqrt() * (2 * math.pi * v).cos()
-        return normal.abs().clamp_min(np.finfo(np.float32).tiny).log() + math.log(self.scale)
+        """See `Standard`."""
+        return _normal(u, v).abs().clamp_min(np.finfo(np.float32).tiny).log() + math.log(self.scale)
 
 
 @dataclass(frozen=True)
@@ -122,8 +127,8 @@ class LogNormal(Positive):
         return (math.log(self.median) - z) / self.scale**2
 
     def draw(self, u: Tensor, v: Tensor) -> Tensor:
-        """Box and Muller (1958)."""
-        return math.log(self.median) + self.scale * (-2 * (-u).log1p()).sqrt() * (2 * math.pi * v).cos()
+        """See `Standard`."""
+        return math.log(self.median) + self.scale * _normal(u, v)
 
 
 @dataclass(frozen=True)
@@ -156,6 +161,18 @@ class Normal(Prior):
     """Normal: ``scale`` is the standard deviation."""
 
     curvature: ClassVar[float] = 1.0
+
+    def log_density(self, z: Tensor) -> Tensor:
+        """See `Standard`."""
+        return -0.5 * (z.square() + LOG_TWO_PI)
+
+    def slope(self, z: Tensor) -> Tensor:
+        """See `Standard`."""
+        return -z
+
+    def draw(self, u: Tensor, v: Tensor) -> Tensor:
+        """See `Standard`."""
+        return _normal(u, v)
 
     def scales(self, network: Any) -> np.ndarray:
         """Standard deviation of every weight of a particle, float64 [d]."""

@@ -9,6 +9,7 @@ from fastsmc.priors import CoordinatePrior
 NET = fs.MLP([3, 4, 2], "tanh")
 
 STANDARD = {
+    fs.Normal(): stats.norm(),
     fs.Laplace(): stats.laplace(),
     fs.StudentT(df=3): stats.t(3),
     fs.StudentT(df=0.7): stats.t(0.7),

@@ -5,14 +5,15 @@ import sys
 from dataclasses import replace
 from types import SimpleNamespace
 
+import arviz as az
+import matplotlib
 import numpy as np
 import pytest
+import xarray
 from conjugate import INPUTS, NOISE, problem
 
 import fastsmc as fs
 
-az = pytest.importorskip("arviz")
-matplotlib = pytest.importorskip("matplotlib")
 matplotlib.use("Agg")
 
 ROWS, PARTICLES = 30, 40
@@ -152,7 +153,6 @@ def test_arviz_works_on_it(run):
 
 
 def test_netcdf_keeps_it(run, tmp_path):
-    pytest.importorskip("h5netcdf")
     result, *_ = run
     tree = result.to_arviz()
     tree.to_netcdf(tmp_path / "run.nc")
@@ -187,7 +187,6 @@ def test_loo_is_that_of_the_closed_form():
 
 @pytest.mark.parametrize("version", ["0.23.4", "1.3.0"])
 def test_the_container_is_that_of_the_installed_arviz(run, monkeypatch, version):
-    xarray = pytest.importorskip("xarray")
     pretended = SimpleNamespace(__version__=version, InferenceData=lambda attrs, **groups: groups)
     monkeypatch.setitem(sys.modules, "arviz", pretended)
     tree = run[0].to_arviz()
