@@ -16,14 +16,14 @@ import threading
 import time
 from collections.abc import Callable
 from concurrent.futures import Future, ThreadPoolExecutor
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass, fields
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from fastsmc import arrays, sources
-from fastsmc.files import PARTS, describe, encoded, given_or_made, load_state, write_atomically
+from fastsmc.files import PARTS, describe, encoded, given_or_made, legible, load_state, write_atomically
 from fastsmc.ranks import ALONE, Alone
 from fastsmc.start import Resumption
 
@@ -62,6 +62,49 @@ class Checkpoint:
             raise ValueError(f"iterations is {self.iterations!r}; it must be at least 1, or None")
 
 
+@dataclass(frozen=True)
+class Description:
+    """What ``run.json`` says of a run: its sampler's name and parameters, what its data were, and where they are."""
+
+    sampler: str
+    parameters: dict[str, Any]
+    data: dict[str, dict[str, Any]]
+    fingerprint: str
+
+    @classmethod
+    def of(cls, sampler: Sampler, data: dict[str, Any]) -> Description:
+        """That of a run on data by the names ``x``, ``y`` and, if there are any, ``weights``."""
+        where = {name: _reference(value) for name, value in data.items()}
+        return cls(type(sampler).__name__, _parameters(sampler), where, fingerprint(**data))
+
+    def encoded(self) -> bytes:
+        """JSON, with a checksum."""
+        held = asdict(self)
+        return json.dumps({**held, "sha256": _digest(held)}, indent=1).encode()
+
+    @classmethod
+    def read(cls, folder: Path) -> Description:
+        """That of a folder, if nothing but `encoded` can have written it."""
+        path = folder / RUN
+        try:
+            held = json.loads(path.read_bytes())
+        except (OSError, ValueError, RecursionError) as error:
+            raise ValueError(f"{folder} holds no run that can go on: {error}") from None
+        if not isinstance(held, dict) or held.pop("sha256", None) != _digest(held):
+            raise ValueError(f"{path} is damaged: its contents are not those that were written")
+        with legible(path):
+            description = cls(**{f.name: held[f.name] for f in fields(cls)})
+            kinds = [(description.sampler, str), (description.parameters, dict), (description.fingerprint, str)]
+            kinds += [(where, dict) for where in description.data.values()]
+            if not all(isinstance(value, kind) for value, kind in kinds) or not {"x", "y"} <= description.data.keys():
+                raise TypeError(f"its {', '.join(f.name for f in fields(cls))} are not what a run has")
+        return description
+
+
+def _digest(held: Any) -> str:
+    return hashlib.sha256(json.dumps(held).encode()).hexdigest()
+
+
 class Keeper:
     """Keeps the states of a run in its folder, beside the run: another thread writes copies.
 
@@ -98,13 +141,8 @@ class Keeper:
         weights = sources.table(weights, "weights")
         data = {"x": x, "y": y} | ({} if weights is None else {"weights": weights})
         in_memory = {name: value for name, value in data.items() if not isinstance(value, sources.Rows)}
-        run = {
-            "sampler": type(sampler).__name__,
-            "parameters": _parameters(sampler),
-            "data": {name: _reference(value) for name, value in data.items()},
-            "fingerprint": fingerprint(x, y, weights),
-        }
-        self._pending = self._writer.submit(self._write_run, _encoded_arrays(in_memory), json.dumps(run, indent=1))
+        run = Description.of(sampler, data).encoded()
+        self._pending = self._writer.submit(self._write_run, _encoded_arrays(in_memory), run)
 
     def listen(self) -> None:
         """Let SIGTERM interrupt the run as Ctrl-C does, unless the program handles it; `close` ends the process."""
@@ -162,9 +200,9 @@ class Keeper:
         if self._failed is not None and self._failed not in result.warnings:
             result.warnings.append(self._failed)
 
-    def _write_run(self, data: bytes, run: str) -> None:
+    def _write_run(self, data: bytes, run: bytes) -> None:
         write_atomically(self._folder / DATA, data)
-        write_atomically(self._folder / RUN, run.encode())
+        write_atomically(self._folder / RUN, run)
 
     def _write(self, content: bytes) -> None:
         last = self._folder / LAST
@@ -214,20 +252,9 @@ def resume(
         If the folder holds no run, the data are others than those of the run, or something has to be given.
     """
     folder, given = Path(folder), {"network": network, "prior": prior, "likelihood": likelihood}
-    try:
-        run = json.loads((folder / RUN).read_text())
-    except (OSError, json.JSONDecodeError) as error:
-        raise ValueError(f"{folder} holds no run that can go on: {error}") from None
     if sampler is not None:
         given = {name: getattr(sampler.posterior, name) for name in PARTS}
-    sampler = _sampler(run, given, distributed) if sampler is None else sampler
-    held = run["data"] if x is None else {name: held for name, held in run["data"].items() if name == "weights"}
-    found = {name: _found(folder, name, reference) for name, reference in held.items()}
-    x, y = (found["x"], found["y"]) if x is None else sources.read(x, y)
-    weights = found.get("weights") if weights is None else sources.table(weights, "weights")
-    if fingerprint(*sources.read(x, y), weights) != run["fingerprint"]:
-        raise ValueError(f"x, y and weights are not the data of the run in {folder}, which go on with it")
-    state = _last_state(folder, given)
+    sampler, (x, y, weights), state = opened(folder, x, y, weights, sampler, given, distributed)
     sampler.ranks.numbers(0)  # all have read
     if state is None and sampler.ranks.index == 0:  # it ended before its first iteration
         (folder / RUN).unlink()
@@ -240,29 +267,43 @@ def resume(
     return result
 
 
-def _sampler(run: dict[str, Any], given: dict[str, Any], distributed: bool) -> Sampler:
+def opened(
+    folder: Path, x: Any, y: Any, weights: Any, sampler: Sampler | None, given: dict[str, Any], distributed: bool
+) -> tuple[Sampler, tuple[Any, Any, Any], Resumption | None]:
+    """All that a run goes on with: its sampler, data and last state, from the folder or as they are given."""
+    run = Description.read(folder)
+    sampler = _sampler(run, folder, given, distributed) if sampler is None else sampler
+    held = run.data if x is None else {name: held for name, held in run.data.items() if name == "weights"}
+    found = {name: _found(folder, name, reference) for name, reference in held.items()}
+    x, y = (found["x"], found["y"]) if x is None else sources.read(x, y)
+    weights = found.get("weights") if weights is None else sources.table(weights, "weights")
+    if fingerprint(*sources.read(x, y), weights) != run.fingerprint:
+        raise ValueError(f"x, y and weights are not the data of the run in {folder}, which go on with it")
+    return sampler, (x, y, weights), _last_state(folder, given)
+
+
+def _sampler(run: Description, folder: Path, given: dict[str, Any], distributed: bool) -> Sampler:
     """The sampler that a folder describes."""
     from fastsmc.persistent import PersistentSMC
     from fastsmc.posterior import Posterior
     from fastsmc.smc import SMC
 
     kinds = {kind.__name__: kind for kind in (SMC, PersistentSMC)}
-    if run["sampler"] not in kinds:
-        raise ValueError(
-            f"the run is of {run['sampler']}, which a folder cannot describe; it must be given as sampler="
-        )
-    parameters = dict(run["parameters"])
-    posterior = parameters.pop("posterior")
-    parts = {name: given_or_made(name, given[name], posterior.pop(name)) for name in PARTS}
-    try:
-        made = {name: given_or_made(name, None, value) for name, value in parameters.items()}
-    except ValueError as error:
-        raise ValueError(f"sampler is None, and the folder cannot make it: {error}") from None
-    if distributed:
-        if run["sampler"] != SMC.__name__:
-            raise ValueError(f"distributed is True, but the run is of {run['sampler']}, whose particles are not shared")
-        made["distributed"] = True
-    return kinds[run["sampler"]](Posterior(**parts, **posterior), **made)
+    if run.sampler not in kinds:
+        raise ValueError(f"the run is of {run.sampler}, which a folder cannot describe; it must be given as sampler=")
+    if distributed and run.sampler != SMC.__name__:
+        raise ValueError(f"distributed is True, but the run is of {run.sampler}, whose particles are not shared")
+    with legible(folder / RUN):
+        parameters = dict(run.parameters)
+        posterior = dict(parameters.pop("posterior"))
+        parts = {name: given_or_made(name, given[name], posterior.pop(name)) for name in PARTS}
+        try:
+            made = {name: given_or_made(name, None, value) for name, value in parameters.items()}
+        except ValueError as error:
+            raise ValueError(f"sampler is None, and the folder cannot make it: {error}") from None
+        if distributed:
+            made["distributed"] = True
+        return kinds[run.sampler](Posterior(**parts, **posterior), **made)
 
 
 def _parameters(sampler: Sampler) -> dict[str, Any]:
@@ -294,7 +335,7 @@ def _last_state(folder: Path, given: dict[str, Any]) -> Resumption | None:
     return None
 
 
-def fingerprint(x: Any, y: Any, weights: Any) -> str:
+def fingerprint(x: Any, y: Any, weights: Any = None) -> str:
     """SHA-256 of the data: all of what is in memory, and rows from here and there of what is not."""
     digest = hashlib.sha256()
     for value in (x, y, weights):
@@ -322,15 +363,24 @@ def _found(folder: Path, name: str, held: dict[str, Any]) -> Any:
     if "given" in held:
         raise ValueError(f"{name} is None, and the folder {folder} does not hold it; it must be given to resume")
     if "map" in held:
-        return np.memmap(**(held["map"] | {"shape": tuple(held["map"]["shape"])}), mode="r")
+        with legible(folder / RUN):
+            return sources.mapped(**held["map"])
+    from safetensors import SafetensorError
     from safetensors.numpy import load_file
 
-    value = load_file(folder / DATA)[name]
-    if held["device"] is None:
+    try:
+        value = load_file(folder / DATA)[name]
+    except (KeyError, OSError, SafetensorError) as error:
+        raise ValueError(f"{folder / DATA} does not hold {name}: {error}") from None
+    device = held.get("device")
+    if device is None:
         return value
     import torch
 
-    return torch.from_numpy(value).to(held["device"])
+    try:
+        return torch.from_numpy(value).to(device)
+    except (RuntimeError, TypeError):
+        raise ValueError(f"{name} was on {device!r}, which is not here; x and y must be given to resume") from None
 
 
 def _encoded_arrays(data: dict[str, Any]) -> bytes:

@@ -5,7 +5,8 @@ from __future__ import annotations
 import hashlib
 import json
 import os
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import asdict, fields
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -139,10 +140,17 @@ def load_state(path: str | Path, **given: Any) -> tuple[Result, Resumption | Non
         )
     if metadata.get("sha256") != _digest(metadata["fastsmc"], tensors):
         raise ValueError(f"{path} is damaged: its contents are not those that were written")
-    try:
+    with legible(path):
         parts = {name: given_or_made(name, given.get(name), description[name]) for name in PARTS}
         result = _result(Posterior(**parts, precision=description["precision"]), description, tensors)
         return result, _state(result, description, tensors)
+
+
+@contextmanager
+def legible(path: str | Path) -> Iterator[None]:
+    """Say which file it is whose contents are not what they should be."""
+    try:
+        yield
     except (KeyError, TypeError, ValueError, AttributeError, ArithmeticError) as error:
         said = f"it has no {error}" if isinstance(error, KeyError) else error
         raise ValueError(f"{path} cannot be read: {said}") from None

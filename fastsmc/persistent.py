@@ -16,7 +16,7 @@ import numpy as np
 from fastsmc import ops
 from fastsmc.annealing import PRIOR, Target, highest_temperature
 from fastsmc.batches import Data
-from fastsmc.cloud import Cloud
+from fastsmc.cloud import Cloud, distinct
 from fastsmc.moves import HMC, Draw, Move
 from fastsmc.posterior import Posterior
 from fastsmc.progress import Stopwatch
@@ -131,7 +131,7 @@ class PersistentSMC(Sampler):
                 iteration=iteration,
                 ess=ess,
                 resampled=True,
-                distinct_ancestors=len(np.unique(ancestors)),
+                distinct_ancestors=distinct(ancestors),
                 distinct_roots=cloud.distinct_roots,
                 step_size=step_size,
                 log_evidence=log_evidence,

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import mmap
 import sys
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -160,6 +160,13 @@ def _file(array: Any) -> dict[str, Any] | None:
         return None
     offset = owner.offset + array.ctypes.data - owner.ctypes.data
     return {"filename": str(owner.filename), "dtype": array.dtype.str, "shape": array.shape, "offset": offset}
+
+
+def mapped(filename: str, dtype: str, shape: Sequence[int], offset: int) -> np.memmap:
+    """What `_file` has said of an array, mapped again."""
+    if np.dtype(dtype).kind not in REALS:
+        raise TypeError(f"dtype is {dtype!r}; a map must hold real numbers")
+    return np.memmap(filename, dtype, "r", offset, tuple(shape))
 
 
 def _data_set(x: Any) -> Any:

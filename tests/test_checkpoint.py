@@ -192,6 +192,42 @@ def test_folders_without_a_run_and_with_another_are_refused(tmp_path):
         fs.resume(tmp_path)
 
 
+def test_a_damaged_description_is_refused(tmp_path):
+    stopped(tmp_path)
+    path, content = tmp_path / RUN, (tmp_path / RUN).read_bytes()
+    for damaged in (content.replace(b'"num_particles": 8', b'"num_particles": 9'), b"[1]", b"{}"):
+        assert damaged != content
+        path.write_bytes(damaged)
+        with pytest.raises(ValueError, match=r"run\.json is damaged: its contents are not those that were written"):
+            fs.resume(tmp_path)
+    path.write_bytes(content[:-9])
+    with pytest.raises(ValueError, match="holds no run that can go on"):
+        fs.resume(tmp_path)
+    path.write_bytes(content)
+    assert len(fs.resume(tmp_path, progress=False).history) == sampler().num_iterations
+
+
+def forge(folder, part, **changes):
+    """Change the description of a run, and its checksum."""
+    held = json.loads((folder / RUN).read_bytes())
+    del held["sha256"]
+    held["data"][part] |= changes
+    (folder / RUN).write_bytes(json.dumps({**held, "sha256": checkpoint._digest(held)}).encode())
+
+
+def test_data_that_are_elsewhere_must_be_given(tmp_path):
+    x, y = data_of()
+    stopped(tmp_path)
+    forge(tmp_path, "x", device="ipu:3")
+    with pytest.raises(ValueError, match="x was on 'ipu:3', which is not here; x and y must be given to resume"):
+        fs.resume(tmp_path)
+    (tmp_path / "objects").write_bytes(bytes(10**4))
+    forge(tmp_path, "x", map={"filename": str(tmp_path / "objects"), "dtype": "O", "shape": [4, 2], "offset": 0})
+    with pytest.raises(ValueError, match="dtype is 'O'; a map must hold real numbers"):
+        fs.resume(tmp_path)
+    assert same_but_time(fs.resume(tmp_path, x, y, progress=False), sampler().run(x, y, progress=False))
+
+
 @pytest.mark.parametrize(
     ("options", "words"),
     [({"seconds": -1}, "seconds is -1"), ({"iterations": 0}, "iterations is 0; it must be at least 1, or None")],

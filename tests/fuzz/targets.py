@@ -11,11 +11,13 @@ import zipfile
 from pathlib import Path
 
 import numpy as np
+import torch  # noqa: F401  (which takes seconds that are not a run's)
 from small_runs import data_of, sampler
 
 import fastsmc as fs
-from fastsmc import _cpu, data, files
+from fastsmc import _cpu, checkpoint, data, files
 from fastsmc.arrays import LIMIT
+from fastsmc.checkpoint import RUN
 
 warnings.simplefilter("ignore")
 HUGE = (0, 1, -1, 2**31 - 1, 2**31, 2**32, 2**62, 2**63 - 1, -(2**63))
@@ -148,6 +150,45 @@ class Results(Reader):
         if np.isfinite(found.particles).all() and found.posterior.network.num_inputs == 2:
             with contextlib.suppress(ValueError):
                 assert len(found.predict_proba(data_of()[0])) == 40
+
+
+class Runs:
+    """The description of a run in its folder, damaged, or forged with the right checksum; the run does not go on."""
+
+    name, sentences = "runs", True
+    growth = 256
+
+    def __init__(self):
+        x, y = data_of()
+        self._folders = []
+        for mapped in (False, True):
+            folder = Path(tempfile.mkdtemp())
+            if mapped:
+                np.save(folder / "x.npy", x)
+                x = np.load(folder / "x.npy", mmap_mode="r")
+            sampler(num_iterations=3).run(x, y, False, folder / "run", weights=np.ones(len(x)))
+            held = json.loads((folder / "run" / RUN).read_bytes())
+            self._open(folder / "run")  # what is imported for it is
+            self._folders.append((folder / "run", held))
+        whole = [json.dumps(held).encode() for _, held in self._folders]
+        self.seeds = [*whole, *(b"forge" + bytes([k] * 12) for k in range(8))]
+
+    def run(self, content):
+        folder, held = self._folders[content[-1] % 2 if content else 0]
+        if content.startswith(b"forge"):
+            rng, held = np.random.default_rng(list(content[5:])), json.loads(json.dumps(held))
+            del held["sha256"]
+            for _ in range(rng.integers(1, 4)):
+                change_leaf(rng, held)
+            content = json.dumps({**held, "sha256": checkpoint._digest(held)}).encode()
+        (folder / RUN).write_bytes(content)
+        self._open(folder)
+
+    @staticmethod
+    def _open(folder):
+        given = dict.fromkeys(files.PARTS)
+        _, (x, y, weights), state = checkpoint.opened(folder, None, None, None, None, given, False)
+        assert state is not None and len(x) == len(y) == len(weights)
 
 
 def change_leaf(rng, tree):
@@ -364,5 +405,5 @@ class Ops:
         assert reference == ours if refused else np.allclose(reference, ours, rtol=1e-6), (reference, ours)
 
 
-TARGETS = {target.name: target for target in (Idx, Csv, Npz, Results, Engine, Ops)}
+TARGETS = {target.name: target for target in (Idx, Csv, Npz, Results, Runs, Engine, Ops)}
 assert LIMIT == 2**31
