@@ -26,7 +26,8 @@ myst_heading_anchors = 3
 default_role = "py:obj"
 add_module_names = False
 autodoc_member_order = "bysource"
-autodoc_mock_imports = ["blackjax", "fastsmc._jax", "jax", "particles", "pymc", "pytensor"]  # which need not be there
+# what need not be there
+autodoc_mock_imports = ["blackjax", "fastsmc._jax", "jax", "particles", "pymc", "pytensor", "stonesoup"]
 autodoc_typehints = "none"  # docstrings say shapes and dtypes, which annotations do not
 numpydoc_show_class_members = False
 nitpick_ignore_regex = [("py:.*", r"(arviz|logging)\..*")]  # other people's names

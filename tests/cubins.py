@@ -35,10 +35,14 @@ def usage(path):
     return found
 
 
-def instructions(path):
-    """All that occur in a file."""
-    sass = run(TOOLS / "cuobjdump", "--dump-sass", path)
-    return set(re.findall(r"^\s+/\*[0-9a-f]+\*/\s+(?:@!?U?P\w+\s+)?([A-Z][A-Z0-9_]*)", sass, re.M))
+def disassembled(path):
+    """The code of all kernels in a file."""
+    return run(TOOLS / "cuobjdump", "--dump-sass", path)
+
+
+def instructions(code):
+    """All that occur."""
+    return set(re.findall(r"^\s+/\*[0-9a-f]+\*/\s+(?:@!?U?P\w+\s+)?([A-Z][A-Z0-9_]*)", code, re.M))
 
 
 def check_memory(figures, found=frozenset()):
@@ -47,7 +51,7 @@ def check_memory(figures, found=frozenset()):
     assert not {"LDL", "STL"} & found, "spills"
 
 
-def check_products(path):
+def check_products(code):
     """Refuse products on nothing: what is left of those whose result the assembler takes for unused, wrongly or not."""
-    dead = re.findall(r"HGMMA\S+ RZ, gdesc\[URZ\].*", run(TOOLS / "cuobjdump", "--dump-sass", path))
+    dead = re.findall(r"HGMMA\S+ RZ, gdesc\[URZ\].*", code)
     assert not dead, f"{len(dead)} products are dead: {dead[0]}"

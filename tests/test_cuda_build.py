@@ -86,11 +86,11 @@ def test_a_kernel_beyond_its_means_is_found_out():
 
 
 def test_products_are_made_by_tensor_cores():
-    assert "HMMA.16816.F32.BF16" in cubins.run(cubins.TOOLS / "cuobjdump", "--dump-sass", _cuda.__file__)
+    assert "HMMA.16816.F32.BF16" in cubins.disassembled(_cuda.__file__)
 
 
 def test_nothing_is_spilled():
-    cubins.check_memory({"LOCAL": 0, "STACK": 0}, cubins.instructions(_cuda.__file__))
+    cubins.check_memory({"LOCAL": 0, "STACK": 0}, cubins.instructions(cubins.disassembled(_cuda.__file__)))
 
 
 def test_no_library_of_cuda_is_needed():

@@ -1,4 +1,4 @@
-"""The examples run as they stand, and so do the tutorial's blocks, one after the other."""
+"""The examples run as they stand, and so do the blocks of pages."""
 
 import os
 import re
@@ -10,26 +10,54 @@ from pathlib import Path
 import pytest
 
 ROOT = Path(__file__).parents[1]
-NEEDED = {"under_blackjax": "blackjax"}
-"""What an example needs that the tests do not."""
+EXAMPLES = sorted(ROOT.glob("examples/*.py"))
+UNDER = [path for path in EXAMPLES if path.stem.startswith("under_")]
+"""Those under other libraries."""
+PACKAGES = {"tfp": "tensorflow_probability"}
+"""Of libraries that are called otherwise."""
+TOLERANCES = {"log evidence": 0.6, "mean of": 0.03}
+"""Four standard errors or more of what they estimate."""
 
 
-@pytest.mark.parametrize("path", sorted(ROOT.glob("examples/*.py")), ids=lambda path: path.stem)
-def test_an_example_runs(path, tmp_path):
-    needed = NEEDED.get(path.stem)
-    if needed and find_spec(needed) is None:
-        pytest.skip(f"{needed} is not installed")
+def printed(path, folder):
+    """What an example prints; it leaves nothing behind."""
     environment = os.environ | {"OMP_NUM_THREADS": "1", "OMP_WAIT_POLICY": "passive"}
-    done = subprocess.run([sys.executable, path], cwd=tmp_path, env=environment, capture_output=True, text=True)
+    done = subprocess.run([sys.executable, path], cwd=folder, env=environment, capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
-    assert done.stdout
-    assert not list(tmp_path.iterdir())
+    assert not list(folder.iterdir())
+    return done.stdout
+
+
+@pytest.mark.parametrize("path", [p for p in EXAMPLES if p not in UNDER], ids=lambda path: path.stem)
+def test_an_example_runs(path, tmp_path):
+    assert printed(path, tmp_path)
+
+
+@pytest.mark.parametrize("path", UNDER, ids=lambda path: path.stem)
+def test_an_accelerated_library_finds_what_is_known_in_closed_form(path, tmp_path):
+    library = path.stem.removeprefix("under_")
+    if find_spec(PACKAGES.get(library, library)) is None:
+        pytest.skip(f"{library} is not installed")
+    last = printed(path, tmp_path).splitlines()[-1]
+    found, exact = map(float, re.search(r"(-?\d+\.\d+), exact (-?\d+\.\d+)", last).groups())
+    (tolerance,) = (value for words, value in TOLERANCES.items() if last.startswith(words))
+    assert abs(found - exact) < tolerance
+    assert len(path.read_text().splitlines()) < 30
 
 
 def test_every_example_is_in_a_page():
     pages = "".join(path.read_text() for path in ROOT.glob("docs/**/*.md"))
-    absent = [path.name for path in ROOT.glob("examples/*.py") if f"/{path.name}" not in pages]
+    absent = [path.name for path in EXAMPLES if f"/{path.name}" not in pages]
     assert absent == []
+
+
+def test_the_block_of_the_page_on_libraries_runs():
+    pytest.importorskip("blackjax")
+    pytest.importorskip("fastsmc._jax", reason="this package was built without its JAX module")
+    (block,) = re.findall(r"^```python\n(.*?)^```", (ROOT / "docs/howto/libraries.md").read_text(), re.M | re.S)
+    names = {}
+    exec(block, names)
+    assert names["state"].size == 200
 
 
 def test_the_tutorial_runs(tmp_path, monkeypatch):

@@ -11,7 +11,7 @@ from contextlib import contextmanager
 from importlib import import_module
 from typing import Any
 
-LIBRARIES = ("blackjax", "cuthbert", "particles", "pocomc", "pymc", "pyro", "tfp")
+LIBRARIES = ("blackjax", "cuthbert", "particles", "pocomc", "pyfilter", "pymc", "pyro", "stonesoup", "tfp")
 
 
 @contextmanager
@@ -22,7 +22,7 @@ def accelerate(library: str) -> Iterator[list[str]]:
 
     Parameters
     ----------
-    library : {"blackjax", "cuthbert", "particles", "pocomc", "pymc", "pyro", "tfp"}
+    library : {"blackjax", "cuthbert", "particles", "pocomc", "pyfilter", "pymc", "pyro", "stonesoup", "tfp"}
 
     Returns
     -------

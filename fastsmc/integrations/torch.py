@@ -11,11 +11,13 @@ The operators are ``torch.ops.fastsmc.*`` too, on any device that has an engine;
 from __future__ import annotations
 
 from collections.abc import Callable
-from functools import cache
+from functools import cache, partial
+from typing import Any
 
 import numpy as np
 import torch
 from torch import Tensor
+from torch.utils import _pytree as pytree
 
 from fastsmc import ops
 from fastsmc.likelihoods import LIKELIHOODS, Gaussian, Likelihood, as_likelihood
@@ -142,17 +144,39 @@ def _(
     return particles.new_empty(particles.shape[:1], dtype=torch.float64), particles.new_empty(particles.shape)
 
 
-def _keep(ctx: torch.autograd.function.FunctionCtx, inputs: tuple, output: tuple[Tensor, Tensor]) -> None:
-    ctx.mark_non_differentiable(output[1])
-    ctx.save_for_backward(output[1])
+def _at_once(call: Callable[..., Any], info: Any, in_dims: tuple, particles: Tensor, *rest: Any) -> tuple[Any, Any]:
+    """What ``torch.func.vmap`` makes of a density: one call for all that is mapped over, which are particles."""
+    if in_dims[1:3] != (None, None):
+        raise NotImplementedError("x and y are mapped over by vmap; all particles must share them")
+    mapped = particles.movedim(in_dims[0], 0)
+    found = call(mapped.flatten(0, 1), *rest)
+    split = pytree.tree_map(lambda part: part.unflatten(0, mapped.shape[:2]), found)
+    return split, pytree.tree_map(lambda _: 0, split)
 
 
-def _backward(ctx: torch.autograd.function.FunctionCtx, of_value: Tensor, _: Tensor | None) -> tuple:
-    (grad,) = ctx.saved_tensors
-    return of_value[:, None].to(grad.dtype) * grad, None, None, None, None, None, None
+_value.register_vmap(partial(_at_once, _value))
 
 
-_value_and_grad.register_autograd(_backward, setup_context=_keep)
+class _Density(torch.autograd.Function):
+    """The value and its gradient, which torch.autograd and the transforms of torch.func take for a derivative."""
+
+    @staticmethod
+    def forward(*arguments: Any) -> tuple[Tensor, Tensor]:
+        return _value_and_grad(*arguments)
+
+    @staticmethod
+    def setup_context(ctx: Any, inputs: tuple, output: tuple[Tensor, Tensor]) -> None:
+        ctx.mark_non_differentiable(output[1])
+        ctx.save_for_backward(output[1])
+
+    @staticmethod
+    def backward(ctx: Any, of_value: Tensor, _: Tensor | None) -> tuple:
+        (grad,) = ctx.saved_tensors
+        return of_value[:, None].to(grad.dtype) * grad, None, None, None, None, None, None
+
+    @staticmethod
+    def vmap(info: Any, in_dims: tuple, *arguments: Any) -> tuple[Any, Any]:
+        return _at_once(_Density.apply, info, in_dims, *arguments)
 
 
 def log_likelihood(
@@ -162,7 +186,9 @@ def log_likelihood(
     likelihood: str | Likelihood = "categorical",
     precision: str = "highest",
 ) -> Callable[[Tensor], Tensor]:
-    """The log-likelihood of a batch as a function of particles [P, d], float64 [P]; differentiable once.
+    """The log-likelihood of a batch as a function of particles [P, d], float64 [P], or of one [d]; differentiable once.
+
+    Under ``torch.func.vmap`` it is one call for all that is mapped over, and so is its gradient.
 
     Parameters
     ----------
@@ -176,8 +202,10 @@ def log_likelihood(
     settings = (network.layer_table.ravel().tolist(), density.name, density.noise, precision)
 
     def of(particles: Tensor) -> Tensor:
+        if particles.ndim == 1:
+            return of(particles[None])[0]
         if torch.is_grad_enabled() and particles.requires_grad:
-            return _value_and_grad(particles, x, y, *settings)[0]
+            return _Density.apply(particles, x, y, *settings)[0]
         return _value(particles, x, y, *settings)
 
     return of

@@ -44,6 +44,70 @@ def test_pyro_resamples_batches_by_torchs_generator():
     assert torch.equal(found, fs.systematic(weights, u))
 
 
+def test_pyfilter_resamples_along_the_first_dimension():
+    from fastsmc.integrations.pyfilter import systematic
+
+    w = torch.from_numpy(np.random.default_rng(5).standard_normal((50, 3)))
+    torch.manual_seed(0)
+    found = systematic(w)
+    torch.manual_seed(0)
+    u = torch.rand(3, dtype=torch.float64)
+    assert torch.equal(found, fs.resample(w.T.contiguous(), u).T)
+    weights = torch.softmax(w, 0)
+    assert torch.equal(systematic(weights, normalized=True, u=u[:, None]), found)
+    assert torch.equal(systematic(w, u=u[:, None]), found)
+    of_each = torch.rand(3, 50)
+    assert torch.equal(systematic(w, u=of_each), fs.resample(w.T.contiguous(), of_each, "stratified").T)
+    for u_of_all in (0.25, torch.tensor([0.25])):
+        assert torch.equal(systematic(w[:, 0], u=u_of_all), fs.resample(w[:, 0].contiguous(), torch.tensor(0.25)))
+
+
+def test_stone_soup_resamples_states_and_lists():
+    state = pytest.importorskip("stonesoup.types.state")
+    from stonesoup.resampler import particle as theirs
+
+    from fastsmc.integrations.stonesoup import SystematicResampler
+
+    weights = weights_of(50, np.random.default_rng(6))
+    vectors = state.StateVectors(np.arange(100.0).reshape(2, 50))
+    particles = state.ParticleState(vectors, weight=weights)
+
+    def drawn(resampler, particles, number):
+        np.random.seed(3)  # noqa: NPY002
+        return resampler.resample(particles, number)
+
+    for number in (None, 20, 80):
+        found = drawn(SystematicResampler(), particles, number)
+        size = number or 50
+        np.random.seed(3)  # noqa: NPY002
+        expected = fs.systematic(weights, np.random.random(), size)  # noqa: NPY002
+        assert np.array_equal(found.state_vector, vectors[:, expected])
+        assert np.allclose(found.log_weight, -np.log(size))
+        assert len(drawn(theirs.SystematicResampler(), particles, number)) == len(found)
+    listed = drawn(SystematicResampler(), list(particles.particles), None)
+    assert np.array_equal(listed.state_vector, drawn(SystematicResampler(), particles, None).state_vector)
+    kept = theirs.ESSResampler(threshold=51, resampler=SystematicResampler()).resample(particles)
+    assert len(kept) == 50 and np.allclose(kept.log_weight, -np.log(50))
+
+
+def test_posteriors_gets_the_gradient_of_each_particle():
+    from fastsmc.integrations.posteriors import log_posterior_of
+
+    rng = np.random.default_rng(7)
+    x, y = (torch.from_numpy(rng.standard_normal(shape, np.float32)) for shape in ((30, 4), (30, 2)))
+    posterior = fs.Posterior(fs.MLP([4, 5, 2], "tanh"), fs.Normal(0.7), fs.Gaussian(0.3))
+    particles = torch.from_numpy(posterior.sample_prior(6))
+    of_all = log_posterior_of(posterior, num_data=100)
+    (total, of_batch), grad = of_all(particles, (x, y)), torch.func.grad(of_all, has_aux=True)(particles, (x, y))[0]
+    value, slope = posterior.log_likelihood_and_grad(particles, x, y)
+    torch.testing.assert_close(of_batch, value)
+    torch.testing.assert_close(grad, slope / 30 - particles / 0.7**2 / 100)
+    expected = value.sum() / 30 - 0.5 * (particles.double() ** 2).sum() / 0.7**2 / 100
+    torch.testing.assert_close(total, expected)
+    with pytest.raises(ValueError, match=r"posterior has the prior Laplace.*; it must be Normal"):
+        log_posterior_of(fs.Posterior(fs.MLP([4, 2]), fs.Laplace()), 10)
+
+
 @pytest.fixture
 def jax():
     pytest.importorskip("fastsmc._jax", reason="this package was built without its JAX module")
@@ -80,6 +144,17 @@ def test_ancestors_have_no_derivative_and_stand_in_no_ones_way(jax):
     by_logits, by_positions = jax.grad(mean_of_gathered, (0, 1))(logits, positions)
     assert np.array_equal(by_logits, np.zeros(20))
     assert np.allclose(by_positions, 1 / 20)
+
+
+def test_pfjax_gets_particles_and_their_ancestors(jax):
+    from fastsmc.integrations.pfjax import resample_systematic
+
+    logw = jax.random.normal(jax.random.key(0), (50,))
+    particles = {"a": jax.numpy.arange(50.0), "b": jax.numpy.arange(100.0).reshape(50, 2)}
+    found = jax.jit(resample_systematic)(jax.random.key(1), particles, logw)
+    u = jax.random.uniform(jax.random.key(1), (), logw.dtype)
+    assert np.array_equal(found["ancestors"], fs.resample(np.array(logw), np.array(u)))
+    assert np.array_equal(found["x_particles"]["b"], particles["b"][found["ancestors"]])
 
 
 @pytest.mark.parametrize("name", ["resample_systematic", "resample_stratified"])

@@ -86,3 +86,37 @@ def test_a_whole_step_compiles_into_one_graph():
 def test_refusals_come_through():
     with pytest.raises(ValueError, match="log_weights has only -inf"):
         ops_of_torch.normalize_log_weights(torch.full((3,), -torch.inf))
+
+
+def counted(monkeypatch):
+    """How many particles each call of the engine is for."""
+    sizes = []
+
+    def counting(plain):
+        def call(network, likelihood, particles, *rest, **options):
+            sizes.append(len(particles))
+            return plain(network, likelihood, particles, *rest, **options)
+
+        return call
+
+    for name in ("log_likelihood", "log_likelihood_and_grad"):
+        monkeypatch.setattr(fs.ops, name, counting(getattr(fs.ops, name)))
+    return sizes
+
+
+def test_what_is_mapped_over_is_one_call(monkeypatch):
+    net, x, y, particles = network()
+    of = ops_of_torch.log_likelihood(net, x, y)
+    value, grad = fs.Posterior(net).log_likelihood_and_grad(particles, x, y)
+    sizes = counted(monkeypatch)
+    torch.testing.assert_close(torch.func.vmap(of)(particles), value)
+    slopes, values = torch.func.vmap(torch.func.grad_and_value(of))(particles)
+    torch.testing.assert_close(values, value)
+    torch.testing.assert_close(slopes, grad)
+    columns = torch.func.vmap(of, in_dims=1)(particles.reshape(2, 3, -1))
+    torch.testing.assert_close(columns, value.reshape(2, 3).T)
+    assert sizes == [6, 6, 6]
+    torch.testing.assert_close(of(particles[2]), value[2])
+    torch.testing.assert_close(torch.func.grad(lambda p: of(p).sum())(particles), grad)
+    with pytest.raises(NotImplementedError, match="all particles must share them"):
+        torch.func.vmap(lambda x: ops_of_torch.log_likelihood(net, x, y)(particles))(torch.stack([x, x]))
