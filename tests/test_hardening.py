@@ -1,5 +1,6 @@
 """What the shipped engine is compiled with, read in its file; and sizes that no memory has, from outside."""
 
+import platform
 import struct
 import sys
 from pathlib import Path
@@ -52,6 +53,15 @@ def test_relocations_are_read_only_and_the_stack_holds_no_code(elf):
 
 def test_returns_are_guarded_by_canaries(elf):
     assert b"__stack_chk_fail" in elf.content
+
+
+ENDBR64 = b"\xf3\x0f\x1e\xfa"
+
+
+@pytest.mark.skipif(platform.machine() not in ("x86_64", "AMD64"), reason="the marks are x86's")
+def test_jumps_land_on_marks(elf):
+    marks = elf.content.count(ENDBR64)
+    assert marks > 100, f"{marks} marks: some are in any file, but -fcf-protection puts one at each function"
 
 
 NET = fs.MLP([3, 4, 2])
