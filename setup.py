@@ -40,6 +40,6 @@ class CMakeBuild(build_ext):
         subprocess.run(["cmake", "--build", build], check=True)
 
 
-OPTIONAL = [Extension(f"fastsmc.{name}", sources=[], optional=True) for name in ("_cuda", "_jax")]
+OPTIONAL = [Extension(f"fastsmc.{name}", sources=[], optional=True) for name in ("_cuda", "_jax", "_jax_cuda")]
 EXTENSIONS = [Extension("fastsmc._cpu", sources=[]), *OPTIONAL]
 setup(ext_modules=EXTENSIONS, cmdclass={"build_ext": CMakeBuild})

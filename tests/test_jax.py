@@ -14,6 +14,31 @@ import jax.numpy as jnp  # noqa: E402
 
 from fastsmc.integrations import jax as accelerated  # noqa: E402
 
+ENGINES = {"cpu": "fastsmc"}
+"""Names of the targets, by the engine that they are of."""
+try:
+    from fastsmc import _jax_cuda
+except ImportError:
+    pass
+else:
+    if _jax_cuda.device() == "cpu":  # the host twin, which computes where the CPU engine does
+        ENGINES["cuda"] = "fastsmc_twin"
+        for name, target in _jax_cuda.targets().items():
+            jax.ffi.register_ffi_target(name.replace("fastsmc", "fastsmc_twin"), target, platform="cpu")
+
+
+def calls_of(engine):
+    """What makes the calls of an engine."""
+    return lambda name, results: jax.ffi.ffi_call(f"{ENGINES[engine]}_{name}", results, vmap_method="expand_dims")
+
+
+@pytest.fixture(params=ENGINES)
+def engine(request, monkeypatch):
+    """Whose calls are made."""
+    monkeypatch.setattr(accelerated, "_call", calls_of(request.param))
+
+
+every_engine = pytest.mark.usefixtures("engine")
 RNG = np.random.default_rng(0)
 WEIGHTS = RNG.random((3, 20)).astype(np.float32)
 
@@ -47,6 +72,7 @@ def calls(function, *arguments):
     return found
 
 
+@every_engine
 @every_scheme
 @pytest.mark.parametrize("samples", [7, 20, 50])
 def test_ancestors_are_those_of_the_plain_function(scheme, samples, dtype):
@@ -62,6 +88,7 @@ def test_ancestors_are_those_of_the_plain_function(scheme, samples, dtype):
     )
 
 
+@every_engine
 @every_scheme
 def test_what_is_mapped_over_is_one_call(scheme):
     u = uniforms(scheme, (3,), 20).astype(np.float32)
@@ -80,6 +107,7 @@ def test_what_is_mapped_over_is_one_call(scheme):
         assert np.array_equal(nested(WEIGHTS, u)[i, j], fs.resample(WEIGHTS[i], u[j], scheme, log=False))
 
 
+@every_engine
 def test_log_weights_are_normalised(dtype):
     log_weights = np.log(WEIGHTS).astype(dtype)
     expected = fs.normalize_log_weights(log_weights)
@@ -90,6 +118,7 @@ def test_log_weights_are_normalised(dtype):
         assert all(map(np.array_equal, found, expected))
 
 
+@every_engine
 @pytest.mark.parametrize("kind", ["categorical", "bernoulli", "gaussian", "poisson"])
 def test_densities_and_gradients_are_as_exact_as_torch(kind, dtype):
     problem = Problem(fs.MLP((6, 5, 3), "tanh"), 4, 30, kind, seed=1)
@@ -105,6 +134,7 @@ def test_densities_and_gradients_are_as_exact_as_torch(kind, dtype):
     np.testing.assert_allclose(scaled, 2.5 * found[1][0] + 1, rtol=1e-5, atol=1e-5)
 
 
+@every_engine
 def test_all_particles_are_one_call_on_data_that_are_not_replicated():
     problem = Problem(fs.MLP((6, 5, 3)), 4, 30, "categorical", seed=1)
     value = accelerated.log_likelihood(problem.net, problem.x, problem.y)
@@ -115,6 +145,7 @@ def test_all_particles_are_one_call_on_data_that_are_not_replicated():
     assert np.array_equal(jax.vmap(jax.vmap(value))(nested).ravel(), jax.vmap(value)(problem.theta))
 
 
+@every_engine
 def test_it_lives_in_loops():
     problem = Problem(fs.MLP((6, 5, 3)), 4, 30, "categorical", seed=1)
     value = accelerated.log_likelihood(problem.net, problem.x, problem.y)
@@ -148,6 +179,21 @@ def test_bad_labels_are_refused():
         jax.errors.JaxRuntimeError, match=r"fastsmc: a label is not in \[0, outputs\), the first at entry 2"
     ):
         value(jnp.zeros(9)).block_until_ready()
+
+
+def test_the_twin_spoils_what_it_refuses(monkeypatch):
+    if "cuda" not in ENGINES:
+        pytest.skip("this package was built without the host twin of the CUDA engine")
+    monkeypatch.setattr(accelerated, "_call", calls_of("cuda"))
+    assert np.array_equal(accelerated.systematic(np.array([0.5, np.nan]), 0.5), [-1, -1])
+    assert np.all(np.isnan(accelerated.normalize_log_weights(np.full(3, -np.inf)).weights))
+    value = accelerated.log_likelihood(fs.MLP((2, 3)), np.zeros((4, 2)), np.array([0, 1, 3, 2]))
+    found, grad = jax.value_and_grad(value)(jnp.zeros(9))
+    assert np.isnan(found) and np.all(np.isnan(grad))
+    large = fs.MLP((784, 100, 10))
+    value = accelerated.log_likelihood(large, np.zeros((4, 784)), np.zeros(4, int))
+    with pytest.raises(jax.errors.JaxRuntimeError, match="fastsmc: a block of the GPU has no room for this network"):
+        value(jnp.zeros(large.num_params)).block_until_ready()
 
 
 @pytest.mark.parametrize(

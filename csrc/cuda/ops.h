@@ -36,6 +36,14 @@ size_t shared_memory();  // bytes that a block may have
 // For tests of the host twin: whether blocks, and threads between barriers, run from the last to the first.
 void run_backwards(bool);
 
+// A status that is fine so far, in scratch memory.
+int64_t* new_status(const Queue&);
+
+// from [n] as another type, to [n], which may be from; NaN or -1 where a status, if there is one, is not fine. Between
+// floats, and between integers.
+template <class From, class To>
+void deliver(const Queue&, int64_t n, const From* from, To* to, const int64_t* status);
+
 // What the random numbers of a call have in common (common/philox.h).
 struct Names {
   uint64_t seed;

@@ -1,14 +1,17 @@
-"""The CPU engine inside of jax.jit, jax.vmap and jax.grad, as custom calls of XLA (jax.ffi).
+"""The engines inside of jax.jit, jax.vmap and jax.grad, as custom calls of XLA (jax.ffi).
 
 An op under ``jax.vmap`` is one call for all elements: what is not mapped over stays as it is, so that a vmapped sampler
 evaluates all its particles at once on data that are not replicated. Arrays are float32 or float64; networks are
-computed in float32. What an engine refuses, such as weights that are NaN, is raised by XLA when the result is waited
-for.
+computed in float32. What the CPU engine refuses, such as weights that are NaN, is raised by XLA when the result is
+waited for. On a GPU the calls are those of the engine of CUDA C++, on the stream of the computation, where the package
+has it: what that refuses becomes NaN, and ancestors -1; networks that a block has no room for are an error, and
+`trajectory` is the CPU's alone.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable
+from contextlib import suppress
 from functools import partial
 from typing import Any, NamedTuple
 
@@ -28,8 +31,15 @@ except ImportError as error:
         "this package was built without its JAX module; install jax first, then fastsmc with --no-build-isolation"
     ) from error
 
-for _name, _target in _jax.targets().items():
-    jax.ffi.register_ffi_target(_name, _target, platform="cpu")
+_targets = {"cpu": _jax.targets()}
+with suppress(ImportError):  # a package without the CUDA engine
+    from fastsmc import _jax_cuda
+
+    if _jax_cuda.device() == "cuda":
+        _targets["CUDA"] = _jax_cuda.targets()
+for _platform, _calls in _targets.items():
+    for _name, _target in _calls.items():
+        jax.ffi.register_ffi_target(_name, _target, platform=_platform)
 
 Array = Any
 
