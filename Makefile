@@ -16,6 +16,7 @@ ENGINE := $(wildcard csrc/*/*) CMakeLists.txt setup.py pyproject.toml
 .PHONY: install demo test test-peers bench docs fuzz lint soak tsan wheel-check clean
 RUNS ?= 20000
 HOURS ?= 1
+PEERS ?=
 
 install: $(VENV)/.installed
 
@@ -23,13 +24,13 @@ demo: $(VENV)/.installed
 	$(BIN)/fastsmc demo
 
 test: $(VENV)/.installed
-	$(BIN)/pytest -n 2
-	TRITON_INTERPRET=1 $(BIN)/pytest -n 2 -m 'triton and not large' $(INTERPRETED)
+	$(BIN)/pytest -n 2 --dist worksteal
+	TRITON_INTERPRET=1 $(BIN)/pytest -n 2 --dist worksteal -m 'triton and not large' $(INTERPRETED)
 
 # other libraries' own tests, on our functions
 test-peers: $(VENV)/.bench
 	$(BIN)/pip install -q absl-py chex
-	$(BIN)/python tests/peers
+	$(BIN)/python tests/peers -n 2 --dist worksteal $(PEERS)
 
 bench: $(VENV)/.bench
 	$(BIN)/python -m bench $(BENCH)

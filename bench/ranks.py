@@ -16,6 +16,7 @@ import subprocess
 import sys
 import time
 from statistics import median
+from typing import Any
 
 import numpy as np
 
@@ -51,14 +52,14 @@ def run(move: str, particles: int, points: int, iterations: int, ranks: int) -> 
     }
 
 
-def launch(arguments: list[str], ranks: int, threads: int) -> list[dict[str, object]]:
-    """What each rank of a run prints."""
+def launch(arguments: list[str], ranks: int, threads: int, module: str = "bench.ranks") -> list[Any]:
+    """What each rank of a module's run prints, as JSON."""
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         port = free.getsockname()[1]
     where = {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port), "WORLD_SIZE": str(ranks)}
     environment = os.environ | where | {"OMP_NUM_THREADS": str(threads)}
-    command = [sys.executable, "-m", "bench.ranks", *arguments, "--as-one-of", str(ranks)]
+    command = [sys.executable, "-m", module, *arguments, "--as-one-of", str(ranks)]
     processes = [
         subprocess.Popen(command, env=environment | {"RANK": str(rank)}, stdout=subprocess.PIPE)
         for rank in range(ranks)

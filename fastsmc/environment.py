@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import platform
+from functools import cache
 from importlib import metadata
 from pathlib import Path
 
@@ -15,6 +16,7 @@ def versions() -> dict[str, str]:
     return {"python": platform.python_version()} | {name: version(name) for name in PACKAGES}
 
 
+@cache  # which is a file that is parsed
 def version(name: str) -> str:
     """Version of an installed package."""
     try:
@@ -39,6 +41,7 @@ def machine() -> str:
     return f"{processor()}, {usable_cores()} cores, {platform.system()} {platform.machine()}"
 
 
+@cache
 def processor() -> str:
     """The name of the processor."""
     try:

@@ -285,7 +285,7 @@ class MLP(LayeredNetwork):
         object.__setattr__(self, "widths", tuple(int(w) for w in widths))
         object.__setattr__(self, "activation", activation)
 
-    @property
+    @cached_property
     def layers(self) -> tuple[Layer, ...]:
         """Dense layers, with the activation after all but the last."""
         last = len(self.widths) - 2

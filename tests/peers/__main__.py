@@ -1,7 +1,7 @@
 """Other libraries' own tests, from their published sources, run against our functions: ``make test-peers``.
 
-Of the libraries that we have something for, blackjax publishes the tests of its SMC with its sources. Those of cuthbert
-and PyMC are in their repositories alone, and particles has none.
+Arguments are pytest's. Of the libraries that we have something for, blackjax publishes the tests of its SMC with its
+sources. Those of cuthbert and PyMC are in their repositories alone, and particles has none.
 """
 
 import os
@@ -34,15 +34,15 @@ class Suite:
                 archive.extractall(SOURCES, filter="data")
         return SOURCES / name
 
-    def run(self) -> int:
+    def run(self, arguments: list[str]) -> int:
         """Run them; returns pytest's exit status."""
         path = os.pathsep.join(filter(None, [str(HERE), os.environ.get("PYTHONPATH")]))
         environment = {**os.environ, "FASTSMC_ACCELERATE": self.library, "PYTHONPATH": path}
-        command = [sys.executable, "-m", "pytest", "-q", "-p", "accelerated", "-p", "no:cacheprovider", *self.folders]
-        return subprocess.run(command, cwd=self.sources(), env=environment).returncode
+        command = [sys.executable, "-m", "pytest", "-q", "-p", "accelerated", "-p", "no:cacheprovider", *arguments]
+        return subprocess.run([*command, *self.folders], cwd=self.sources(), env=environment).returncode
 
 
 SUITES = (Suite("blackjax", ("tests/smc",)),)
 
 if __name__ == "__main__":
-    sys.exit(max(suite.run() for suite in SUITES))
+    sys.exit(max(suite.run(sys.argv[1:]) for suite in SUITES))

@@ -98,7 +98,7 @@ def test_sghmc_is_nearly_right_for_short_steps_and_visibly_wrong_for_long_ones()
     """Unweighted, the noise of its forces heats the particles: second moments are too large by a share that grows."""
     scheme = fs.DataAnnealing(start=3)
     excess = {}
-    for step_size, moves in ((0.03, 40), (0.06, 10)):
+    for step_size, moves in ((0.03, 12), (0.06, 6)):
         move = fs.SGHMC(
             step_size=step_size, num_steps=10, batch_size=4, persistence=0.9, num_moves=moves, precondition=False
         )
