@@ -1,5 +1,7 @@
 """A network with particles and a batch, computed by every engine and by torch; and what counts as exact."""
 
+from itertools import product
+
 import numpy as np
 import pytest
 import torch
@@ -18,6 +20,13 @@ LOSSES = {
     "gaussian": lambda z, y, noise, how: torch.distributions.Normal(z, noise).log_prob(y),
     "poisson": lambda z, y, noise, how: torch.distributions.Poisson(z.exp()).log_prob(y),
 }
+
+
+def fewer_interpreted(names, *values, kept):
+    """All combinations on a device; the interpreter leaves out as ``large`` those not ``kept``, to save time."""
+    rows = product(*values)
+    marked = [pytest.param(*row, marks=() if kept(*row) else pytest.mark.large) for row in rows]
+    return pytest.mark.parametrize(names, marked)
 
 
 class Problem:

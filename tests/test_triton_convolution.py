@@ -6,7 +6,7 @@ import pytest
 import test_triton_leapfrog
 import test_triton_mlp
 import torch
-from problems import as_exact_as
+from problems import as_exact_as, fewer_interpreted
 from test_convolution import Images, stack
 from test_triton_mlp import DEVICE, USUAL, every_activation, every_precision, is_exact, on_device
 
@@ -38,13 +38,7 @@ SHAPES = {
     "particles in groups": ((1, 4, 5), [(3, 3, 1, 2), (2, 2, 1, 1)], 2, 5, 40, CROWDED),
 }
 
-every_shape = pytest.mark.parametrize("shape", SHAPES)
 CUT_OTHERWISE = (ODD, "slices, each of whole samples", "several chunks of several slices", "particles in groups")
-
-
-def fewer_in_ci(name, values, few):
-    """All values on a device; the interpreter leaves out those that are ``large``, for CI's limit."""
-    return pytest.mark.parametrize(name, [v if v in few else pytest.param(v, marks=pytest.mark.large) for v in values])
 
 
 class Problem(test_triton_mlp.Problem):
@@ -54,13 +48,12 @@ class Problem(test_triton_mlp.Problem):
         problems.Problem.__init__(self, net, particles, samples, kind, seed=net.num_params + samples)
 
 
-@fewer_in_ci("shape", SHAPES, SHAPES.keys() - {"places over 127"})
+@fewer_interpreted(["shape"], SHAPES, kept=lambda shape: shape != "places over 127")
 def test_every_shape_is_as_exact_as_torch(shape):
     is_exact(Problem(shape, "gelu").weighted(), "highest")
 
 
 @every_activation
-@every_precision
 def test_every_activation_is_as_exact_as_torch(activation, precision):
     """A rounding to bfloat16 may decide which pixel is the largest, and no bound holds: so without a pool there."""
     is_exact(Problem(NO_POOL if precision == "medium" else ODD, activation, "gaussian"), precision)
@@ -73,18 +66,18 @@ def test_lenet_is_as_exact_as_torch(precision):
     is_exact(problem, precision)
 
 
-@fewer_in_ci("shape", SHAPES, CUT_OTHERWISE)
+@fewer_interpreted(["shape"], SHAPES, kept=lambda shape: shape in CUT_OTHERWISE)
 def test_the_value_without_the_gradient_is_the_same(shape):
     problem = Problem(shape, "silu").weighted()
     assert np.array_equal(problem.by_triton(with_grad=False)[0], problem.by_triton()[0])
 
 
-@fewer_in_ci("shape", SHAPES, CUT_OTHERWISE)
+@fewer_interpreted(["shape"], SHAPES, kept=lambda shape: shape in CUT_OTHERWISE)
 def test_each_particle_alone_gives_the_same_bits(shape):
     test_triton_mlp.each_particle_alone_gives_the_same_bits(Problem(shape, "relu"))
 
 
-@fewer_in_ci("activation", ACTIVATIONS, ("identity", "gelu"))
+@fewer_interpreted(["activation"], ACTIVATIONS, kept=lambda activation: activation in ("identity", "gelu"))
 @pytest.mark.parametrize("pool", [2, 3])
 def test_the_first_of_equal_pixels_is_the_maximum(activation, pool):
     """Filters of zeros make all pixels equal, but not the patches that the gradient sees."""
@@ -97,7 +90,7 @@ def test_the_first_of_equal_pixels_is_the_maximum(activation, pool):
 
 
 @pytest.mark.parametrize("pixel", range(4))
-@fewer_in_ci("activation", ACTIVATIONS, ("relu", "silu"))
+@fewer_interpreted(["activation"], ACTIVATIONS, kept=lambda activation: activation == "relu")
 def test_not_a_number_is_the_largest_of_a_square(pixel, activation):
     net = Images((convolution((1, 2, 2), 1, 1, activation, pool=2), dense(1, 1)))
     theta, x = torch.ones((1, net.num_params), device=DEVICE), torch.ones((3, 4), device=DEVICE)

@@ -5,7 +5,7 @@ import problems
 import pytest
 import test_precision
 import torch
-from problems import as_exact_as
+from problems import as_exact_as, fewer_interpreted
 
 import fastsmc as fs
 from fastsmc.backends import INTERPRETED
@@ -50,8 +50,14 @@ SHAPES = {
     "particles in groups, chunks without a slice": ((33, 17, 3), 3, 18, CROWDED),
 }
 
-every_shape = pytest.mark.parametrize("shape", SHAPES)
-every_activation = pytest.mark.parametrize("activation", ACTIVATIONS)
+CUT_OTHERWISE = (ODD, "widths over every tile", "weights split once", "several chunks of several slices")
+some_shapes = fewer_interpreted(["shape"], SHAPES, kept=lambda shape: shape in CUT_OTHERWISE)
+every_activation = fewer_interpreted(
+    ["activation", "precision"],
+    ACTIVATIONS,
+    PRECISIONS,
+    kept=lambda a, precision: precision == "highest" or a == "silu",
+)
 every_likelihood = pytest.mark.parametrize("kind", LIKELIHOODS)
 every_precision = pytest.mark.parametrize("precision", PRECISIONS)
 
@@ -97,15 +103,23 @@ def is_exact(problem, precision):
         test_precision.are_bounded(precision, found, truth, problem)
 
 
-@every_shape
-@every_precision
+@fewer_interpreted(
+    ["shape", "precision"],
+    SHAPES,
+    PRECISIONS,
+    kept=lambda shape, precision: precision == "highest" or shape in CUT_OTHERWISE,
+)
 def test_every_shape_is_as_exact_as_torch(shape, precision):
     is_exact(Problem(shape, "gelu").weighted(), precision)
 
 
-@every_likelihood
-@every_precision
-@pytest.mark.parametrize("weighted", [False, True])
+@fewer_interpreted(
+    ["kind", "precision", "weighted"],
+    LIKELIHOODS,
+    PRECISIONS,
+    [False, True],
+    kept=lambda kind, precision, weighted: precision == "highest" or (weighted and kind in ("categorical", "gaussian")),
+)
 def test_every_likelihood_is_as_exact_as_torch(kind, precision, weighted):
     if kind == "poisson" and precision != "highest":
         pytest.skip("a rate has a relative error as large as the absolute one of its logarithm")
@@ -115,12 +129,11 @@ def test_every_likelihood_is_as_exact_as_torch(kind, precision, weighted):
 
 
 @every_activation
-@every_precision
 def test_every_activation_is_as_exact_as_torch(activation, precision):
     is_exact(Problem(ODD, activation), precision)
 
 
-@every_shape
+@some_shapes
 def test_the_value_without_the_gradient_is_the_same(shape):
     problem = Problem(shape, "silu").weighted()
     assert np.array_equal(problem.by_triton(with_grad=False)[0], problem.by_triton()[0])
@@ -135,7 +148,7 @@ def each_particle_alone_gives_the_same_bits(problem):
         assert all(np.array_equal(part[0], whole[p]) for part, whole in zip(alone, together[:3], strict=True))
 
 
-@every_shape
+@some_shapes
 def test_each_particle_alone_gives_the_same_bits(shape):
     each_particle_alone_gives_the_same_bits(Problem(shape, "relu"))
 
