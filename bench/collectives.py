@@ -12,6 +12,7 @@ import sys
 import time
 
 import numpy as np
+from torch import distributed
 
 from bench.ranks import launch
 from fastsmc.environment import machine
@@ -33,6 +34,7 @@ def times(repeats: int) -> list[float]:
             ranks._share(sent[:size], sizes)
             seconds.append(time.perf_counter() - begin)
         found.append(float(np.median(seconds[3:])))
+    distributed.destroy_process_group()
     return found
 
 
