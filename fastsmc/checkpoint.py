@@ -301,9 +301,8 @@ def _sampler(run: Description, folder: Path, given: dict[str, Any], distributed:
             made = {name: given_or_made(name, None, value) for name, value in parameters.items()}
         except ValueError as error:
             raise ValueError(f"sampler is None, and the folder cannot make it: {error}") from None
-        if distributed:
-            made["distributed"] = True
-        return kinds[run.sampler](Posterior(**parts, **posterior), **made)
+        sampler = kinds[run.sampler](Posterior(**parts, **posterior), **made)
+    return SMC(sampler.posterior, **made, distributed=True) if distributed else sampler
 
 
 def _parameters(sampler: Sampler) -> dict[str, Any]:
