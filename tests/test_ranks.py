@@ -156,7 +156,8 @@ def test_a_lost_rank_stops_the_others_and_the_run_goes_on(tmp_path, alone, count
         seconds, said = (tmp_path / f"said{rank}").read_text().split(maxsplit=1)
         assert said.startswith(words)
         assert float(seconds) < WAIT + 8
-    assert len(fs.load(tmp_path / "run" / "last.safetensors").history) >= 3
+    kept = 2 if victim == 0 else 3  # rank 0 writes the third state beside the run, and may be killed before it has
+    assert len(fs.load(tmp_path / "run" / "last.safetensors").history) >= kept
     assert together(others, go_on, tmp_path) == [0] * others
     for rank in range(others):
         assert same(pickle.loads((tmp_path / f"end{rank}").read_bytes()), alone[LOSES])
