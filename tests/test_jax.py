@@ -19,12 +19,11 @@ ENGINES = {"cpu": "fastsmc"}
 try:
     from fastsmc import _jax_cuda
 except ImportError:
-    pass
-else:
-    if _jax_cuda.device() == "cpu":  # the host twin, which computes where the CPU engine does
-        ENGINES["cuda"] = "fastsmc_twin"
-        for name, target in _jax_cuda.targets().items():
-            jax.ffi.register_ffi_target(name.replace("fastsmc", "fastsmc_twin"), target, platform="cpu")
+    _jax_cuda = None
+if _jax_cuda is not None and _jax_cuda.device() == "cpu":  # the host twin, which computes where the CPU engine does
+    ENGINES["cuda"] = "fastsmc_twin"
+    for name, target in _jax_cuda.targets().items():
+        jax.ffi.register_ffi_target(name.replace("fastsmc", "fastsmc_twin"), target, platform="cpu")
 
 
 def calls_of(engine):
@@ -194,6 +193,26 @@ def test_the_twin_spoils_what_it_refuses(monkeypatch):
     value = accelerated.log_likelihood(large, np.zeros((4, 784)), np.zeros(4, int))
     with pytest.raises(jax.errors.JaxRuntimeError, match="fastsmc: a block of the GPU has no room for this network"):
         value(jnp.zeros(large.num_params)).block_until_ready()
+
+
+@pytest.mark.gpu
+def test_a_gpu_computes_what_the_cpu_does():
+    if not {"cuda", "gpu"} & {device.platform for device in jax.devices()}:
+        pytest.skip("JAX has no GPU")
+    if _jax_cuda is None or _jax_cuda.device() != "cuda":
+        pytest.skip("this package was built without the custom calls for GPUs")
+    gpu, rng = jax.devices()[0], np.random.default_rng(1)
+    problem = Problem(fs.MLP((6, 5, 3), "tanh"), 4, 30, "categorical", seed=1)
+    value = accelerated.log_likelihood(problem.net, problem.x, problem.y)
+    found = jax.jit(jax.vmap(jax.value_and_grad(value)))(jax.device_put(problem.theta, gpu))
+    for ours, truth, plain in zip(found, problem.truth()[:2], problem.by_torch()[:2], strict=True):
+        as_exact_as(plain, np.asarray(ours), truth)
+    for n in (20, 5000, 100_000):
+        weights, u = rng.random(n, np.float32), np.float32(0.3)
+        ancestors = jax.jit(accelerated.systematic)(*(jax.device_put(array, gpu) for array in (weights, u)))
+        assert np.array_equal(ancestors, fs.systematic(weights, u))
+        ours = jax.jit(accelerated.normalize_log_weights)(jax.device_put(np.log(weights), gpu))
+        assert all(map(np.array_equal, ours, fs.normalize_log_weights(np.log(weights))))
 
 
 @pytest.mark.parametrize(
