@@ -12,6 +12,7 @@ import sys
 import tempfile
 import tracemalloc
 from collections import Counter
+from concurrent.futures import ThreadPoolExecutor
 from importlib.util import find_spec
 from pathlib import Path
 
@@ -115,6 +116,21 @@ def report(name, counts, how):
     print(f"fuzz {name}: {accepted + refused:,} runs, {accepted:,} accepted, {refused:,} refused ({how})", flush=True)
 
 
+def all_targets(options):
+    """Each in a process of its own, as many at once as there are cores; the first that failed ends the program."""
+    from targets import TARGETS
+
+    from fastsmc.environment import usable_cores
+
+    def status_of(name):
+        return subprocess.run([sys.executable, HERE, "--target", name, *options]).returncode
+
+    with ThreadPoolExecutor(usable_cores()) as pool:
+        for name, status in zip(TARGETS, pool.map(status_of, TARGETS), strict=True):
+            if status:
+                sys.exit(f"fuzz {name} failed with status {status}; the input is in fuzz-{name}*, and --input runs it")
+
+
 def main():
     parser = argparse.ArgumentParser("python tests/fuzz", description=__doc__)
     parser.add_argument("--runs", type=int, default=2000, help="of each target")
@@ -124,13 +140,7 @@ def main():
     parser.add_argument("--input", type=Path, help="run the target on this file")
     args = parser.parse_args()
     if args.target is None:
-        from targets import TARGETS
-
-        for name in TARGETS:
-            plain = ["--plain"] * args.plain
-            options = ["--runs", str(args.runs), "--seed", str(args.seed), "--target", name, *plain]
-            if status := subprocess.run([sys.executable, HERE, *options]).returncode:
-                sys.exit(f"fuzz {name} failed with status {status}; the input is in fuzz-{name}*, and --input runs it")
+        all_targets(["--runs", str(args.runs), "--seed", str(args.seed), *["--plain"] * args.plain])
         return
     tracemalloc.start()
     if not args.plain and args.input is None and find_spec("atheris"):
