@@ -38,7 +38,7 @@ SHAPES = {
     "particles in groups": ((1, 4, 5), [(3, 3, 1, 2), (2, 2, 1, 1)], 2, 5, 40, CROWDED),
 }
 
-CUT_OTHERWISE = (ODD, "slices, each of whole samples", "several chunks of several slices", "particles in groups")
+CUT_OTHERWISE = (ODD, "slices, each of whole samples", "several chunks of several slices")
 
 
 class Problem(test_triton_mlp.Problem):
@@ -121,9 +121,11 @@ class Trajectory(test_triton_leapfrog.Problem):
         self.state = problem.theta, rng.standard_normal(problem.theta.shape, np.float32)
 
 
-@pytest.mark.parametrize(
-    ("shape", "precision"),
-    [(ODD, 0), (ODD, 1), (ODD, 2), ("slices, each of whole samples", 0), ("several chunks of several slices", 0)],
+@fewer_interpreted(
+    ["shape", "precision"],
+    CUT_OTHERWISE,
+    [0, 1, 2],
+    kept=lambda shape, precision: (shape, precision) in ((ODD, 0), ("several chunks of several slices", 0)),
 )
 def test_a_trajectory_is_its_steps(shape, precision):
     plan = 0.01, 3, 1.7, 0.6
