@@ -57,7 +57,7 @@ COLUMNS, WIDTH = 0.1e-6, 64
 LATENCY, BANDWIDTH, COLLECTIVES = 20e-6, 10e9, 10
 """Between hosts, assumed; and how many exchanges an iteration has."""
 ROW, ROWS, MEMORY = 318_040, 7, 120e9
-"""Bytes of a particle; what it takes beside itself, in rows; what of a GPU is for that."""
+"""Bytes of a particle; rows of so many that it takes with gradient, momentum and scratch; bytes of a GPU for them."""
 MOVED = 0.3
 """Share of the particles that go to another rank in an iteration, assumed: ESS near a half, resampling every time."""
 
