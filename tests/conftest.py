@@ -13,6 +13,10 @@ from fastsmc import backends
 from fastsmc.arrays import BFLOAT16
 
 sys.path.append(str(Path(__file__).parents[1]))  # for bench, last: fastsmc is the installed one
+if backends.INTERPRETED:
+    import interpreter
+
+    interpreter.quicken()
 
 _ran: Counter[str] = Counter()
 _absent: dict[str, str] = {}
