@@ -33,18 +33,18 @@ struct Level {
 };
 
 #if defined(__x86_64__)
-bool has_avx2() {
+[[maybe_unused]] bool has_avx2() {
   return __builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma");
 }
 
-bool has_avx512() {
+[[maybe_unused]] bool has_avx512() {
   if (kEmulated) return has_avx2();
   return __builtin_cpu_supports("avx512f") && __builtin_cpu_supports("avx512bw") &&
          __builtin_cpu_supports("avx512dq") && __builtin_cpu_supports("avx512vl");
 }
 
 // Tiles are 8 KiB of state that Linux keeps only for processes that ask for it.
-bool has_amx() {
+[[maybe_unused]] bool has_amx() {
   if (kEmulated) return has_avx2();
 #if defined(__linux__)
   unsigned eax, ebx, ecx, edx;
@@ -61,9 +61,13 @@ bool has_amx() {
 
 const Level kLevels[] = {
     {"none", false, [] { return true; }, kernels_none},
-#if defined(__x86_64__)
+#if defined(FASTSMC_HAS_AVX2)
     {"avx2", false, has_avx2, kernels_avx2},
+#endif
+#if defined(FASTSMC_HAS_AVX512)
     {"avx512", kEmulated, has_avx512, kernels_avx512},
+#endif
+#if defined(FASTSMC_HAS_AMX)
     {"amx", kEmulated, has_amx, kernels_amx},
 #endif
 };

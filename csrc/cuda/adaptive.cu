@@ -16,7 +16,7 @@ void adaptive_resample(const Queue& queue, Cut cut, Scheme scheme, double thresh
   const LogWeights<T> from{log_weights, rows, n, status};
   const Values<T> values{log_weights, n, true, status};
   const Numbers numbers = numbers_of(u, scheme, n, status);
-  const Results<T> to{nullptr, log_sum, ess};
+  Results<T> to{nullptr, log_sum, ess, nullptr};
   const auto count = static_cast<double>(n);
   const Settled<T> settled{threshold * count, static_cast<T>(-std::log(count)), ancestors, offspring, normalized};
   if (n <= std::min(cut.alone, Short::kLongest))
@@ -24,10 +24,10 @@ void adaptive_resample(const Queue& queue, Cut cut, Scheme scheme, double thresh
   if (n <= std::min(cut.alone, Row::kLongest))
     return launch(Row{from, {values, numbers, scheme, n}, to, settled}, rows, stream);
   const Parts parts = parts_of(rows, n, cut.parts);
-  const SumsOfRows sums{queue.scratch<RowSums>(rows)};
-  sum_rows(queue, from, sums);
+  to.sums = queue.scratch<RowSums>(rows);
+  sum_rows(queue, from, to);
   const int32_t* const counts = cumulative_counts(queue, scheme, parts, parts, values, numbers);
-  launch(Settle<T>{values, numbers, parts, counts, sums, to, settled}, parts.grid(), stream);
+  launch(Settle<T>{values, numbers, parts, counts, to.sums, settled}, parts.grid(), stream);
   permute_by_counts(queue, parts, offspring, ancestors);
 }
 

@@ -11,17 +11,10 @@
 #pragma once
 
 #include "cuda/offspring.h"
-#include "cuda/resample_parts.h"
+#include "cuda/resample.h"
 #include "cuda/weights.h"
 
 namespace fastsmc::cuda {
-
-// Sums of rows as the launches behind need them, where they are not results.
-struct SumsOfRows {
-  RowSums* sums;
-
-  FASTSMC_HD void finish(int64_t row, const RowSums& of_row) const { sums[row] = of_row; }
-};
 
 // Of rows [rows, n].
 template <class T>
@@ -102,8 +95,7 @@ struct Settle {
   Numbers numbers;
   Parts parts;
   const int32_t* counts;
-  SumsOfRows of;
-  Results<T> to;
+  const RowSums* of_rows;
   Settled<T> settled;
   static constexpr int kThreads = kPartThreads;
   size_t shared_bytes() const { return 0; }
@@ -111,7 +103,7 @@ struct Settle {
   template <class Block>
   FASTSMC_KERNEL void operator()(Block& block) const {
     const int64_t row = parts.row(block.index()), n = parts.n;
-    const RowSums sums = of.sums[row];
+    const RowSums sums = of_rows[row];
     const double log_total = log(sums.total);
     const bool kept = settled.keeps(sums.ess());
     parts.for_tiles(block.index(), [&](int64_t begin) {
@@ -124,9 +116,6 @@ struct Settle {
         const double x = (values.entry(row, i) - sums.largest) - log_total;
         if (i < n) settled.normalized[row * n + i] = kept ? static_cast<T>(x) : settled.equal;
       });
-    });
-    block.each([&](int thread) {
-      if (thread == 0 && parts.part(block.index()) == 0) to.finish(row, sums);
     });
   }
 };

@@ -6,6 +6,16 @@
 
 namespace fastsmc::cuda {
 
+template <class Count>
+void permute_by_counts(const Queue& queue, const Parts& parts, const Count* counts, int64_t* permuted) {
+  const auto stream = static_cast<Stream>(queue.stream);
+  auto* const vacancies = queue.scratch<uint64_t>(parts.rows * parts.n);
+  scan_rows(Vacancies<Count>{counts, vacancies}, parts, queue.scratch<uint64_t>(parts.grid()), stream);
+  launch(FillVacancies<Count>{parts, counts, vacancies, permuted}, parts.grid(), stream);
+}
+
+template void permute_by_counts(const Queue&, const Parts&, const int64_t*, int64_t*);
+
 void offspring(const Queue& queue, Cut cut, int64_t rows, int64_t m, int64_t n, const int64_t* ancestors,
                int64_t* counts, int64_t* status) {
   const auto stream = static_cast<Stream>(queue.stream);

@@ -167,13 +167,8 @@ struct FillVacancies {
   }
 };
 
-// Ancestors in place from the counts of offspring [rows, n].
+// Ancestors in place from the counts of offspring [rows, n]: offspring.cu.
 template <class Count>
-void permute_by_counts(const Queue& queue, const Parts& parts, const Count* counts, int64_t* permuted) {
-  const auto stream = static_cast<Stream>(queue.stream);
-  auto* const vacancies = queue.scratch<uint64_t>(parts.rows * parts.n);
-  scan_rows(Vacancies<Count>{counts, vacancies}, parts, queue.scratch<uint64_t>(parts.grid()), stream);
-  launch(FillVacancies<Count>{parts, counts, vacancies, permuted}, parts.grid(), stream);
-}
+void permute_by_counts(const Queue&, const Parts&, const Count* counts, int64_t* permuted);
 
 }  // namespace fastsmc::cuda

@@ -3,7 +3,6 @@
 #include <algorithm>
 
 #include "cuda/ops.h"
-#include "cuda/resample_parts.h"
 
 namespace fastsmc::cuda {
 

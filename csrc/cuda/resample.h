@@ -14,6 +14,7 @@
 
 #include "common/resampling.h"
 #include "common/weight_exp.h"
+#include "cuda/ops.h"
 #include "cuda/rows.h"
 
 namespace fastsmc::cuda {
@@ -256,6 +257,34 @@ struct ResampleRow {
     if (!of_row.compute(block, counts, room, scratch)) return;
     const Slots<kThreads, kItems> slots{block.index(), 0, m};
     block.each([&](int thread) { slots.place(thread, counts, n, ancestors + block.index() * m); });
+  }
+};
+
+// The launches up to the cumulative counts of rows that are cut, [rows, n] in scratch memory: resample_parts.cu.
+template <class T>
+int32_t* cumulative_counts(const Queue&, Scheme, const Parts& parts, const Parts& slots, const Values<T>&,
+                           const Numbers&);
+
+struct Place {
+  Numbers numbers;
+  Parts slots;
+  const int32_t* counts;  // [rows, n], cumulative
+  int64_t n;
+  int64_t* ancestors;
+  static constexpr int kThreads = kPartThreads;
+  size_t shared_bytes() const { return 0; }
+
+  template <class Block>
+  FASTSMC_KERNEL void operator()(Block& block) const {
+    const int64_t row = slots.row(block.index());
+    slots.for_tiles(block.index(), [&](int64_t begin) {
+      const Slots<kThreads, kPartItems> tile{row, begin, slots.n};
+      block.each([&](int thread) {
+        for (int k = 0; k < kPartItems; ++k)
+          if (tile.slot(thread, k) < numbers.of_row) numbers.check(row, tile.slot(thread, k));
+        tile.place(thread, counts + row * n, n, ancestors + row * slots.n);
+      });
+    });
   }
 };
 

@@ -15,7 +15,6 @@
 // So the number of launches depends on n alone: none waits for what a device found.
 #pragma once
 
-#include "cuda/ops.h"
 #include "cuda/resample.h"
 #include "cuda/scan.h"
 
@@ -230,57 +229,6 @@ struct Draw {
     slots.for_tiles(block.index(), [&](int64_t begin) {
       const Slots<kThreads, kPartItems> tile{row, begin, drawn};
       block.each([&](int thread) { tile.draw(thread, rows.numbers, rows.sums + row * n, n, rows.counts + row * n); });
-    });
-  }
-};
-
-// The launches up to the cumulative counts, [rows, n] in scratch memory.
-template <class T>
-int32_t* cumulative_counts(const Queue& queue, Scheme scheme, const Parts& parts, const Parts& slots,
-                           const Values<T>& values, const Numbers& numbers) {
-  const auto stream = static_cast<Stream>(queue.stream);
-  const int passes = passes_for(parts.n);
-  const bool drawn = draws(scheme);
-  LongRows<T> all{values, numbers, scheme, slots.n, parts, {}, {}, {}, {}, {}, {}, {}};
-  all.largest = queue.scratch<double>(parts.grid());
-  all.fine = queue.scratch<uint64_t>(passes * parts.grid());
-  all.coarse = queue.scratch<uint64_t>(passes * parts.grid());
-  all.counts = queue.scratch<int32_t>(parts.rows * parts.n);
-  if (drawn) {
-    all.sums = queue.scratch<uint64_t>(parts.rows * parts.n);
-    all.copies = queue.scratch<uint64_t>(parts.grid());
-    all.drawn = queue.scratch<uint64_t>(parts.grid());
-  }
-  launch(FindLargest<T>{all}, parts.grid(), stream);
-  for (int pass = 0; pass < passes; ++pass) launch(SumMasses<T>{all, pass}, parts.grid(), stream);
-  launch(Cumulate<T>{all, passes - 1}, parts.grid(), stream);
-  if (scheme == Scheme::kResidual) scan_rows(Remainders<T>{all}, parts, all.drawn, stream);
-  if (drawn) {
-    launch(Draw<T>{all, slots}, slots.grid(), stream);
-    scan_rows(Counts{all.counts}, parts, all.drawn, stream);
-  }
-  return all.counts;
-}
-
-struct Place {
-  Numbers numbers;
-  Parts slots;
-  const int32_t* counts;  // [rows, n], cumulative
-  int64_t n;
-  int64_t* ancestors;
-  static constexpr int kThreads = kPartThreads;
-  size_t shared_bytes() const { return 0; }
-
-  template <class Block>
-  FASTSMC_KERNEL void operator()(Block& block) const {
-    const int64_t row = slots.row(block.index());
-    slots.for_tiles(block.index(), [&](int64_t begin) {
-      const Slots<kThreads, kPartItems> tile{row, begin, slots.n};
-      block.each([&](int thread) {
-        for (int k = 0; k < kPartItems; ++k)
-          if (tile.slot(thread, k) < numbers.of_row) numbers.check(row, tile.slot(thread, k));
-        tile.place(thread, counts + row * n, n, ancestors + row * slots.n);
-      });
     });
   }
 };

@@ -158,10 +158,12 @@ template <class T>
 struct Results {
   T* weights;  // [rows, n]
   T *log_sum, *ess;
+  RowSums* sums;  // for later launches; null where there are none
 
-  FASTSMC_HD void finish(int64_t row, const RowSums& sums) const {
-    log_sum[row] = static_cast<T>(sums.log_sum());
-    ess[row] = static_cast<T>(sums.ess());
+  FASTSMC_HD void finish(int64_t row, const RowSums& of_row) const {
+    log_sum[row] = static_cast<T>(of_row.log_sum());
+    ess[row] = static_cast<T>(of_row.ess());
+    if (sums != nullptr) sums[row] = of_row;
   }
 };
 
@@ -216,11 +218,11 @@ struct SumGroups {
 
 // The sum of a row is a chain that every thread adds, of what they bring to shared memory together; a group's `total`
 // becomes the factor of its weights.
-template <class T, class To>
+template <class T>
 struct SumRow {
   LogWeights<T> from;
   GroupSums* sums;
-  To to;
+  Results<T> to;
   static constexpr int kThreads = 256;
   size_t shared_bytes() const { return kScratch + 3 * shared_size<double>(kThreads); }
 
@@ -284,14 +286,8 @@ struct ScaleGroups {
   }
 };
 
-// The launches that end in the sums of rows; returns those of groups, with the factors of their weights.
-template <class T, class To>
-const GroupSums* sum_rows(const Queue& queue, const LogWeights<T>& from, const To& to) {
-  const auto stream = static_cast<Stream>(queue.stream);
-  auto* const sums = queue.scratch<GroupSums>(from.rows * from.groups());
-  launch(SumGroups<T>{from, sums}, from.rows * from.groups(), stream);
-  launch(SumRow<T, To>{from, sums, to}, from.rows, stream);
-  return sums;
-}
+// The launches that end in the sums of rows; returns those of groups, with the factors of their weights: weights.cu.
+template <class T>
+const GroupSums* sum_rows(const Queue&, const LogWeights<T>& from, const Results<T>& to);
 
 }  // namespace fastsmc::cuda
