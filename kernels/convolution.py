@@ -29,7 +29,6 @@ import torch
 import triton
 import triton.language as tl
 
-from fastsmc.backends import INTERPRETED
 from fastsmc.kernels.activations import kept_of, times_slope, value_of
 from fastsmc.kernels.build import PRODUCTS, Build
 from fastsmc.kernels.dot import MEDIUM, parts_of, product, store
@@ -100,7 +99,6 @@ def _forward_kernel(
     N: tl.constexpr,
     DEPTH: tl.constexpr,
     PRECISION: tl.constexpr,
-    UPCAST: tl.constexpr,
 ):
     """A tile of pooled pixels of one particle, for N output channels.
 
@@ -129,7 +127,7 @@ def _forward_kernel(
             )  # fmt: skip
             mask = (k < TERMS)[:, None] & (n < OUTPUTS)[None, :]
             w = tl.load(weight + n[None, :] * TERMS + k[:, None], mask=mask, other=0)
-            z = product(parts_of(h, PRECISION, UPCAST), parts_of(w, PRECISION, UPCAST), z, PRECISION)
+            z = product(parts_of(h, PRECISION), parts_of(w, PRECISION), z, PRECISION)
         z = kept_of(z + bias[None, :], ACTIVATION)
         value = value_of(z, ACTIVATION)
         larger = ~((largest >= value) | (largest != largest))  # the first NaN is the largest
@@ -140,7 +138,7 @@ def _forward_kernel(
     mask = inside[:, None] & (n < OUTPUTS)[None, :]
     at = (particle * samples + begin) * (OUTPUTS * PIXELS)
     at += (sample * (OUTPUTS * PIXELS) + y * SHAPE[8] + x)[:, None] + n[None, :] * PIXELS
-    store(kept + at, best, mask, UPCAST)
+    store(kept + at, best, mask)
     if places is not None:
         tl.store(places + at, place.to(tl.uint8), mask=mask)
 
@@ -161,7 +159,6 @@ def _input_gradient_kernel(
     N: tl.constexpr,
     DEPTH: tl.constexpr,
     PRECISION: tl.constexpr,
-    UPCAST: tl.constexpr,
 ):
     """The deltas of the layer before at a tile of its pixels; ``kept`` and ``ACTIVATION`` are of that layer."""
     CHANNELS: tl.constexpr = SHAPE[0]
@@ -198,13 +195,13 @@ def _input_gradient_kernel(
             mask=(n < OUTPUTS)[:, None] & (c < CHANNELS)[None, :],
             other=0,
         )
-        total = product(parts_of(d, PRECISION, UPCAST), parts_of(w, PRECISION, UPCAST), total, PRECISION)
+        total = product(parts_of(d, PRECISION), parts_of(w, PRECISION), total, PRECISION)
 
     mask = inside[:, None] & (c < CHANNELS)[None, :]
     at = row * (CHANNELS * IMAGE)
     at += (sample * (CHANNELS * IMAGE) + y * SHAPE[2] + x)[:, None] + c[None, :] * IMAGE
     h = tl.load(kept + at, mask=mask, other=0)
-    store(out + at, times_slope(total, h, ACTIVATION), mask, UPCAST)
+    store(out + at, times_slope(total, h, ACTIVATION), mask)
 
 
 @triton.jit
@@ -230,7 +227,6 @@ def _weight_gradient_kernel(
     K: tl.constexpr,
     DEPTH: tl.constexpr,
     PRECISION: tl.constexpr,
-    UPCAST: tl.constexpr,
 ):
     """One tile of one particle's filters over one slice.
 
@@ -272,7 +268,7 @@ def _weight_gradient_kernel(
             )
             v = tl.where((k == TERMS)[None, :], tl.full((), 1, v.dtype), v)
             here = d if places is None else tl.where(place == position, d, tl.zeros_like(d))
-            total = product(parts_of(here, PRECISION, UPCAST), parts_of(v, PRECISION, UPCAST), total, PRECISION)
+            total = product(parts_of(here, PRECISION), parts_of(v, PRECISION), total, PRECISION)
 
     mask = (n < OUTPUTS)[:, None] & (k <= TERMS)[None, :]
     at = tl.where((k < TERMS)[None, :], n[:, None] * TERMS + k[None, :], OUTPUTS * TERMS + n[:, None]) + SHAPE[9]
@@ -374,7 +370,6 @@ def forward(
         N=n,
         DEPTH=depth,
         PRECISION=precision,
-        UPCAST=INTERPRETED,
         num_warps=warps,
         num_stages=_STAGES,
         **PRODUCTS,
@@ -409,7 +404,6 @@ def input_gradient(
         N=n,
         DEPTH=depth,
         PRECISION=precision,
-        UPCAST=INTERPRETED,
         num_warps=warps,
         num_stages=_STAGES,
         **PRODUCTS,
@@ -451,7 +445,6 @@ def weight_gradient(
         K=k,
         DEPTH=depth,
         PRECISION=precision,
-        UPCAST=INTERPRETED,
         num_warps=warps,
         num_stages=_STAGES,
         **PRODUCTS,
@@ -487,7 +480,7 @@ def _build(kernel: Any, name: str, absent: tuple[str, ...], precision: int, cons
     numbers = ("samples", "tiles", "image_rows", "num_particles", "slice_samples", "sums_dim")
     halved = ("images", "kept", "deltas", "out") if precision == MEDIUM.value else ()
     kinds = dict.fromkeys(numbers, "i32") | dict.fromkeys(halved, "*bf16") | {"places": "*u8"}
-    constants = dict.fromkeys(absent) | constants | {"PRECISION": precision, "UPCAST": False}
+    constants = dict.fromkeys(absent) | constants | {"PRECISION": precision}
     signature = {arg: "constexpr" if arg in constants else kinds.get(arg, "*fp32") for arg in kernel.arg_names}
     registers, shared = _MEANS[name.split(" of ")[0]][precision]
     return Build(

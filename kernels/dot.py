@@ -12,7 +12,7 @@ Three bfloat16 numbers are a float32 to the last bit, and their six products tak
 which cannot read operands by columns. Parts of an array lie ``plane`` entries apart, each part of a row behind the one
 before: an operand that many programs read is split once (`split`), and goes to the tensor cores as it comes.
 
-Triton's interpreter cannot compute with bfloat16: it gets the same numbers as float32 operands, by ``UPCAST``.
+Triton's interpreter cannot compute with bfloat16: there `rounded` returns the same numbers as float32.
 """
 
 from __future__ import annotations
@@ -42,48 +42,44 @@ def aligned(width: int) -> int:
 
 
 @triton.jit
-def rounded(a, UPCAST: tl.constexpr):
-    """To the nearest bfloat16, ties to even; as float32 if UPCAST."""
-    if not UPCAST:
-        a = a.to(tl.bfloat16)
-    elif a.dtype == tl.bfloat16:
-        a = a.to(tl.float32)
-    else:
-        bits = a.to(tl.uint32, bitcast=True)
-        nearest = (bits + 0x7FFF + ((bits >> 16) & 1)) & 0xFFFF0000
-        a = tl.where(a == a, nearest.to(tl.float32, bitcast=True), a)
-    return a
+def rounded(a):
+    """To the nearest bfloat16, ties to even."""
+    return a.to(tl.bfloat16)
+
+
+if INTERPRETED:
+    from fastsmc.kernels.interpreted import rounded
 
 
 @triton.jit
-def parts_of(a, PRECISION: tl.constexpr, UPCAST: tl.constexpr):
+def parts_of(a, PRECISION: tl.constexpr):
     """The bfloat16 numbers whose sum a float32 tile is, the largest first; three always, of which some are not used."""
-    first = rounded(a, UPCAST)
+    first = rounded(a)
     second, third = first, first
     if PRECISION != MEDIUM:
         rest = a - first.to(tl.float32)
-        second = rounded(rest, UPCAST)
+        second = rounded(rest)
         if PRECISION == HIGHEST:
-            third = rounded(rest - second.to(tl.float32), UPCAST)
+            third = rounded(rest - second.to(tl.float32))
     return first, second, third
 
 
 @triton.jit
-def load_parts(pointers, mask, PLANE: tl.constexpr, PRECISION: tl.constexpr, UPCAST: tl.constexpr):
+def load_parts(pointers, mask, PLANE: tl.constexpr, PRECISION: tl.constexpr):
     """The parts of a tile, as `store_parts` and `split` leave them; zero outside."""
-    first = rounded(tl.load(pointers, mask=mask, other=0), UPCAST)
+    first = rounded(tl.load(pointers, mask=mask, other=0))
     second, third = first, first
     if PRECISION != MEDIUM:
-        second = rounded(tl.load(pointers + PLANE, mask=mask, other=0), UPCAST)
+        second = rounded(tl.load(pointers + PLANE, mask=mask, other=0))
         if PRECISION == HIGHEST:
-            third = rounded(tl.load(pointers + 2 * PLANE, mask=mask, other=0), UPCAST)
+            third = rounded(tl.load(pointers + 2 * PLANE, mask=mask, other=0))
     return first, second, third
 
 
 @triton.jit
-def store_parts(pointers, values, mask, PLANE: tl.constexpr, PRECISION: tl.constexpr, UPCAST: tl.constexpr):
+def store_parts(pointers, values, mask, PLANE: tl.constexpr, PRECISION: tl.constexpr):
     """Float32 values as their parts."""
-    parts = parts_of(values, PRECISION, UPCAST)
+    parts = parts_of(values, PRECISION)
     tl.store(pointers, parts[0], mask=mask)
     if PRECISION != MEDIUM:
         tl.store(pointers + PLANE, parts[1], mask=mask)
@@ -114,10 +110,10 @@ def product(a, b, acc, PRECISION: tl.constexpr):
 
 
 @triton.jit
-def store(pointers, values, mask, UPCAST: tl.constexpr):
+def store(pointers, values, mask):
     """Rounded where bfloat16 is stored."""
     if pointers.dtype.element_ty == tl.bfloat16:
-        values = rounded(values, UPCAST)
+        values = rounded(values)
     tl.store(pointers, values, mask=mask)
 
 
@@ -133,7 +129,6 @@ def _split_kernel(
     BLOCK: tl.constexpr,
     PLANE: tl.constexpr,
     PRECISION: tl.constexpr,
-    UPCAST: tl.constexpr,
 ):
     """A tile of rows and columns; behind the last column comes one of ones, then zeros."""
     row = (tl.program_id(0) * ROWS + tl.arange(0, ROWS))[:, None]
@@ -142,7 +137,7 @@ def _split_kernel(
     values = tl.load(x + begin + column, mask=(row < rows) & (column < width), other=0)
     values = tl.where(column == width, 1.0, values)
     begin = row.to(tl.int64) * ((3 - PRECISION) * PLANE)
-    store_parts(parts + begin + column, values, (row < rows) & (column < PLANE), PLANE, PRECISION, UPCAST)
+    store_parts(parts + begin + column, values, (row < rows) & (column < PLANE), PLANE, PRECISION)
 
 
 _ROWS, _BLOCK = 16, 64
@@ -164,7 +159,7 @@ def split(x: torch.Tensor, precision: int, group: int | None = None, width: int 
     plane = aligned(width + 1)
     parts = x.new_empty((rows, parts_in(precision) * plane), dtype=torch.bfloat16)
     grid = triton.cdiv(rows, _ROWS), triton.cdiv(plane, _BLOCK)
-    constants = {"ROWS": _ROWS, "BLOCK": _BLOCK, "PLANE": plane, "PRECISION": precision, "UPCAST": INTERPRETED}
+    constants = {"ROWS": _ROWS, "BLOCK": _BLOCK, "PLANE": plane, "PRECISION": precision}
     _split_kernel[grid](x, parts, rows, width, group or 1, x.stride(0), **constants, num_warps=4, **EXACT)
     return Parts(parts, plane)
 
@@ -175,8 +170,8 @@ BUILDS = tuple(
         _split_kernel,
         {"x": "*fp32", "parts": "*bf16"}
         | dict.fromkeys(("rows", "width", "group", "stride"), "i32")
-        | dict.fromkeys(("ROWS", "BLOCK", "PLANE", "PRECISION", "UPCAST"), "constexpr"),
-        {"ROWS": _ROWS, "BLOCK": _BLOCK, "PLANE": 800, "PRECISION": precision, "UPCAST": False},
+        | dict.fromkeys(("ROWS", "BLOCK", "PLANE", "PRECISION"), "constexpr"),
+        {"ROWS": _ROWS, "BLOCK": _BLOCK, "PLANE": 800, "PRECISION": precision},
         registers=64,
         shared=8_192,
     )

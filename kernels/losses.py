@@ -53,7 +53,6 @@ def loss(
     DELTA_PLANE: tl.constexpr,
     COLUMNS: tl.constexpr,
     PRECISION: tl.constexpr,
-    UPCAST: tl.constexpr,
 ):
     """Log-likelihood of each sample, float32 [rows] and zero outside.
 
@@ -83,7 +82,7 @@ def loss(
                 hit = tl.where(column[None, :] == label[:, None], 1.0, 0.0)
                 grad = hit - exp(z - top[:, None]) / total[:, None]
                 at = delta + row[:, None] * DELTA_STRIDE + column[None, :]
-                store_parts(at, weight[:, None] * grad, mask, DELTA_PLANE, PRECISION, UPCAST)
+                store_parts(at, weight[:, None] * grad, mask, DELTA_PLANE, PRECISION)
     else:
         for begin in range(0, OUTPUTS, COLUMNS):
             column = begin + tl.arange(0, COLUMNS)
@@ -102,5 +101,5 @@ def loss(
             value += tl.sum(tl.where(mask, term, 0.0), axis=1)
             if delta is not None:
                 at = delta + row[:, None] * DELTA_STRIDE + column[None, :]
-                store_parts(at, weight[:, None] * grad, mask, DELTA_PLANE, PRECISION, UPCAST)
+                store_parts(at, weight[:, None] * grad, mask, DELTA_PLANE, PRECISION)
     return tl.where(inside, weight * value, 0.0)

@@ -26,7 +26,6 @@ import torch
 import triton
 import triton.language as tl
 
-from fastsmc.backends import INTERPRETED
 from fastsmc.kernels.activations import IDENTITY, kept_of, times_slope, value_of
 from fastsmc.kernels.build import CAPABILITIES, PRODUCTS, Build
 from fastsmc.kernels.dot import MEDIUM, aligned, load_parts, parts_in, parts_of, product, store, store_parts
@@ -50,7 +49,6 @@ def _forward(
     LAYERS: tl.constexpr,
     LAYER: tl.constexpr,
     PRECISION: tl.constexpr,
-    UPCAST: tl.constexpr,
 ):
     """What is kept of one layer, for a tile of samples, from the parts of x or what was kept of the layer before.
 
@@ -68,20 +66,20 @@ def _forward(
             k = begin + tl.arange(0, DEPTH)
             at, mask = inputs + row[:, None] * INPUT_STRIDE + k[None, :], inside[:, None] & (k < INPUTS)[None, :]
             if INPUT_PLANE:
-                h = load_parts(at, mask, INPUT_PLANE, PRECISION, UPCAST)
+                h = load_parts(at, mask, INPUT_PLANE, PRECISION)
             else:
-                h = parts_of(value_of(tl.load(at, mask=mask, other=0), INPUT_ACTIVATION), PRECISION, UPCAST)
+                h = parts_of(value_of(tl.load(at, mask=mask, other=0), INPUT_ACTIVATION), PRECISION)
             mask = (k < INPUTS)[:, None] & (unit < OUTPUTS)[None, :]
             if packed is None:
                 w = tl.load(weight + unit[None, :] * INPUTS + k[:, None], mask=mask, other=0)
-                w = parts_of(w, PRECISION, UPCAST)
+                w = parts_of(w, PRECISION)
             else:
                 at = packed + unit[None, :] * INPUT_STRIDE + k[:, None]
-                w = load_parts(at, mask, INPUT_PLANE, PRECISION, UPCAST)
+                w = load_parts(at, mask, INPUT_PLANE, PRECISION)
             z = product(h, w, z, PRECISION)
         z += tl.load(weight + INPUTS * OUTPUTS + unit, mask=unit < OUTPUTS, other=0)[None, :]
         mask = inside[:, None] & (unit < OUTPUTS)[None, :]
-        store(out + row[:, None] * OUT_STRIDE + unit[None, :], kept_of(z, LAYERS[LAYER][2]), mask, UPCAST)
+        store(out + row[:, None] * OUT_STRIDE + unit[None, :], kept_of(z, LAYERS[LAYER][2]), mask)
 
 
 @triton.jit
@@ -102,7 +100,6 @@ def _backward(
     LAYERS: tl.constexpr,
     LAYER: tl.constexpr,
     PRECISION: tl.constexpr,
-    UPCAST: tl.constexpr,
 ):
     """The deltas of the layer before, from those of one layer; ``ACTIVATION`` is the one between them."""
     INPUTS: tl.constexpr = LAYERS[LAYER][0]
@@ -115,21 +112,21 @@ def _backward(
         for begin in range(0, OUTPUTS, DEPTH):
             k = begin + tl.arange(0, DEPTH)
             at = deltas + row[:, None] * DELTA_STRIDE + k[None, :]
-            d = load_parts(at, inside[:, None] & (k < OUTPUTS)[None, :], DELTA_PLANE, PRECISION, UPCAST)
+            d = load_parts(at, inside[:, None] & (k < OUTPUTS)[None, :], DELTA_PLANE, PRECISION)
             w = tl.load(
                 theta + LAYERS[LAYER][3] + k[:, None] * INPUTS + unit[None, :],
                 mask=(k < OUTPUTS)[:, None] & (unit < INPUTS)[None, :],
                 other=0,
             )
-            delta = product(d, parts_of(w, PRECISION, UPCAST), delta, PRECISION)
+            delta = product(d, parts_of(w, PRECISION), delta, PRECISION)
         if ACTIVATION != IDENTITY:
             h = tl.load(kept + row[:, None] * KEPT_STRIDE + unit[None, :], mask=mask, other=0)
             delta = times_slope(delta, h, ACTIVATION)
         at = out + row[:, None] * OUT_STRIDE + unit[None, :]
         if OUT_PLANE:
-            store_parts(at, delta, mask, OUT_PLANE, PRECISION, UPCAST)
+            store_parts(at, delta, mask, OUT_PLANE, PRECISION)
         else:
-            store(at, delta, mask, UPCAST)
+            store(at, delta, mask)
 
 
 @triton.jit
@@ -163,7 +160,6 @@ def _mlp_kernel(
     LIKELIHOOD: tl.constexpr,
     SAMPLES: tl.constexpr,
     PRECISION: tl.constexpr,
-    UPCAST: tl.constexpr,
 ):
     """One tile of samples of one particle.
 
@@ -200,7 +196,6 @@ def _mlp_kernel(
             LAYERS,
             k,
             PRECISION,
-            UPCAST,
         )
         tl.debug_barrier()  # what some threads wrote others read
 
@@ -228,7 +223,6 @@ def _mlp_kernel(
             DELTA_PLANE,
             LAYERS[LAST][6],
             PRECISION,
-            UPCAST,
         )
         tl.store(partials + tile.to(tl.int64) * num_particles + particle, tl.sum(value.to(tl.float64), axis=0))
         if LIKELIHOOD == CATEGORICAL:
@@ -255,7 +249,6 @@ def _mlp_kernel(
                     LAYERS,
                     k,
                     PRECISION,
-                    UPCAST,
                 )
             if input_grad is not None:
                 tl.debug_barrier()
@@ -276,7 +269,6 @@ def _mlp_kernel(
                     LAYERS,
                     0,
                     PRECISION,
-                    UPCAST,
                 )
 
 
@@ -441,7 +433,6 @@ def through(
         LIKELIHOOD=data.likelihood,
         SAMPLES=tiles.samples,
         PRECISION=precision,
-        UPCAST=INTERPRETED,
         num_warps=tiles.warps,
         num_stages=tiles.stages,
         **PRODUCTS,
@@ -476,7 +467,7 @@ def _build(
         "LIKELIHOOD": CATEGORICAL.value,
         "SAMPLES": tiles.samples,
     }
-    constants |= {"PRECISION": precision, "UPCAST": False}
+    constants |= {"PRECISION": precision}
     return Build(
         f"{'gradient' if with_grad else 'log-likelihood'} of {'-'.join(map(str, widths))}, precision {precision}"
         + ", packed" * packed

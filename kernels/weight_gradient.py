@@ -18,7 +18,6 @@ import torch
 import triton
 import triton.language as tl
 
-from fastsmc.backends import INTERPRETED
 from fastsmc.kernels.activations import value_of
 from fastsmc.kernels.build import PRODUCTS, Build
 from fastsmc.kernels.dot import MEDIUM, aligned, load_parts, parts_in, parts_of, product
@@ -60,7 +59,6 @@ def _weight_gradient_kernel(
     K: tl.constexpr,
     DEPTH: tl.constexpr,
     PRECISION: tl.constexpr,
-    UPCAST: tl.constexpr,
 ):
     """One tile of one layer of one particle over one slice.
 
@@ -85,13 +83,13 @@ def _weight_gradient_kernel(
         b = first + tl.arange(0, DEPTH)
         inside = b < count
         at = deltas + b[None, :] * DELTA_STRIDE + n[:, None]
-        d = load_parts(at, (n < OUTPUTS)[:, None] & inside[None, :], DELTA_PLANE, PRECISION, UPCAST)
+        d = load_parts(at, (n < OUTPUTS)[:, None] & inside[None, :], DELTA_PLANE, PRECISION)
         at = h + b[:, None] * H_STRIDE + k[None, :]
         if H_PLANE:  # its column of ones is there
-            v = load_parts(at, inside[:, None] & (k <= INPUTS)[None, :], H_PLANE, PRECISION, UPCAST)
+            v = load_parts(at, inside[:, None] & (k <= INPUTS)[None, :], H_PLANE, PRECISION)
         else:
             v = value_of(tl.load(at, mask=inside[:, None] & (k < INPUTS)[None, :], other=0), ACTIVATION)
-            v = parts_of(tl.where((k == INPUTS)[None, :], tl.full((), 1, v.dtype), v), PRECISION, UPCAST)
+            v = parts_of(tl.where((k == INPUTS)[None, :], tl.full((), 1, v.dtype), v), PRECISION)
         total = product(d, v, total, PRECISION)
 
     if sums is not None:
@@ -162,7 +160,6 @@ def weight_gradient(
         K=k,
         DEPTH=depth,
         PRECISION=precision,
-        UPCAST=INTERPRETED,
         num_warps=warps,
         num_stages=stages,
         **PRODUCTS,
@@ -191,7 +188,7 @@ def _build(weights: Weights, precision: int, fused: bool, registers: int, shared
     constants |= {"H_STRIDE": plane * parts_in(precision) or 112, "H_PLANE": plane, "DELTA_PLANE": 128}
     constants |= {"INPUTS": weights.inputs, "OUTPUTS": weights.outputs, "BEGIN": weights.begin, "DIM": weights.dim}
     constants |= {"ACTIVATION": 0 if first else 2, "N": n, "K": k, "DEPTH": depth}
-    constants |= {"PRECISION": precision, "UPCAST": False}
+    constants |= {"PRECISION": precision}
     return Build(
         f"weight {'step' if fused else 'gradient'} of {weights.inputs}-{weights.outputs}, precision {precision}",
         _weight_gradient_kernel,
