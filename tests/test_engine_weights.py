@@ -44,7 +44,7 @@ class Kernels:
 
             # one program for a row, tile by tile; parts of one tile each, and of several
             cuts = Cut(tile=64), Cut(alone=1, tile=16, parts=32), Cut(alone=1, tile=16, parts=4)
-            self.long = dict.fromkeys(CUTS, 150)
+            self.long = dict.fromkeys(CUTS, 75)
         else:
             from fastsmc import cuda as engine
             from fastsmc.cuda import Cut
