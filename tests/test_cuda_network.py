@@ -138,8 +138,14 @@ def test_the_first_bad_label_is_named(samples, label):
 
 
 @pytest.mark.parametrize("precision", ops.PRECISIONS)
-@pytest.mark.parametrize("samples", [70, SLICE + 70])
-@pytest.mark.parametrize("refresh", [None, 0.0, 0.6])
+@pytest.mark.parametrize(
+    ("samples", "refresh"),
+    [
+        *[(70, share) for share in (None, 0.0, 0.6)],
+        *[pytest.param(SLICE + 70, share, marks=pytest.mark.large) for share in (None, 0.0)],
+        (SLICE + 70, 0.6),
+    ],
+)
 def test_a_trajectory_is_its_steps(precision, samples, refresh):
     """One launch, or one for each part of a step; the energies of 1,500 weights are sums of two runs."""
     rng = np.random.default_rng(1)

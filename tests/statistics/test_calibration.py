@@ -111,10 +111,9 @@ def is_uniform(model, sample):
     return bool(np.all(np.abs(departures(ranks(MODELS[model], sample))) < 1))
 
 
-CASES = [
-    (model, scheme, "hmc") for model in MODELS for scheme in SCHEMES if (model, scheme) != ("network", "full batch")
-]
-CASES += [(model, "data annealing", "kinetic langevin") for model in MODELS]
+CASES = [(model, scheme, "hmc") for model in ("linear", "network") for scheme in SCHEMES]
+CASES.remove(("network", "full batch", "hmc"))  # see the last test
+CASES += [("logistic", "data annealing", move) for move in MOVES] + [("network", "data annealing", "kinetic langevin")]
 
 
 @pytest.mark.parametrize(("model", "scheme", "move"), CASES)
@@ -122,7 +121,7 @@ def test_ranks_are_uniform(model, scheme, move):
     assert is_uniform(model, sampler(model, scheme, MOVES[move]))
 
 
-@pytest.mark.parametrize("model", MODELS)
+@pytest.mark.parametrize("model", ["linear", "network"])
 def test_a_likelihood_that_counts_twice_is_caught(model):
     right = sampler(model, "data annealing", MOVES["hmc"])
     assert not is_uniform(model, lambda x, y, seed: right(np.tile(x, (2, 1)), np.tile(y, 2), seed))

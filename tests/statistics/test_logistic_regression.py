@@ -100,8 +100,13 @@ def runs(problem, annealing, move, num_iterations):
     return np.array([r.log_evidence for r in results]), np.array(means)
 
 
-@pytest.mark.parametrize("move", ["hmc", "kinetic langevin"])
-@pytest.mark.parametrize("scheme", SCHEMES)
+BOTH = "data annealing", "smooth, scaled", "adaptive data annealing"
+"""Schemes with kinetic Langevin too."""
+
+
+@pytest.mark.parametrize(
+    ("scheme", "move"), [(scheme, "hmc") for scheme in SCHEMES] + [(scheme, "kinetic langevin") for scheme in BOTH]
+)
 def test_logistic_regression(quadrature, scheme, move):
     """The evidence of scaled likelihoods is left out: it is so skewed that the mean of 30 runs says nothing."""
     annealing, iterations = SCHEMES[scheme]
@@ -111,8 +116,14 @@ def test_logistic_regression(quadrature, scheme, move):
         assert np.abs(t_statistic(np.exp(log_evidence - quadrature[0]), 1.0)) < T_LIMIT
 
 
-@pytest.mark.parametrize("move", MOVES)
-@pytest.mark.parametrize("scheme", ["data annealing", "adaptive data annealing", "adaptive tempering"])
+@pytest.mark.parametrize(
+    ("scheme", "move"),
+    [
+        *[("data annealing", move) for move in MOVES],
+        ("adaptive data annealing", "kinetic langevin"),
+        ("adaptive tempering", "hmc"),
+    ],
+)
 def test_small_network(long_run, scheme, move):
     annealing, iterations = SCHEMES[scheme]
     _, means = runs(NETWORK, annealing, MOVES[move], iterations)
