@@ -76,6 +76,7 @@ class Data:
             raise ValueError(f"x has {len(rows)} rows, but y has {len(targets)}; they must agree")
         factors = None if weights is None else _factors(weights, len(rows))
         used = np.arange(len(rows)) if factors is None else np.flatnonzero(factors)
+        posterior.likelihood.check_labels(targets, used, posterior.network.num_outputs)
         if first > len(used):
             raise ValueError(f"x has {len(used)} rows that count; there must be at least the {first} of initial")
         u = random.uniform((1, len(used)), seed=seed, stream=random.Stream.ORDER, backend=posterior.host_backend)[0]

@@ -186,18 +186,22 @@ class Cloud:
         """Log-likelihood of a batch, [P], with its gradient where this cloud carries one, unless it is said."""
         with_grad = self.grad is not None if with_grad is None else with_grad
         log_likelihood, grad = self.evaluate_some(particles, batch, with_grad)
-        return self.ranks.gather(log_likelihood)[0], grad
+        return self.ranks.gather(self.memory.host(log_likelihood))[0], grad
 
-    def evaluate_some(self, particles: View, batch: Batch, with_grad: bool = True) -> tuple[np.ndarray, View | None]:
-        """Log-likelihood of a batch and its gradient for no more than the particles that are given."""
+    def evaluate_some(self, particles: View, batch: Batch, with_grad: bool = True) -> tuple[View, View | None]:
+        """Log-likelihood of a batch and its gradient for no more than the particles that are given, where they are.
+
+        Nobody waits for a device: `Data` has checked the values.
+        """
         self.evaluations += batch.size * len(particles)
-        log_likelihood, grad, slope = np.zeros(len(particles)), None, None
+        log_likelihood, grad, slope = 0.0, None, None
         for x, y, weights in batch.blocks():
+            given = {"weights": weights, "check": False}
             if with_grad:
-                value, slope = self.posterior.log_likelihood_and_grad(particles, x, y, weights=weights)
+                value, slope = self.posterior.log_likelihood_and_grad(particles, x, y, **given)
             else:
-                value = self.posterior.log_likelihood(particles, x, y, weights=weights)
-            log_likelihood += self.memory.host(value)
+                value = self.posterior.log_likelihood(particles, x, y, **given)
+            log_likelihood += value
             if grad is None:
                 grad = slope
             else:
@@ -279,18 +283,14 @@ class Cloud:
         if self.momentum is not None:
             momentum[...] = self.momentum
         plan |= {"scale": memory.put(scale), "refresh": 0.0 if self.momentum is None else None}
-        plan["first_slot"] = self.ranks.first
+        plan |= {"first_slot": self.ranks.first, "check": False}
         if batch.streams:
-            end = self.posterior.trajectory_by(partial(self._gradient, batch), particles, momentum, grad, **plan)
+            gradient = partial(self.evaluate_some, batch=batch)
+            end = self.posterior.trajectory_by(gradient, particles, momentum, grad, **plan)
         else:
             self.evaluations += batch.size * len(particles) * plan["num_steps"]
             end = self.posterior.trajectory(particles, momentum, grad, batch.x, batch.y, weights=batch.weights, **plan)
         return self.spare, ops.Trajectory(*self.ranks.gather(*map(memory.host, end)))
-
-    def _gradient(self, batch: Batch, particles: View) -> tuple[View, View]:
-        """Log-likelihood [P] and gradient [P, d] of a batch that streams, where the particles are."""
-        log_likelihood, grad = self.evaluate_some(particles, batch)
-        return self.memory.put(log_likelihood), grad
 
     def adopt(self, proposal: Proposal, accepted: np.ndarray) -> None:
         """Become what a move proposes, but for particles not accepted [P]; those turn back, if momentum is kept."""

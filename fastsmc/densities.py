@@ -43,9 +43,9 @@ class Density(ABC):
 
     @abstractmethod
     def evaluate(
-        self, particles: Any, x: Any, y: Any, weights: Any = None, with_grad: bool = True
+        self, particles: Any, x: Any, y: Any, weights: Any = None, with_grad: bool = True, check: bool = True
     ) -> tuple[Any, Any | None]:
-        """Log-likelihood of every particle, and its gradient."""
+        """Log-likelihood of every particle, and its gradient; see `fastsmc.ops` for ``check``."""
 
     @abstractmethod
     def outputs(self, particles: Any, x: Any) -> Any:
@@ -73,13 +73,13 @@ class Fused(Density):
         return ops.precision_in_use(self.network, **self._how, device=device)
 
     def evaluate(
-        self, particles: Any, x: Any, y: Any, weights: Any = None, with_grad: bool = True
+        self, particles: Any, x: Any, y: Any, weights: Any = None, with_grad: bool = True, check: bool = True
     ) -> tuple[Any, Any | None]:
         """See `Density`."""
-        arguments = (self.network, self.likelihood, particles, x, y)
+        arguments, how = (self.network, self.likelihood, particles, x, y), self._how | {"check": check}
         if with_grad:
-            return ops.log_likelihood_and_grad(*arguments, weights=weights, **self._how)
-        return ops.log_likelihood(*arguments, weights=weights, **self._how), None
+            return ops.log_likelihood_and_grad(*arguments, weights=weights, **how)
+        return ops.log_likelihood(*arguments, weights=weights, **how), None
 
     def outputs(self, particles: Any, x: Any) -> Any:
         """See `Density`."""
@@ -112,11 +112,11 @@ class Embedding(Density):
         return self._inner.precision_on(device)
 
     def evaluate(
-        self, particles: Any, x: Any, y: Any, weights: Any = None, with_grad: bool = True
+        self, particles: Any, x: Any, y: Any, weights: Any = None, with_grad: bool = True, check: bool = True
     ) -> tuple[Any, Any | None]:
         """See `Density`."""
         whole, back = self._whole(particles)
-        log_likelihood, grad = self._inner.evaluate(whole, x, y, weights, with_grad)
+        log_likelihood, grad = self._inner.evaluate(whole, x, y, weights, with_grad, check)
         if grad is not None:
             grad = back(grad[:, self._columns.to(grad.device)].contiguous())
         return back(log_likelihood), grad
@@ -164,12 +164,12 @@ class Scaled(Density):
         return self._inner.precision_on(device)
 
     def evaluate(
-        self, particles: Any, x: Any, y: Any, weights: Any = None, with_grad: bool = True
+        self, particles: Any, x: Any, y: Any, weights: Any = None, with_grad: bool = True, check: bool = True
     ) -> tuple[Any, Any | None]:
         """See `Density`."""
         theta, back = self._read(particles)
         at, size = self.weights(theta), self._size
-        value, slope = self._inner.evaluate(at, x, y, weights, with_grad)
+        value, slope = self._inner.evaluate(at, x, y, weights, with_grad, check)
         grad = theta.new_empty(theta.shape) if with_grad else None
         if self._noise:
             samples = len(x) if weights is None else float(weights.sum())
@@ -232,7 +232,7 @@ class Functional(Density):
         self._most = sys.maxsize
 
     def evaluate(
-        self, particles: Any, x: Any, y: Any, weights: Any = None, with_grad: bool = True
+        self, particles: Any, x: Any, y: Any, weights: Any = None, with_grad: bool = True, check: bool = True
     ) -> tuple[Any, Any | None]:
         """See `Density`."""
         import torch
@@ -240,7 +240,7 @@ class Functional(Density):
         theta, back = read_tensor(particles, self.network.num_params)
         memory = arrays.Device(str(theta.device))
         dtype = memory.dtype(theta)
-        batch = read_batch(x, y, weights, self.network, self.likelihood, memory, dtype)
+        batch = read_batch(x, y, weights, self.network, self.likelihood, memory, dtype, check)
 
         def total(row: Tensor, begin: int, end: int) -> Tensor:
             z = self.network.call(self.network.unpack(row), batch.x[begin:end])

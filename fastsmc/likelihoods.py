@@ -46,6 +46,9 @@ class Likelihood:
             raise ValueError(f"y[{row}, {column}] is {y[row, column]}; the {self.name} likelihood needs {self.needs}")
         return y
 
+    def check_labels(self, targets: np.ndarray, rows: np.ndarray, num_outputs: int) -> None:
+        """Refuse in some rows of ``targets`` what is left to the engines to refuse, so that nobody waits for them."""
+
     def _acceptable(self, y: View) -> View:
         """Which targets, float32 [B, outputs], have a density."""
         raise NotImplementedError
@@ -67,7 +70,7 @@ class Likelihood:
         """The same, with a noise of one where its noise is sampled."""
         return self
 
-    def constant(self, y: View, weights: View | None) -> float:
+    def constant(self, y: View, weights: View | None) -> float | View:
         """What the engines leave out of the log-likelihood of a batch, which depends on its targets alone."""
         return 0.0
 
@@ -99,6 +102,12 @@ class Categorical(Likelihood):
         if y.ndim != 1:
             raise ValueError(f"y has shape {tuple(y.shape)}; the categorical likelihood needs one label a sample, [B]")
         return memory.cast(y, np.int64)
+
+    def check_labels(self, targets: np.ndarray, rows: np.ndarray, num_outputs: int) -> None:
+        """See `Likelihood`."""
+        bad = rows[(targets[rows] < 0) | (targets[rows] >= num_outputs)]
+        if len(bad):
+            raise ValueError(f"y[{bad[0]}] is {targets[bad[0]]}; labels must lie in [0, {num_outputs})")
 
     def log_density(self, outputs: Tensor, y: Tensor) -> Tensor:
         """See `Likelihood`."""
@@ -189,12 +198,13 @@ class Poisson(Likelihood):
     def _acceptable(self, y: View) -> View:
         return (y >= 0) & (y < math.inf) & (y % 1 == 0)
 
-    def constant(self, y: View, weights: View | None) -> float:
-        """See `Likelihood`: minus the sum of the log factorials."""
+    def constant(self, y: View, weights: View | None) -> View:
+        """See `Likelihood`: minus the sum of the log factorials, float64 []."""
         import torch
 
         each = torch.lgamma(torch.as_tensor(y).double() + 1).sum(-1)
-        return -float((each if weights is None else each * torch.as_tensor(weights)).sum())
+        total = -(each if weights is None else each * torch.as_tensor(weights)).sum()
+        return total.numpy() if isinstance(y, np.ndarray) else total
 
     def log_density(self, outputs: Tensor, y: Tensor) -> Tensor:
         """See `Likelihood`."""

@@ -190,7 +190,7 @@ class Posterior:
         parts |= {name: scales[:, k] for k, name in enumerate(self.coordinates.names)}
         return {name: back(part) for name, part in parts.items()}
 
-    def log_likelihood(self, particles: Any, x: Any, y: Any, *, weights: Any = None) -> Any:
+    def log_likelihood(self, particles: Any, x: Any, y: Any, *, weights: Any = None, check: bool = True) -> Any:
         """Log-likelihood of every particle, summed over the batch.
 
         Parameters
@@ -203,16 +203,20 @@ class Posterior:
             Integer [B] for the categorical likelihood, otherwise numbers [B] or [B, outputs].
         weights
             [B], non-negative: the factor of each sample's log-likelihood; one if not given.
+        check
+            Whether to look at the values of y and weights; on a CUDA device that waits for it.
 
         Returns
         -------
         float64 [P]
         """
-        return self._density.evaluate(particles, x, y, weights, with_grad=False)[0]
+        return self._density.evaluate(particles, x, y, weights, with_grad=False, check=check)[0]
 
-    def log_likelihood_and_grad(self, particles: Any, x: Any, y: Any, *, weights: Any = None) -> DensityAndGrad:
+    def log_likelihood_and_grad(
+        self, particles: Any, x: Any, y: Any, *, weights: Any = None, check: bool = True
+    ) -> DensityAndGrad:
         """Log-likelihood [P] in float64 and its gradient [P, d]; arguments as for ``log_likelihood``."""
-        return DensityAndGrad(*self._density.evaluate(particles, x, y, weights))
+        return DensityAndGrad(*self._density.evaluate(particles, x, y, weights, check=check))
 
     def trajectory(
         self, particles: Any, momentum: Any, grad: Any, x: Any, y: Any, *, step_size: float, num_steps: int, **plan: Any
@@ -228,17 +232,17 @@ class Posterior:
         step_size, num_steps
             Length and number of the steps.
         plan
-            ``weights``, ``scale``, ``likelihood_scale``, ``refresh`` and what names the random numbers, as
+            ``weights``, ``scale``, ``likelihood_scale``, ``refresh``, ``check`` and what names the random numbers, as
             `ops.trajectory` takes them.
         """
         plan |= {"step_size": step_size, "num_steps": num_steps}
         if self._density.whole_trajectories and not self.coordinates.rest:
             plan["prior_precision"] = self._prior_precision_beside(particles)
             return self._density.trajectory(particles, momentum, grad, x, y, **plan)
-        weights = plan.pop("weights", None)
+        weights, check = plan.pop("weights", None), plan.get("check", True)
 
         def gradient(theta: Any) -> DensityAndGrad:
-            return self.log_likelihood_and_grad(theta, x, y, weights=weights)
+            return self.log_likelihood_and_grad(theta, x, y, weights=weights, check=check)
 
         return self.trajectory_by(gradient, particles, momentum, grad, **plan)
 
@@ -254,10 +258,11 @@ class Posterior:
         scale: Any = None,
         likelihood_scale: float = 1.0,
         refresh: float | None = None,
+        check: bool = True,
         **key: Any,
     ) -> ops.Trajectory:
         """The same, step by step, with any function that returns log-likelihoods and their gradients."""
-        shared = {"scale": scale, "likelihood_scale": likelihood_scale}
+        shared = {"scale": scale, "likelihood_scale": likelihood_scale, "check": check}
         kick, drift = step_size / 2, step_size
         start = self.leapfrog(particles, momentum, grad, kick=kick, drift=drift, refresh=refresh, **shared, **key)
         for left in reversed(range(num_steps)):

@@ -131,25 +131,28 @@ class SGHMC(Move):
         fresh, kept = cloud.momentum is None, {"refresh": self.persistence, "noise": memory.put(noise)}
         units = memory.put(scale)
         momentum = memory.copy(cloud.refresh(0.0, **keys[0]) if fresh else cloud.momentum)
-        particles, (kinetic, work), forces, momenta = memory.copy(cloud.particles), np.zeros((2, here)), [], []
+        particles, forces, momenta, kinetics, works = memory.copy(cloud.particles), [], [], [], []
         for some, chosen in zip(groups, parts.choose(len(groups), steps), strict=True):
             if some.start >= some.stop:
                 continue  # it is elsewhere
             theta, v = particles[some], momentum[some]
-            scaled = {"scale": units, "likelihood_scale": target.power * parts.number}
+            scaled = {"scale": units, "likelihood_scale": target.power * parts.number, "check": False}
             scaled["first_slot"] = first + some.start
             step = partial(posterior.leapfrog, theta, v, **scaled)
             step(v, kick=0.0, drift=step_size / 2)
+            gained = 0.0
             for k, key in enumerate(keys):
                 force = parts.force(theta, chosen[k])
                 drift = step_size if k + 1 < steps else step_size / 2
                 energies = step(force, kick=step_size, drift=drift, **({} if fresh and k == 0 else kept), **key)
                 if self.weighted:
-                    before, after = map(memory.host, energies[:2])
-                    work[some] += before - after
+                    gained += energies.kinetic_before - energies.kinetic_after
             forces.append(cloud.squares(force))
-            kinetic[some] = memory.host((v * v).mean(1))
             momenta.append(cloud.squares(v))
+            kinetics.append((v * v).mean(1))
+            works.append(gained)
+        kinetic = memory.host(memory.concatenate(kinetics)).astype(float)
+        work = memory.host(memory.concatenate(works)) if self.weighted else np.zeros(here)
         log_prior, kinetic, work = cloud.ranks.gather(memory.host(posterior.log_prior(particles)), kinetic, work)
         information, variance = parts.mean_squares(forces), cloud.total(momenta) / count
         heat = _heat(variance, scale, posterior.prior_precision)

@@ -137,3 +137,17 @@ def test_the_first_points_stay_first_in_the_order_that_they_had(classes):
     np.testing.assert_allclose(*shares, atol=0.05)
     with pytest.raises(ValueError, match="x has 120 rows that count; there must be at least the 121 of initial"):
         Data(x, y, posterior, 3, first=121)
+
+
+def test_a_label_out_of_range_is_named_by_its_place_unless_it_does_not_count():
+    posterior = fs.Posterior(fs.MLP([2, 3]))
+    x, y, weights = np.zeros((9, 2), np.float32), np.arange(9) % 3, np.ones(9)
+    y[[4, 7]] = 3, -1
+    smc = fs.SMC(posterior, 4, fs.FullBatch(), fs.HMC(1), 1)
+    with pytest.raises(ValueError, match=r"y\[4\] is 3; labels must lie in \[0, 3\)"):
+        smc.run(x, y, progress=False)
+    weights[4] = 0
+    with pytest.raises(ValueError, match=r"y\[7\] is -1; labels must lie in \[0, 3\)"):
+        smc.run(x, y, weights=weights, progress=False)
+    weights[7] = 0
+    smc.run(x, y, weights=weights, progress=False)

@@ -211,7 +211,7 @@ def _constants(
         "noise": np.float64(density.noise),
         "precision": np.int64(ops.PRECISIONS.index(precision)),
     }
-    return (inputs, jnp.asarray(targets)), density.constant(targets, None), settings
+    return (inputs, jnp.asarray(targets)), float(density.constant(targets, None)), settings
 
 
 def _call(name: str, results: Any) -> Callable[..., Any]:

@@ -1,0 +1,66 @@
+"""Moves on a device: the host must not wait for it between two steps."""
+
+import numpy as np
+import pytest
+from torch.overrides import TorchFunctionMode
+
+import fastsmc as fs
+from fastsmc import backends
+
+WAITS = {"__bool__", "__float__", "__index__", "__int__", "cpu", "item", "nonzero", "numpy", "tolist"}
+"""Functions of tensors that need to know what a device has computed."""
+
+pytestmark = pytest.mark.usefixtures("unmirrored")
+
+
+class Counted(TorchFunctionMode):
+    """How often such a function was called."""
+
+    calls = 0
+
+    def __torch_function__(self, func, types, args=(), kwargs=None):
+        self.calls += getattr(func, "__name__", None) in WAITS
+        return func(*args, **(kwargs or {}))
+
+
+@pytest.fixture
+def device():
+    """Where the CUDA engine, or its host twin, takes tensors."""
+    backend = backends.BACKENDS["cuda"]
+    ok, reason = backend.available()
+    if not ok:
+        pytest.skip(f"cuda: {reason}")
+    return backend.device
+
+
+def waits(move, likelihood, device):
+    """In three iterations over weighted data."""
+    rng = np.random.default_rng(0)
+    x, weights = rng.normal(size=(60, 3)).astype(np.float32), rng.uniform(0.5, 1.5, 60)
+    y = rng.integers(0, 2, 60).astype(np.int64 if likelihood == "categorical" else np.float32)
+    posterior = fs.Posterior(fs.MLP([3, 4, 2 if likelihood == "categorical" else 1], "tanh"), likelihood=likelihood)
+    smc = fs.SMC(posterior, 8, fs.FullBatch(), move, num_iterations=3, backend="cuda", device=device)
+    with Counted() as counted:
+        smc.run(x, y, weights=weights, progress=False)
+    return counted.calls
+
+
+def sghmc(steps, weighted=False):
+    return fs.SGHMC(
+        step_size=0.01, batch_size=20, num_steps=steps, coverage=0.0, weighted=weighted, precondition=not weighted
+    )
+
+
+MOVES = {
+    "hmc": lambda steps: fs.HMC(steps, step_size=0.01, precondition=True),
+    "kinetic langevin": lambda steps: fs.KineticLangevin(steps, step_size=0.01),
+    "sghmc": sghmc,
+    "weighted sghmc": lambda steps: sghmc(steps, weighted=True),
+}
+
+
+@pytest.mark.parametrize("likelihood", ["categorical", "bernoulli", "gaussian", "poisson"])
+@pytest.mark.parametrize("move", MOVES)
+def test_the_steps_of_a_move_wait_for_nothing(move, likelihood, device):
+    few, many = (waits(MOVES[move](steps), likelihood, device) for steps in (2, 9))
+    assert 0 < few == many
