@@ -151,6 +151,10 @@ class Memory(ABC):
         """The numbers as a NumPy array."""
 
     @abstractmethod
+    def hosts(self, views: Sequence[View]) -> Sequence[np.ndarray]:
+        """The same of several views of one shape and type, for which a device is waited for once."""
+
+    @abstractmethod
     def put(self, array: np.ndarray | None) -> View | None:
         """The numbers of a NumPy array as a view; None stays None."""
 
@@ -219,6 +223,10 @@ class Host(Memory):
     def host(self, view: np.ndarray) -> np.ndarray:
         """See `Memory`."""
         return view
+
+    def hosts(self, views: Sequence[np.ndarray]) -> Sequence[np.ndarray]:
+        """See `Memory`."""
+        return views
 
     def put(self, array: np.ndarray | None) -> np.ndarray | None:
         """See `Memory`."""
@@ -294,6 +302,10 @@ class Device(Memory):
     def host(self, view: View) -> np.ndarray:
         """See `Memory`."""
         return view.cpu().numpy()
+
+    def hosts(self, views: Sequence[View]) -> Sequence[np.ndarray]:
+        """See `Memory`."""
+        return self.host(self._torch.stack(tuple(views)))
 
     def put(self, array: np.ndarray | None) -> View | None:
         """See `Memory`."""

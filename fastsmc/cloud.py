@@ -290,7 +290,7 @@ class Cloud:
         else:
             self.evaluations += batch.size * len(particles) * plan["num_steps"]
             end = self.posterior.trajectory(particles, momentum, grad, batch.x, batch.y, weights=batch.weights, **plan)
-        return self.spare, ops.Trajectory(*self.ranks.gather(*map(memory.host, end)))
+        return self.spare, ops.Trajectory(*self.ranks.gather(*memory.hosts(end)))
 
     def adopt(self, proposal: Proposal, accepted: np.ndarray) -> None:
         """Become what a move proposes, but for particles not accepted [P]; those turn back, if momentum is kept."""

@@ -140,7 +140,7 @@ class SGHMC(Move):
             scaled["first_slot"] = first + some.start
             step = partial(posterior.leapfrog, theta, v, **scaled)
             step(v, kick=0.0, drift=step_size / 2)
-            gained = 0.0
+            gained = memory.zeros((len(theta),), np.float64)
             for k, key in enumerate(keys):
                 force = parts.force(theta, chosen[k])
                 drift = step_size if k + 1 < steps else step_size / 2
@@ -149,11 +149,10 @@ class SGHMC(Move):
                     gained += energies.kinetic_before - energies.kinetic_after
             forces.append(cloud.squares(force))
             momenta.append(cloud.squares(v))
-            kinetics.append((v * v).mean(1))
+            kinetics.append(memory.cast((v * v).mean(1), np.float64))
             works.append(gained)
-        kinetic = memory.host(memory.concatenate(kinetics)).astype(float)
-        work = memory.host(memory.concatenate(works)) if self.weighted else np.zeros(here)
-        log_prior, kinetic, work = cloud.ranks.gather(memory.host(posterior.log_prior(particles)), kinetic, work)
+        columns = [posterior.log_prior(particles), *map(memory.concatenate, (kinetics, works))]
+        log_prior, kinetic, work = cloud.ranks.gather(*memory.hosts(columns))
         information, variance = parts.mean_squares(forces), cloud.total(momenta) / count
         heat = _heat(variance, scale, posterior.prior_precision)
         learned = {"information": information if heat < self.diverged else information * np.nan, "heat": heat}
