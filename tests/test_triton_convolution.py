@@ -8,12 +8,13 @@ import test_triton_mlp
 import torch
 from problems import as_exact_as, fewer_interpreted
 from test_convolution import Images, stack
-from test_triton_mlp import DEVICE, USUAL, every_activation, every_precision, is_exact, on_device
+from test_triton_mlp import DEVICE, USUAL, every_activation, is_exact, on_device
 
 import fastsmc as fs
 from fastsmc.kernels.evaluation import network_outputs
 from fastsmc.kernels.tiles import Tiles
 from fastsmc.networks import ACTIVATIONS, convolution, dense
+from fastsmc.ops import PRECISIONS
 
 ODD = "odd everything"
 NO_POOL = "no pool"
@@ -59,7 +60,7 @@ def test_every_activation_is_as_exact_as_torch(activation, precision):
     is_exact(Problem(NO_POOL if precision == "medium" else ODD, activation, "gaussian"), precision)
 
 
-@every_precision
+@fewer_interpreted(["precision"], PRECISIONS, kept=lambda precision: precision == "highest")
 def test_lenet_is_as_exact_as_torch(precision):
     problem = Problem()
     problems.Problem.__init__(problem, fs.LeNet5(3, 4, image_size=13), 2, 5, "categorical", seed=5)
@@ -101,6 +102,7 @@ def test_not_a_number_is_the_largest_of_a_square(pixel, activation):
     assert outputs[0, [0, 2]].isfinite().all()
 
 
+@pytest.mark.large
 def test_a_particle_that_is_not_a_number_harms_no_other():
     clean = Problem().by_triton()
     for p in Problem().net.parameters:
@@ -125,7 +127,7 @@ class Trajectory(test_triton_leapfrog.Problem):
     ["shape", "precision"],
     CUT_OTHERWISE,
     [0, 1, 2],
-    kept=lambda shape, precision: (shape, precision) in ((ODD, 0), ("several chunks of several slices", 0)),
+    kept=lambda shape, precision: (shape, precision) == ("several chunks of several slices", 0),
 )
 def test_a_trajectory_is_its_steps(shape, precision):
     plan = 0.01, 3, 1.7, 0.6

@@ -59,7 +59,6 @@ every_activation = fewer_interpreted(
     kept=lambda a, precision: precision == "highest" or a == "silu",
 )
 every_likelihood = pytest.mark.parametrize("kind", LIKELIHOODS)
-every_precision = pytest.mark.parametrize("precision", PRECISIONS)
 
 
 def on_device(array):
