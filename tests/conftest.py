@@ -130,6 +130,12 @@ def _present(name):
     return name
 
 
+@pytest.fixture
+def present():
+    """A function that skips what its backend is absent for, and returns the name."""
+    return _present
+
+
 @pytest.fixture(params=backends.names())
 def backend(request):
     """Each backend in turn; absent ones are skipped with their reason."""

@@ -1,4 +1,4 @@
-"""Triton's interpreter without what it does over and over, which is two thirds of its time.
+"""Triton's interpreter without what it does over and over.
 
 It prepares the language for itself at every call of a function, and looks for overflow of integers by a dozen
 operations of its own: here that is done once, and by NumPy, with the same outcome.

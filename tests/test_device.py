@@ -15,12 +15,9 @@ pytestmark = [pytest.mark.triton] + [pytest.mark.gpu] * (not backends.INTERPRETE
 
 
 @pytest.fixture
-def device(unmirrored):
+def device(unmirrored, present):
     """Where Triton's kernels run here."""
-    ok, reason = backends.BACKENDS["triton"].available()
-    if not ok:
-        pytest.skip(f"triton: {reason}")
-    return backends.BACKENDS["triton"].device
+    return backends.BACKENDS[present("triton")].device
 
 
 @pytest.fixture

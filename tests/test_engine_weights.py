@@ -33,11 +33,7 @@ class Kernels:
     """The functions of an engine, how they may cut rows, and what is a long row to them."""
 
     def __init__(self, name):
-        backend = backends.BACKENDS[name]
-        ok, reason = backend.available()
-        if not ok:
-            pytest.skip(f"{name}: {reason}")
-        self.device = backend.device
+        self.device = backends.BACKENDS[name].device
         if name == "triton":
             from fastsmc.kernels import engine
             from fastsmc.kernels.rows import Cut
@@ -89,8 +85,8 @@ class Kernels:
 
 
 @pytest.fixture(params=["triton", "cuda"])
-def kernels(request, unmirrored):
-    return Kernels(request.param)
+def kernels(request, unmirrored, present):
+    return Kernels(present(request.param))
 
 
 cuts = pytest.mark.parametrize("cut", CUTS)

@@ -19,7 +19,7 @@ if not (INTERPRETED or torch.cuda.is_available()):
 import triton
 import triton.language as tl
 
-from fastsmc.kernels import elementary, tiles
+from fastsmc.kernels import dot, elementary, tiles
 from fastsmc.kernels.evaluation import log_likelihood, network_outputs, precision_in_use
 from fastsmc.kernels.losses import FINE
 from fastsmc.kernels.tiles import Measured, Tiles, choose_tiles
@@ -258,6 +258,47 @@ def test_six_products_of_bfloat16_are_as_exact_as_float32(terms):
     as_exact_as(plain, found, truth)
     once = (left[0].astype(float) @ right[0].astype(float)).astype(np.float32)
     assert np.linalg.norm(once - truth) > 100 * np.linalg.norm(found - truth)
+
+
+@triton.jit
+def _rounded_kernel(x, y, BLOCK: tl.constexpr):
+    i = tl.arange(0, BLOCK)
+    tl.store(y + i, dot.rounded(tl.load(x + i)).to(tl.float32))
+
+
+def test_rounding_is_torchs():
+    """Of ties, of what becomes infinite, of subnormals, and of what is not a number."""
+    bits = np.random.default_rng(0).integers(0, 2**32, 1024, dtype=np.uint32)
+    bits[::2] = bits[::2] & 0xFFFF0000 | 0x8000
+    special = np.array([np.inf, -np.inf, np.nan, 0.0, -0.0, 3.4028235e38, 1e-45], np.float32).view(np.uint32)
+    bits[: len(special)] = special
+    x = on_device(bits.view(np.float32))
+    y = torch.zeros_like(x)
+    _rounded_kernel[(1,)](x, y, len(x))
+    assert np.array_equal(y.cpu(), x.bfloat16().float().cpu(), equal_nan=True)
+
+
+@triton.jit
+def _combine_kernel(x, y, OPERATION: tl.constexpr):
+    a, b = tl.load(x), tl.load(x + 1)
+    if OPERATION == "sum":
+        tl.store(y, a + b)
+    elif OPERATION == "difference":
+        tl.store(y, a - b)
+    else:
+        tl.store(y, a * b)
+
+
+@pytest.mark.skipif(not INTERPRETED, reason="a device does not look for overflow")
+@pytest.mark.parametrize(
+    ("operation", "a", "b", "beyond"),
+    [("sum", 2**31 - 2, 1, 2), ("difference", -(2**31) + 1, 1, 2), ("product", 2**15, 2**16 - 1, 2**16)],
+)
+def test_overflow_is_found(operation, a, b, beyond):
+    y = torch.zeros(1, dtype=torch.int32)
+    _combine_kernel[(1,)](torch.tensor([a, b], dtype=torch.int32), y, operation)
+    with pytest.raises(Exception, match="int32 overflow detected"):
+        _combine_kernel[(1,)](torch.tensor([a, beyond], dtype=torch.int32), y, operation)
 
 
 @triton.jit

@@ -12,8 +12,6 @@ from fastsmc import backends
 WAITS = {"__bool__", "__float__", "__index__", "__int__", "cpu", "item", "nonzero", "tolist"}
 """Functions of tensors that need to know what a device has computed."""
 
-pytestmark = pytest.mark.usefixtures("unmirrored")
-
 
 class Counted(TorchFunctionMode):
     """How often such a function was called."""
@@ -25,14 +23,10 @@ class Counted(TorchFunctionMode):
         return func(*args, **(kwargs or {}))
 
 
-@pytest.fixture
-def device():
+@pytest.fixture(params=["cuda"])
+def device(request, unmirrored, present):
     """Where the CUDA engine, or its host twin, takes tensors."""
-    backend = backends.BACKENDS["cuda"]
-    ok, reason = backend.available()
-    if not ok:
-        pytest.skip(f"cuda: {reason}")
-    return backend.device
+    return backends.BACKENDS[present(request.param)].device
 
 
 ITERATIONS = 3
