@@ -16,13 +16,11 @@ import tempfile
 import time
 import traceback
 from collections import Counter
-from collections.abc import Iterator
-from contextlib import contextmanager, suppress
+from contextlib import suppress
 from datetime import date
 from pathlib import Path
 
 import numpy as np
-import torch
 
 import fastsmc as fs
 from bench.harness import RESULTS
@@ -32,7 +30,7 @@ from fastsmc.likelihoods import LIKELIHOODS
 from fastsmc.networks import ACTIVATIONS
 
 sys.path.append(str(Path(__file__).parents[1] / "tests"))
-from problems import Problem, errors_of
+from problems import Problem, errors_of, threads
 
 COLUMNS = (
     "date",
@@ -69,17 +67,6 @@ MOVES = {
 def engines() -> list[str]:
     """Those on the host that are not the reference."""
     return [b.name for b in backends.BACKENDS.values() if b.name in ("cpu", "cuda") and b.available()[0]]
-
-
-@contextmanager
-def threads(count: int) -> Iterator[None]:
-    """Torch and the engine have one OpenMP runtime, and so one number of threads."""
-    before = torch.get_num_threads()
-    torch.set_num_threads(count)
-    try:
-        yield
-    finally:
-        torch.set_num_threads(before)
 
 
 def network(rng: np.random.Generator) -> fs.MLP | fs.LeNet5:

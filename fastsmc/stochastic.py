@@ -37,8 +37,8 @@ class SGHMC(Move):
     sampler's own), but not how that of different weights correlates. Groups of ``sharing`` particles, rounded up to
     whole groups of ``fastsmc.ranks``, have parts of their own: were all forces of one part, their noise would move the
     cloud as one instead of spreading it. There are sixteen groups at most, of more particles where need be, for each
-    group is a call of the kernels. A particle that
-    diverges, by a momentum ten times as hot as it should be, stays where it was; the steps become shorter by that heat.
+    group is a call of the kernels. A particle that diverges, by a momentum ten times as hot as it should be, stays
+    where it was; the steps become shorter by that heat.
 
     Drifts and kicks preserve volume, so that the proposal and its reversal have a ratio, whatever the force: with
     ``weighted`` it is the weight of `ForwardProposal`, and the particles stay exactly weighted, at the price of the

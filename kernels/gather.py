@@ -115,7 +115,7 @@ BUILDS = (
             shared=8192,
             options=options_of(_TILE),
         )
-        for type_ in ("i8", "i32", "i64")
+        for type_ in ("i8", "i64")
         for in_place in (False, True)
         for rows, words in ((2048, 1), (2, 1024), (1, 2048))
     ),

@@ -1,7 +1,8 @@
 """Triton's interpreter without what it does over and over.
 
-It prepares the language for itself at every call of a function, and looks for overflow of integers by a dozen
-operations of its own: here that is done once, and by NumPy, with the same outcome.
+It prepares the language for itself at every call of a function, works out the type and shape of every value anew, and
+looks for overflow of integers by a dozen operations of its own: here that is done once, once, and by NumPy, with the
+same outcome.
 """
 
 import numpy as np
@@ -41,6 +42,33 @@ def _remembered(look_up):
     return found
 
 
+def _blocks_made_once(make):
+    known = {}
+
+    def init(self, element_ty, shape):
+        key = element_ty.name, *language.core._unwrap_shape(shape)
+        if key not in known:
+            make(self, element_ty, shape)
+            known[key] = self.__dict__
+        self.__dict__ = known[key]
+
+    return init
+
+
+def _shapes_made_once(make):
+    known = {}
+
+    def init(self, handle, type):
+        key = (*type.shape.values,) if type.is_block() else ()
+        if key not in known:
+            make(self, handle, type)
+            known[key] = self.shape, self.numel
+        self.handle, self.type, self.dtype = handle, type, type.scalar
+        self.shape, self.numel = known[key]
+
+    return init
+
+
 def _refuse_overflow(self, a, b, operation):
     """As Triton's own, of integers of less than 64 bits: the sum, difference or product must be one of their type."""
     kind = a.type.scalar
@@ -57,4 +85,6 @@ def quicken():
     """For the whole process."""
     interpreter._patch_lang = _once_a_module(interpreter._patch_lang)
     interpreter._get_np_dtype = _remembered(interpreter._get_np_dtype)
+    language.core.block_type.__init__ = _blocks_made_once(language.core.block_type.__init__)
+    language.core.tensor.__init__ = _shapes_made_once(language.core.tensor.__init__)
     TritonSemantic.binary_op_sanitize_overflow_impl = _refuse_overflow

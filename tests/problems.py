@@ -1,5 +1,6 @@
 """A network with particles and a batch, computed by every engine and by torch; and what counts as exact."""
 
+from contextlib import contextmanager
 from itertools import product
 
 import numpy as np
@@ -27,6 +28,30 @@ def fewer_interpreted(names, *values, kept):
     rows = product(*values)
     marked = [pytest.param(*row, marks=() if kept(*row) else pytest.mark.large) for row in rows]
     return pytest.mark.parametrize(names, marked)
+
+
+@contextmanager
+def threads(count):
+    """Torch and the engine have one OpenMP runtime, and so one number of threads."""
+    before = torch.get_num_threads()
+    torch.set_num_threads(count)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(before)
+
+
+def threads_change_no_bit(results):
+    """Of the arrays that the function returns."""
+
+    def bits(count):
+        with threads(count):
+            return [np.ascontiguousarray(part).tobytes() for part in results()]
+
+    one = bits(1)
+    assert one
+    assert all(one)
+    assert all(bits(count) == one for count in (2, 3, 16))
 
 
 class Problem:

@@ -22,13 +22,6 @@ def printed(script, *arguments, **environment):
     return done.stdout
 
 
-def threads_change_no_bit(script):
-    """A script prints a digest of results."""
-    one, *others = (printed(script, OMP_NUM_THREADS=threads) for threads in ("1", "2", "3", "16"))
-    assert one.strip()
-    assert all(other == one for other in others)
-
-
 def together(count, function, *arguments, timeout=120):
     """Exit codes of the ranks that call a function of a module, each in a process; None of those still at it."""
     context = multiprocessing.get_context("forkserver")  # which imports torch once for all

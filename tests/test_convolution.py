@@ -5,8 +5,7 @@ import numpy as np
 import problems
 import pytest
 import torch
-from problems import as_exact_as, several
-from processes import threads_change_no_bit
+from problems import as_exact_as, several, threads_change_no_bit
 from test_trajectory import by_steps, in_one, weights_of
 
 import fastsmc as fs
@@ -98,10 +97,7 @@ def test_the_reference_equals_autograd_in_float64(shape, activation):
 
 @pytest.mark.parametrize(
     ("shape", "activation"),
-    [
-        *[("odd everything", activation) for activation in ACTIVATIONS],
-        ("pooled by three, which drops rows and columns", "tanh"),
-    ],
+    [("odd everything", "silu"), ("pooled by three, which drops rows and columns", "tanh")],
 )
 def test_the_reference_gradient_equals_central_differences(shape, activation):
     problems.gradient_equals_central_differences(Problem(shape, activation, "gaussian"))
@@ -169,23 +165,19 @@ def test_not_a_number_is_the_largest_of_a_square(backend, pixel):
     assert np.array_equal(outputs[[0, 2]], [3, 3])
 
 
-EVERYTHING = """
-import hashlib, numpy as np, fastsmc as fs
-digest, rng = hashlib.sha256(), np.random.default_rng(3)
-for net, particles, samples in [(fs.LeNet5(), 5, 29), (fs.LeNet5(1, 3, "tanh", 13), 1, 1100)]:
-    post = fs.Posterior(net, fs.Normal("fan_in"))
-    theta = post.sample_prior(particles)
-    x = rng.standard_normal((samples, net.num_inputs), np.float32)
-    y, weights = np.ones(samples, int), rng.random(samples, np.float32)
-    parts = *post.log_likelihood_and_grad(theta, x, y), post.outputs(theta, x)
-    for part in (*parts, *post.log_likelihood_and_grad(theta, x, y, weights=weights)):
-        digest.update(part)
-print(digest.hexdigest())
-"""
+def everything():
+    rng = np.random.default_rng(3)
+    for net, particles, samples in [(fs.LeNet5(), 5, 29), (fs.LeNet5(1, 3, "tanh", 13), 1, 1100)]:
+        post = fs.Posterior(net, fs.Normal("fan_in"))
+        theta = post.sample_prior(particles)
+        x = rng.standard_normal((samples, net.num_inputs), np.float32)
+        y, weights = np.ones(samples, int), rng.random(samples, np.float32)
+        yield from (*post.log_likelihood_and_grad(theta, x, y), post.outputs(theta, x))
+        yield from post.log_likelihood_and_grad(theta, x, y, weights=weights)
 
 
 def test_the_number_of_threads_changes_no_bit():
-    threads_change_no_bit(EVERYTHING)
+    threads_change_no_bit(everything)
 
 
 def lenet(particles, samples, **options):

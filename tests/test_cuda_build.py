@@ -85,12 +85,18 @@ def test_a_kernel_beyond_its_means_is_found_out():
             check(struct, figures | {memory: 8}, REGISTERS)
 
 
-def test_products_are_made_by_tensor_cores():
-    assert "HMMA.16816.F32.BF16" in cubins.disassembled(_cuda.__file__)
+@pytest.fixture(scope="module")
+def code():
+    """Of all kernels, for every architecture."""
+    return cubins.disassembled(_cuda.__file__)
 
 
-def test_nothing_is_spilled():
-    cubins.check_memory({"LOCAL": 0, "STACK": 0}, cubins.instructions(cubins.disassembled(_cuda.__file__)))
+def test_products_are_made_by_tensor_cores(code):
+    assert "HMMA.16816.F32.BF16" in code
+
+
+def test_nothing_is_spilled(code):
+    cubins.check_memory({"LOCAL": 0, "STACK": 0}, cubins.instructions(code))
 
 
 def test_no_library_of_cuda_is_needed():

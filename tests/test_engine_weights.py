@@ -194,8 +194,12 @@ HOSTILE = (
 )
 
 
-@pytest.mark.parametrize("cut", ["alone", "tiles"])
-@pytest.mark.parametrize("kind", HOSTILE)
+@fewer_interpreted(
+    ["kind", "cut"],
+    HOSTILE,
+    ["alone", "tiles"],
+    kept=lambda kind, cut: (cut == "tiles") == HOSTILE.index(kind) % 2,
+)
 def test_ancestors_of_hostile_weights(kernels, kind, cut):
     n = kernels.long[cut]
     rng = np.random.default_rng(2)
@@ -231,8 +235,12 @@ def test_offspring_and_permuted_ancestors(kernels, cut):
             assert np.array_equal(permuted, fs.permute_ancestors(ancestors, backend="reference"))
 
 
-@cuts
-@pytest.mark.parametrize("scheme", ops.SCHEMES)
+@fewer_interpreted(
+    ["scheme", "cut"],
+    ops.SCHEMES,
+    CUTS,
+    kept=lambda scheme, cut: (list(ops.SCHEMES).index(scheme) + CUTS.index(cut)) % 2 == 0,
+)
 def test_a_whole_resampling_step(kernels, scheme, cut):
     rng = np.random.default_rng(8)
     for k, (lead, n) in enumerate([((), 1), ((), 9), ((2,), 33), ((2,), kernels.long[cut])]):

@@ -1,12 +1,12 @@
-import os
-import subprocess
-import sys
+import hashlib
 from fractions import Fraction
 
 import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from problems import threads_change_no_bit
+from processes import printed
 from scipy.stats import chi2, norm
 
 import fastsmc as fs
@@ -384,44 +384,33 @@ def test_schemes_are_the_engines(engine):
     assert backends.choose(engine).ops.schemes() == list(ops.SCHEMES)
 
 
-EVERYTHING = """
-import hashlib, sys, numpy as np, fastsmc as fs
-rng = np.random.default_rng(15)
-digest = hashlib.sha256()
-for lead, n in (((), 1000), ((), 100_003), ((), 2**17), ((50,), 1111), ((2,), 40_000)):
-    for dtype in (np.float32, np.float64):
-        log_weights = (3 * rng.standard_normal((*lead, n))).astype(dtype)
-        for part in fs.normalize_log_weights(log_weights):
-            digest.update(np.ascontiguousarray(part))
-        for scheme in ("systematic", "stratified", "multinomial", "residual"):
-            u = rng.random(lead if scheme == "systematic" else (*lead, n))
-            for log in (True, False):
-                values = log_weights if log else np.exp(log_weights)
-                a = fs.resample(values, u, scheme, log)
-                digest.update(a)
-            for part in fs.adaptive_resample(log_weights, u, 0.2, scheme):
-                digest.update(np.ascontiguousarray(part))
-            digest.update(fs.offspring(a, n))
-            digest.update(fs.permute_ancestors(a))
-print(digest.hexdigest())
-"""
+def everything():
+    rng = np.random.default_rng(15)
+    for lead, n in (((), 1000), ((), 100_003), ((), 2**17), ((50,), 1111), ((2,), 40_000)):
+        for dtype in FLOATS:
+            log_weights = (3 * rng.standard_normal((*lead, n))).astype(dtype)
+            yield from fs.normalize_log_weights(log_weights)
+            for scheme, own in ops.SCHEMES.items():
+                u = rng.random((*lead, n) if own else lead)
+                for log in (True, False):
+                    ancestors = fs.resample(log_weights if log else np.exp(log_weights), u, scheme, log)
+                    yield ancestors
+                yield from fs.adaptive_resample(log_weights, u, 0.2, scheme)
+                yield from (fs.offspring(ancestors, n), fs.permute_ancestors(ancestors))
 
 
-def digest(**environment):
-    done = subprocess.run(
-        [sys.executable, "-c", EVERYTHING],
-        env={**os.environ, **environment},
-        capture_output=True,
-        text=True,
-        check=True,
-    )
-    return done.stdout
+def digest():
+    result = hashlib.sha256()
+    for part in everything():
+        result.update(np.ascontiguousarray(part))
+    return result.hexdigest()
 
 
 def test_the_number_of_threads_changes_no_bit():
-    assert digest(OMP_NUM_THREADS="1") == digest(OMP_NUM_THREADS="2") == digest(OMP_NUM_THREADS="3")
+    threads_change_no_bit(everything)
 
 
 def test_every_instruction_set_gives_the_same_bits():
     cpu = backends.choose("cpu").ops
-    assert len({digest(FASTSMC_SIMD=level) for level in cpu.simd_levels()}) == 1
+    script = "import test_resampling; print(test_resampling.digest())"
+    assert len({printed(script, FASTSMC_SIMD=level) for level in cpu.simd_levels()}) == 1

@@ -30,6 +30,7 @@ REFUSALS = (ValueError, TypeError, OSError, MemoryError)
 def one_by_one(target):
     """A function of bytes that holds the target to what is promised, and its counts of answers."""
     counts = Counter()
+    tracemalloc.start()  # now, as it makes imports several times as slow
 
     def run(content):
         tracemalloc.reset_peak()
@@ -142,7 +143,6 @@ def main():
     if args.target is None:
         all_targets(["--runs", str(args.runs), "--seed", str(args.seed), *["--plain"] * args.plain])
         return
-    tracemalloc.start()
     if not args.plain and args.input is None and find_spec("atheris"):
         guided(args.target, args.runs, args.seed)
         return
