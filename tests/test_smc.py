@@ -25,7 +25,7 @@ def everything():
         fs.PersistentSMC(posterior, 33, fs.HMC(4), 12, seed=5),
     ):
         result = sampler.run(x, y, progress=False)
-        yield from (result.particles, result.log_weights, np.array(result.log_evidence))
+        yield from (result.particles, result.log_weights, result.history.log_evidence)
 
 
 def test_the_number_of_threads_changes_no_bit():

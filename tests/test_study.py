@@ -10,7 +10,7 @@ import pytest
 
 import fastsmc as fs
 from bench import annealing_study
-from bench.study import grid, records, report, summary
+from bench.study import grid, pictures, records, report, summary
 from bench.study.baselines import Ensemble, StochasticGradientHMC
 from bench.study.grid import Run
 from bench.study.methods import Annealed
@@ -235,7 +235,8 @@ def test_a_report_says_in_short_who_is_fast_and_who_keeps_its_particles(tmp_path
     assert "No resampling left fewer than a quarter of the particles: smooth data annealing, hmc.\n" in text
 
 
-def test_done_is_not_done_again_and_damage_is(tmp_path, capsys):
+def test_done_is_not_done_again_and_damage_is(tmp_path, capsys, monkeypatch):
+    monkeypatch.setattr(pictures, "draw", lambda *arguments: {})  # which takes longer than the runs
     choice = ("--only", RUN)
     assert study(tmp_path, *choice, "--report") == 1
     assert "0 of 1 runs are done" in capsys.readouterr().out
