@@ -24,8 +24,8 @@ from fastsmc.networks import Layer
 class Cut(NamedTuple):
     """The longest row that one block takes whole, and the most parts of a longer one."""
 
-    alone: int = 4096
-    parts: int = 1024
+    alone: int = _cuda.CUT[0]
+    parts: int = _cuda.CUT[1]
 
 
 DEFAULT_CUT = Cut()

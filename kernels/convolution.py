@@ -33,6 +33,7 @@ from fastsmc.kernels.activations import kept_of, times_slope, value_of
 from fastsmc.kernels.build import PRODUCTS, Build
 from fastsmc.kernels.dot import MEDIUM, parts_of, product, store
 from fastsmc.kernels.update import Update, kick_and_drift
+from fastsmc.kernels.weight_gradient import gradient_tile
 from fastsmc.networks import Layer
 
 
@@ -237,15 +238,8 @@ def _weight_gradient_kernel(
     OUTPUTS: tl.constexpr = SHAPE[3]
     POOL: tl.constexpr = SHAPE[6]
     PIXELS: tl.constexpr = SHAPE[7] * SHAPE[8]
-    K_TILES: tl.constexpr = (TERMS + K) // K  # one term more, for the bias
-    N_TILES: tl.constexpr = (OUTPUTS + N - 1) // N
-    tile = tl.program_id(0) % (K_TILES * N_TILES)
-    particle = (tl.program_id(0) // (K_TILES * N_TILES) % num_particles).to(tl.int64)
-    part = (tl.program_id(0) // (K_TILES * N_TILES) // num_particles).to(tl.int64)
-    n = tile // K_TILES * N + tl.arange(0, N)
-    k = tile % K_TILES * K + tl.arange(0, K)
-    begin = part * slice_samples
-    count = tl.minimum(samples - begin, slice_samples).to(tl.int32) * PIXELS
+    COLUMNS: tl.constexpr = TERMS + 1  # the last for the bias
+    particle, part, n, k, begin, count = gradient_tile(samples, num_particles, slice_samples, OUTPUTS, COLUMNS, N, K)
     images += (particle * image_rows + begin) * INPUTS
     row = (particle * samples + begin) * (OUTPUTS * PIXELS)
     deltas += row
@@ -253,9 +247,10 @@ def _weight_gradient_kernel(
         places += row
 
     total = tl.zeros((N, K), tl.float32)
-    for first in range(0, count, DEPTH):
+    pixels = count * PIXELS
+    for first in range(0, pixels, DEPTH):
         m = first + tl.arange(0, DEPTH)
-        inside = m < count
+        inside = m < pixels
         sample, y, x = _pixels(m, SHAPE[7], SHAPE[8])
         at = (sample * (OUTPUTS * PIXELS) + y * SHAPE[8] + x)[None, :] + n[:, None] * PIXELS
         mask = inside[None, :] & (n < OUTPUTS)[:, None]

@@ -25,6 +25,28 @@ from fastsmc.kernels.update import Update, kick_and_drift
 
 
 @triton.jit
+def gradient_tile(
+    samples,
+    num_particles,
+    slice_samples,
+    ROWS: tl.constexpr,
+    COLUMNS: tl.constexpr,
+    N: tl.constexpr,
+    K: tl.constexpr,
+):
+    """A program's particle and slice, the rows n and columns k of its tile, and the slice's first sample and length."""
+    K_TILES: tl.constexpr = (COLUMNS + K - 1) // K
+    N_TILES: tl.constexpr = (ROWS + N - 1) // N
+    tile = tl.program_id(0) % (K_TILES * N_TILES)
+    particle = (tl.program_id(0) // (K_TILES * N_TILES) % num_particles).to(tl.int64)
+    part = (tl.program_id(0) // (K_TILES * N_TILES) // num_particles).to(tl.int64)
+    n = tile // K_TILES * N + tl.arange(0, N)
+    k = tile % K_TILES * K + tl.arange(0, K)
+    begin = part * slice_samples
+    return particle, part, n, k, begin, tl.minimum(samples - begin, slice_samples).to(tl.int32)
+
+
+@triton.jit
 def _finish(total, at, mask, sums, BEGIN: tl.constexpr, row, state):
     """Write the gradient of a layer's weights ``at``, or use it for a step."""
     if sums is not None:
@@ -65,16 +87,9 @@ def _weight_gradient_kernel(
     ``h_rows`` is the samples between two particles' inputs, 0 if they share them. Without ``sums`` the gradient is not
     written, without ``momentum`` there is no update.
     """
-    K_TILES: tl.constexpr = (INPUTS + K) // K  # one column more, for the bias
-    N_TILES: tl.constexpr = (OUTPUTS + N - 1) // N
+    COLUMNS: tl.constexpr = INPUTS + 1  # the last for the bias
     DELTA_STRIDE: tl.constexpr = (3 - PRECISION) * DELTA_PLANE
-    tile = tl.program_id(0) % (K_TILES * N_TILES)
-    particle = ((tl.program_id(0) // (K_TILES * N_TILES)) % num_particles).to(tl.int64)
-    part = (tl.program_id(0) // (K_TILES * N_TILES) // num_particles).to(tl.int64)
-    n = (tile // K_TILES) * N + tl.arange(0, N)
-    k = (tile % K_TILES) * K + tl.arange(0, K)
-    begin = part * slice_samples
-    count = tl.minimum(samples - begin, slice_samples).to(tl.int32)
+    particle, part, n, k, begin, count = gradient_tile(samples, num_particles, slice_samples, OUTPUTS, COLUMNS, N, K)
     h += (particle * h_rows + begin) * H_STRIDE
     deltas += (particle * samples + begin) * DELTA_STRIDE
 
@@ -98,7 +113,8 @@ def _weight_gradient_kernel(
     rows = (n < OUTPUTS)[:, None]
     state = (particles, momentum, prior_precision, scale, plan)
     _finish(total, weights, rows & (k < INPUTS)[None, :], sums, BEGIN, particle * DIM, state)
-    if tile % K_TILES == K_TILES - 1:  # biases, behind all weights
+    K_TILES: tl.constexpr = (COLUMNS + K - 1) // K
+    if tl.program_id(0) % K_TILES == K_TILES - 1:  # biases, behind all weights
         _finish(total, last, rows & (k == INPUTS)[None, :], sums, BEGIN, particle * DIM, state)
 
 

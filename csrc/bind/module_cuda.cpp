@@ -166,6 +166,7 @@ PYBIND11_MODULE(_cuda, m, py::mod_gil_not_used()) {
   m.def("device", device);
   m.def("built_with", built_with);
   m.def("run_backwards", run_backwards);
+  m.attr("CUT") = py::make_tuple(Cut{}.alone, Cut{}.parts);
   m.def("normalize_log_weights_float32", normalize_as<float>);
   m.def("normalize_log_weights_float64", normalize_as<double>);
   m.def("resample_float32", resample_as<float>);

@@ -12,8 +12,6 @@ using namespace fastsmc::xla_calls;
 
 namespace {
 
-constexpr cuda::Cut kCut{4096, 1024};  // as fastsmc/cuda.py has it
-
 class Cuda {
  public:
   Cuda(void* stream, std::function<void*(int64_t)> memory) : queue_{stream, std::move(memory)} {}
@@ -33,12 +31,12 @@ class Cuda {
   template <class T>
   void resample(Scheme scheme, bool log, int64_t rows, int64_t n, int64_t m, const T* weights, Uniforms u,
                 int64_t* ancestors) {
-    cuda::resample(queue_, kCut, scheme, log, rows, n, m, weights, u, ancestors, status());
+    cuda::resample(queue_, cuda::Cut{}, scheme, log, rows, n, m, weights, u, ancestors, status());
   }
 
   template <class T>
   void normalize_log_weights(int64_t rows, int64_t n, const T* log_weights, T* weights, T* log_sum, T* ess) {
-    cuda::normalize_log_weights(queue_, kCut, rows, n, log_weights, weights, log_sum, ess, status());
+    cuda::normalize_log_weights(queue_, cuda::Cut{}, rows, n, log_weights, weights, log_sum, ess, status());
   }
 
   void log_likelihood(const NetworkSpec& spec, const Batch& batch, int64_t count, const float* particles,

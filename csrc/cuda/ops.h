@@ -23,8 +23,9 @@ struct Queue {
 };
 
 // The longest rows that one block takes whole, and the most parts of a longer one; tests choose less.
+constexpr int64_t kAlone = 4096;
 struct Cut {
-  int64_t alone, parts;
+  int64_t alone = kAlone, parts = 1024;
 };
 
 // Why there is no device for the engine, or nothing; "cuda", or "cpu" where the engine is its host twin; what built it.

@@ -8,10 +8,9 @@
 #include "common/fault.h"
 #include "common/fixed_scan.h"
 #include "cuda/collectives.h"
+#include "cuda/ops.h"
 
 namespace fastsmc::cuda {
-
-constexpr int64_t kAlone = 4096;
 
 // What an op finds wrong goes to one word of the device, where the least stays: kFine where all is well.
 constexpr int64_t kFine = int64_t{1} << 62;
