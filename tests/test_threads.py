@@ -18,6 +18,23 @@ print(*{{line.split()[-1] for line in open("/proc/self/maps") if "gomp" in line 
     assert len(printed(code).split()) == 1
 
 
+STARTED = """
+import os, sys
+import numpy as np
+import torch
+import fastsmc as fs
+torch.set_num_threads(int(sys.argv[1]))  # which starts threads of torch's own
+before = len(os.listdir("/proc/self/task"))
+fs.normalize_log_weights(np.zeros(10**6))
+print(len(os.listdir("/proc/self/task")) - before)
+"""
+
+
+@pytest.mark.parametrize("count", [1, 3])
+def test_torchs_number_of_threads_is_the_engines(count):
+    assert int(printed(STARTED, str(count), OMP_NUM_THREADS="1")) == count - 1
+
+
 FORK = """
 import os, signal
 import numpy as np
