@@ -81,7 +81,7 @@ struct xla::ffi::CtxDecoding<Cuda> {
     if (!stream || !scratch) return std::nullopt;
     auto kept = std::make_shared<ScratchAllocator>(std::move(*scratch));
     return Cuda{*stream, [kept](int64_t size) {
-                  const auto found = kept->Allocate(static_cast<size_t>(size), 256);
+                  const auto found = kept->Allocate(static_cast<size_t>(size), 16);  // XLA refuses more
                   if (!found) throw std::bad_alloc();
                   return *found;
                 }};
