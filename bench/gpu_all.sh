@@ -18,7 +18,7 @@ build() {  # without pip: the module is put beside the sources, and kernels/ whe
   cmake --build build/engines -j >>"$OUT/cmake.log"
 }
 
-test_all() { OMP_NUM_THREADS=1 pytest -q -n "$WORKERS" -m gpu -p no:cacheprovider --timeout 120 \
+test_all() { OMP_NUM_THREADS=1 pytest -q -n "$WORKERS" -m gpu -p no:cacheprovider --timeout 240 \
   --junitxml="$OUT/gpu.xml" tests; }
 
 # The smallest shapes, since every access is watched; the tools side by side, since that takes the host's time.

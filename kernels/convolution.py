@@ -183,7 +183,9 @@ def _input_gradient_kernel(
         k = start + tl.arange(0, DEPTH)
         n, term = k // SQUARE, k % SQUARE
         i = y[:, None] + PADDING - (term // KERNEL)[None, :]
-        j = x[:, None] + PADDING - (term % KERNEL)[None, :]
+        # Triton takes a remainder of even remainders for even, and the mask of a pixel for its neighbour's (its issue
+        # 11544); that of odd ones needs fewer registers
+        j = x[:, None] + PADDING - ((k if SQUARE % 2 == 0 else term) % KERNEL)[None, :]
         mask = inside[:, None] & (n < OUTPUTS)[None, :]
         mask = mask & (i >= 0) & (i < SHAPE[7] * POOL) & (j >= 0) & (j < WIDTH * POOL)
         at = sample[:, None] * (OUTPUTS * PIXELS) + n[None, :] * PIXELS + i // POOL * WIDTH + j // POOL
