@@ -12,6 +12,7 @@ import triton.language as tl
 from fastsmc import backends
 from fastsmc.kernels.dot import store_parts
 from fastsmc.kernels.elementary import exp, log, sigmoid, softplus
+from fastsmc.kernels.sums import sum_in_any_order
 
 CATEGORICAL = tl.constexpr(0)
 BERNOULLI = tl.constexpr(1)
@@ -71,7 +72,7 @@ def loss(
             largest = tl.max(tl.where(mask, z, -3e38), axis=1)
             raised = tl.where(largest > top, largest, top)
             e = tl.where(mask, exp(z - raised[:, None]), 0.0)
-            total = total * exp(top - raised) + tl.sum(e, axis=1)
+            total = total * exp(top - raised) + sum_in_any_order(e, 1).to(tl.float32)
             chosen += tl.sum(tl.where(column[None, :] == label[:, None], z, 0.0), axis=1)
             top = raised
         value = chosen - top - log(total)
@@ -98,7 +99,7 @@ def loss(
             else:
                 grad = (target - z) * noise_precision
                 term = -0.5 * (target - z) * grad
-            value += tl.sum(tl.where(mask, term, 0.0), axis=1)
+            value += sum_in_any_order(tl.where(mask, term, 0.0), 1).to(tl.float32)
             if delta is not None:
                 at = delta + row[:, None] * DELTA_STRIDE + column[None, :]
                 store_parts(at, weight[:, None] * grad, mask, DELTA_PLANE, PRECISION)

@@ -30,6 +30,7 @@ from fastsmc.kernels.activations import IDENTITY, kept_of, times_slope, value_of
 from fastsmc.kernels.build import CAPABILITIES, PRODUCTS, Build
 from fastsmc.kernels.dot import MEDIUM, aligned, load_parts, parts_in, parts_of, product, store, store_parts
 from fastsmc.kernels.losses import CATEGORICAL, FINE, bad_labels, loss
+from fastsmc.kernels.sums import sum_in_any_order
 from fastsmc.kernels.tiles import Tiles, choose_tiles, power_of_two
 from fastsmc.networks import Layer
 
@@ -224,7 +225,7 @@ def _mlp_kernel(
             LAYERS[LAST][6],
             PRECISION,
         )
-        tl.store(partials + tile.to(tl.int64) * num_particles + particle, tl.sum(value.to(tl.float64), axis=0))
+        tl.store(partials + tile.to(tl.int64) * num_particles + particle, sum_in_any_order(value, 0))
         if LIKELIHOOD == CATEGORICAL:
             worst = bad_labels(y, sample, first_sample, inside, LAYERS[LAST][1])
             tl.atomic_min(status, worst, mask=worst < FINE)

@@ -1,7 +1,8 @@
-"""Sums of partial results, in an order that depends on their number alone.
+"""Sums in an order that depends on the number of their terms alone.
 
 A kernel that cannot finish a sum leaves partials [S, n]; here they become [n]. Library reductions choose their order by
-n as well, by which a particle's bits would depend on how many others there are.
+n as well, by which a particle's bits would depend on how many others there are. Within a kernel, `tl.sum` adds in the
+order in which the compiler laid a tile out, by which bits would depend on what else a kernel stores: see `sum_in_any_order`.
 """
 
 import torch
@@ -12,6 +13,19 @@ from fastsmc.kernels.build import Build
 
 _BLOCK = 256
 _ROWS = 8
+
+
+@triton.jit
+def sum_in_any_order(values, AXIS: tl.constexpr):
+    """The sum of float32 values along an axis, in float64, of which no order changes a bit.
+
+    Adding and taking away what is twice as large as a sum can be leaves multiples of one unit, whose sums are exact; it
+    is 2^-52 of that number. After Demmel and Nguyen, "Fast reproducible floating-point summation" (2013).
+    """
+    values = values.to(tl.float64)
+    largest = tl.max(tl.abs(values), axis=AXIS, keep_dims=True)
+    above = tl.where(largest < float("inf"), 2 * values.shape[AXIS] * largest, 0)
+    return tl.sum((values + above) - above, axis=AXIS)
 
 
 @triton.jit

@@ -1,5 +1,7 @@
 """The Triton engine's densities, in Triton's interpreter or on a GPU."""
 
+import math
+
 import numpy as np
 import problems
 import pytest
@@ -22,6 +24,7 @@ import triton.language as tl
 from fastsmc.kernels import dot, elementary, tiles
 from fastsmc.kernels.evaluation import log_likelihood, network_outputs, precision_in_use
 from fastsmc.kernels.losses import FINE
+from fastsmc.kernels.sums import sum_in_any_order
 from fastsmc.kernels.tiles import Measured, Tiles, choose_tiles
 
 DEVICE = "cpu" if INTERPRETED else "cuda"
@@ -276,6 +279,36 @@ def test_rounding_is_torchs():
     y = torch.zeros_like(x)
     _rounded_kernel[(1,)](x, y, len(x))
     assert np.array_equal(y.cpu(), x.bfloat16().float().cpu(), equal_nan=True)
+
+
+@triton.jit
+def _sums_kernel(x, y, ROWS: tl.constexpr, COLUMNS: tl.constexpr):
+    row = tl.arange(0, ROWS)
+    tile = tl.load(x + row[:, None] * COLUMNS + tl.arange(0, COLUMNS)[None, :])
+    tl.store(y + row, sum_in_any_order(tile, 1))
+
+
+def sums(rows):
+    y = torch.full((len(rows),), np.nan, dtype=torch.float64, device=DEVICE)
+    _sums_kernel[(1,)](on_device(rows), y, *rows.shape)
+    return y.cpu().numpy()
+
+
+def test_no_order_changes_a_sum():
+    rng = np.random.default_rng(4)
+    terms = (10 ** rng.uniform(-15, 0, 128) * rng.choice([-1, 1], 128)).astype(np.float32)
+    orders = np.stack([rng.permutation(terms) for _ in range(64)])
+    assert len(set(orders.astype(np.float64).cumsum(axis=1)[:, -1])) > 1  # as plain sums differ
+    ours = sums(orders)
+    assert len(set(ours)) == 1
+    assert abs(ours[0] - math.fsum(terms)) <= 128 * 2.0**-53 * 256 * np.abs(terms).max()
+
+
+def test_sums_of_what_is_not_finite():
+    row = np.full(16, 2.5, np.float32)
+    beside = [[0, 0], [np.inf, 0], [-np.inf, 0], [np.inf, -np.inf], [np.nan, 0], [3e38, 3e38]]
+    rows = np.stack([row * 0, *(np.append(pair, row[2:]).astype(np.float32) for pair in beside), row])
+    assert np.array_equal(sums(rows), rows.astype(np.float64).sum(axis=1), equal_nan=True)
 
 
 @triton.jit
