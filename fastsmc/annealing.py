@@ -11,7 +11,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Sequence, Sized
 from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING, ClassVar
+from typing import TYPE_CHECKING, ClassVar, NamedTuple
 
 import numpy as np
 
@@ -257,27 +257,56 @@ class SmoothDataAnnealing(Annealing):
         return _nested(max(previous.stop, size), len(data), self.likelihood_scale)
 
 
-BISECTIONS = 60
+MOST_TEMPERATURES = 100
+STEP_ERROR = 1e-9
 
 
-def highest_temperature(current: float, allowed: Callable[[float], bool]) -> float:
-    """Up to where temperatures from ``current`` to 1 are allowed, by bisection."""
-    if allowed(1.0):
+class _Point(NamedTuple):
+    temperature: float
+    excess: float
+
+
+def highest_temperature(current: float, excess: Callable[[float], float]) -> float:
+    """Up to where ``excess`` is not negative between the temperatures ``current`` and 1, to ``STEP_ERROR`` of the step.
+
+    By bisection, and by inverse quadratic interpolation where that converges (Chandrupatla, "A new hybrid quadratic /
+    bisection algorithm for finding the zero of a nonlinear function", 1997).
+    """
+    newest = _Point(1.0, float(excess(1.0)))
+    if newest.excess >= 0:
         return 1.0
-    low, high = current, 1.0
-    for _ in range(BISECTIONS):
-        middle = 0.5 * (low + high)
-        low, high = (middle, high) if allowed(middle) else (low, middle)
-    return high
+    facing, share = _Point(current, math.nan), 0.5
+    for _ in range(MOST_TEMPERATURES):
+        temperature = newest.temperature + share * (facing.temperature - newest.temperature)
+        point = _Point(temperature, float(excess(temperature)))
+        if (point.excess >= 0) == (newest.excess >= 0):
+            before, newest = newest, point
+        else:
+            before, facing, newest = facing, newest, point
+        width = abs(facing.temperature - newest.temperature)
+        least = max(STEP_ERROR * (max(newest, facing).temperature - current), math.ulp(1.0))
+        if width <= least:
+            break
+        share = min(max(_interpolated(before, newest, facing), least / (2 * width)), 1 - least / (2 * width))
+    return max(newest, facing).temperature
+
+
+def _interpolated(before: _Point, newest: _Point, facing: _Point) -> float:
+    """Where between the newest point and the one facing it the parabola through three has its zero, or halfway."""
+    (x3, f3), (x1, f1), (x2, f2) = before, newest, facing
+    place, height = (x1 - x2) / (x3 - x2), (f1 - f2) / (f3 - f2)
+    if height**2 < place and (1 - height) ** 2 < 1 - place:
+        return f1 / (f2 - f1) * f3 / (f2 - f3) + (x3 - x1) / (x2 - x1) * f1 / (f3 - f1) * f2 / (f3 - f2)
+    return 0.5
 
 
 def _next_temperature(current: float, log_likelihood: np.ndarray, cloud: Cloud, ess: float) -> float:
-    """The highest at which the conditional ESS of ``log_likelihood``'s increment is ``ess``, by bisection."""
+    """The highest at which the conditional ESS of ``log_likelihood``'s increment is ``ess``."""
 
-    def keeps_ess(temperature: float) -> bool:
-        return cloud.conditional_ess((temperature - current) * log_likelihood) >= ess
+    def excess(temperature: float) -> float:
+        return cloud.log_conditional_ess((temperature - current) * log_likelihood) - math.log(ess)
 
-    return highest_temperature(current, keeps_ess)
+    return highest_temperature(current, excess)
 
 
 @dataclass(frozen=True)
@@ -327,7 +356,8 @@ class AdaptiveDataAnnealing(Annealing):
             return replace(previous, visits=previous.visits + 1) if previous.visits < self.settle else None
         block = max(1, round(self.growth * stop))
         end, longer = stop, min(stop + block, len(data))
-        while end < longer and cloud.conditional_ess(cloud.preview(data, stop, longer)) >= self._share(cloud):
+        share = math.log(self._share(cloud))
+        while end < longer and cloud.log_conditional_ess(cloud.preview(data, stop, longer)) >= share:
             end, longer = longer, min(longer + (longer - stop), len(data))
         return Target(0, end, settled=stop) if end > stop else self._temper(stop, longer, 0.0, data, cloud)
 
@@ -348,8 +378,8 @@ class LikelihoodTempering(Annealing):
     Parameters
     ----------
     temperatures
-        An increasing list that ends at 1, spread evenly over the iterations; or None: each is chosen by bisection so
-        that the conditional ESS after re-weighting is ``ess`` of the particles, and the run ends once it reaches 1.
+        An increasing list that ends at 1, spread evenly over the iterations; or None: each is chosen so that the
+        conditional ESS after re-weighting is ``ess`` of the particles, and the run ends once it reaches 1.
     ess
         Target of the adaptive choice, as a fraction of P (Zhou, Johansen and Aston, 2016, for the conditional ESS).
     """

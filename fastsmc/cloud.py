@@ -377,14 +377,12 @@ class Cloud:
         families = np.bincount(self.roots // chain_length, weights=np.exp(self.log_weights), minlength=count)
         return float(1 - (count / (count - 1)) ** (self.resamplings + 1) * (1 - np.sum(families**2)))
 
-    def conditional_ess(self, increment: np.ndarray) -> float:
-        """Conditional effective sample size of increments, as a fraction of one: (sum W v)^2 / sum W v^2."""
+    def log_conditional_ess(self, increment: np.ndarray) -> float:
+        """Of the conditional effective sample size of increments, as a fraction of one: (sum W v)^2 / sum W v^2."""
         usable = np.where(np.isnan(increment), -np.inf, increment)
-        first, second = (
-            ops.normalize_log_weights(self.log_weights + power * usable, backend=self.posterior.host_backend).log_sum
-            for power in (1, 2)
-        )
-        return float(np.exp(2 * first - second))
+        powers = self.log_weights + np.multiply.outer((1, 2), usable)
+        first, second = ops.normalize_log_weights(powers, backend=self.posterior.host_backend).log_sum
+        return float(2 * first - second)
 
     def resample(
         self, count: int, scheme: str, seed: int, iteration: int, keep: bool = False

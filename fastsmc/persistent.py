@@ -158,12 +158,12 @@ class PersistentSMC(Sampler):
         alive = np.isfinite(pool.log_weights)
         log_weights, log_likelihood = pool.log_weights[alive], pool.log_likelihood[alive]
 
-        def keeps_ess(temperature: float) -> bool:
+        def excess(temperature: float) -> float:
             increment = (temperature - current) * log_likelihood
             ess = ops.normalize_log_weights(log_weights + increment, backend=pool.posterior.host_backend).ess
-            return ess >= self.ess * self.num_particles
+            return float(ess) / (self.ess * self.num_particles) - 1
 
-        return highest_temperature(current, keeps_ess)
+        return highest_temperature(current, excess)
 
 
 def log_mixture(log_likelihood: np.ndarray, mixture: Sequence[Component]) -> np.ndarray:

@@ -1,8 +1,8 @@
 """Sums in an order that depends on the number of their terms alone.
 
 A kernel that cannot finish a sum leaves partials [S, n]; here they become [n]. Library reductions choose their order by
-n as well, by which a particle's bits would depend on how many others there are. Within a kernel, `tl.sum` adds in the
-order in which the compiler laid a tile out, by which bits would depend on what else a kernel stores: see `sum_in_any_order`.
+n as well, by which a particle's bits would depend on how many others there are. Within a kernel `tl.sum` adds in the
+order in which the compiler laid a tile out, by which they would depend on what else is stored: see `sum_in_any_order`.
 """
 
 import torch

@@ -2,7 +2,7 @@ import numpy as np
 import pytest
 
 import fastsmc as fs
-from fastsmc.annealing import PRIOR, Target
+from fastsmc.annealing import PRIOR, Target, highest_temperature
 
 N, T = 1437, 60
 
@@ -75,6 +75,39 @@ def test_adaptive_tempering_hits_its_conditional_ess():
     # resampled at every iteration, so that the ESS is the conditional one
     np.testing.assert_allclose(history.ess[:-1] / 512, 0.6, atol=1e-6)
     assert history.ess[-1] / 512 >= 0.6
+
+
+@pytest.mark.parametrize("zero", [1e-7, 0.02, 0.5, 0.999])
+@pytest.mark.parametrize("current", [0.0, 0.6])
+@pytest.mark.parametrize(
+    "excess",
+    [
+        lambda share: 1 - share,
+        lambda share: 1 / share - 1,
+        lambda share: 1 - share**5,
+        lambda share: np.float64(-np.inf if share > 1 else 1),
+        lambda share: np.nan if share > 1 else 1.0,
+        lambda share: np.nan if share > 1.5 else 1 - share,
+    ],
+)
+def test_the_highest_temperature_is_where_the_excess_ends(excess, current, zero):
+    """Found in the fewer evaluations the smoother: bisection alone needs 30 and the zero's own digits."""
+    step, evaluations = zero * (1 - current), []
+
+    def counted(temperature):
+        evaluations.append(temperature)
+        return excess((temperature - current) / step)
+
+    found = highest_temperature(current, counted)
+    assert found > current
+    assert found - current == pytest.approx(step, rel=1e-8)
+    assert len(evaluations) <= (45 if np.isnan(excess(1.1)) or np.isinf(excess(1.1)) else 20) - np.log2(zero)
+
+
+def test_a_temperature_rises_to_one_or_hardly():
+    assert highest_temperature(0.25, lambda temperature: 0.0) == 1
+    for excess in (-1.0, -np.inf, np.nan):
+        assert 0.25 < highest_temperature(0.25, lambda temperature, excess=excess: excess) < 0.25 + 1e-12
 
 
 def test_an_adaptive_run_that_is_cut_short_says_which_target_it_holds():
