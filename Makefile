@@ -64,9 +64,9 @@ lint: $(VENV)/.installed
 
 # the wheel, built from the source archive, must work where there is nothing but numpy
 wheel-check: $(VENV)/.torch
-	$(BIN)/pip install -q build
+	$(BIN)/pip install -q 'build[uv]'
 	rm -rf dist build/wheel
-	$(BIN)/python -m build
+	$(BIN)/python -m build --installer uv
 	$(PYTHON) -m venv build/wheel
 	build/wheel/bin/pip install -q numpy
 	build/wheel/bin/pip install -q --no-deps dist/*.whl

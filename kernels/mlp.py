@@ -489,7 +489,6 @@ def _build(
 # Registers and shared memory for each precision, the most of what is packed or not, by Triton 3.6 and 3.9; of small
 # networks the default precision.
 _MEANS = {
-    (784, 100, 10): ((255, 110_592), (255, 73_728), (255, 131_072)),
     (784, 100, 100, 10): ((255, 110_592), (255, 73_728), (255, 131_072)),
     (13, 50, 1): ((200, 39_936),),
     (64, 32, 10): ((184, 92_160),),

@@ -35,8 +35,13 @@ def usage(path):
     return found
 
 
-def disassembled(path):
-    """The code of all kernels in a file."""
+def disassembled(cubin):
+    """The code of a cubin."""
+    return run(TOOLS / "nvdisasm", "--no-dataflow", "--print-code", cubin)
+
+
+def disassembled_library(path):
+    """The code of all cubins in a library, which takes twice as long."""
     return run(TOOLS / "cuobjdump", "--dump-sass", path)
 
 

@@ -30,8 +30,11 @@ ALIGNED = [["tt.divisibility", 16]]
 """What the launcher finds out of pointers that torch allocates."""
 
 
+triton.knobs.compilation.disable_line_info = True  # of a tenth of the time
+
+
 def compiled(build, capability):
-    """The kernel as the launcher compiles it."""
+    """The kernel as the launcher compiles it, but for the numbers of its lines."""
     pointers = {(k,): ALIGNED for k, kind in enumerate(build.signature.values()) if kind.startswith("*")}
     source = ASTSource(build.kernel, build.signature, build.constexprs, pointers)
     options = {"num_warps": build.num_warps, "num_stages": build.num_stages, **build.options}

@@ -1,6 +1,7 @@
 """What CMake says of the engines that are asked for."""
 
 import os
+import shutil
 import subprocess
 from pathlib import Path
 
@@ -12,8 +13,15 @@ ROOT = Path(__file__).parents[1]
 CMAKE = Path(cmake.CMAKE_BIN_DIR) / "cmake"
 
 
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory):
+    """Of one build, so that what CMake asks of compilers is asked once."""
+    return tmp_path_factory.mktemp("build")
+
+
 def configure(folder, cuda):
     """Configure where there is no nvcc; the exit status and what was said."""
+    shutil.rmtree(folder / "csrc", ignore_errors=True)
     paths = [p for p in os.environ["PATH"].split(os.pathsep) if not (Path(p) / "nvcc").exists()]
     environment = {k: v for k, v in os.environ.items() if k not in ("CUDACXX", "CUDA_PATH", "CUDA_HOME")}
     command = [CMAKE, "-S", ROOT, "-B", folder, f"-Dpybind11_DIR={pybind11.get_cmake_dir()}", f"-DFASTSMC_CUDA={cuda}"]
@@ -24,10 +32,10 @@ def configure(folder, cuda):
 
 
 @pytest.mark.parametrize(("cuda", "built"), [("AUTO", False), ("OFF", False), ("HOST", True)])
-def test_without_nvcc_the_cpu_engine_is_built(tmp_path, cuda, built):
-    status, said = configure(tmp_path, cuda)
+def test_without_nvcc_the_cpu_engine_is_built(folder, cuda, built):
+    status, said = configure(folder, cuda)
     assert status == 0, said
-    assert (tmp_path / "csrc" / "cuda").exists() == built
+    assert (folder / "csrc" / "cuda").exists() == built
 
 
 @pytest.mark.parametrize(
@@ -37,7 +45,7 @@ def test_without_nvcc_the_cpu_engine_is_built(tmp_path, cuda, built):
         ("YES", "FASTSMC_CUDA=YES, but it must be AUTO, ON, OFF or HOST"),
     ],
 )
-def test_what_cannot_be_built_is_refused(tmp_path, cuda, sentence):
-    status, said = configure(tmp_path, cuda)
+def test_what_cannot_be_built_is_refused(folder, cuda, sentence):
+    status, said = configure(folder, cuda)
     assert status != 0
     assert sentence in said

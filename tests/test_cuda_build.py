@@ -88,7 +88,7 @@ def test_a_kernel_beyond_its_means_is_found_out():
 @pytest.fixture(scope="module")
 def code():
     """Of all kernels, for every architecture."""
-    return cubins.disassembled(_cuda.__file__)
+    return cubins.disassembled_library(_cuda.__file__)
 
 
 def test_products_are_made_by_tensor_cores(code):
