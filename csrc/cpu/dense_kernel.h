@@ -8,6 +8,7 @@
 // 100,000 weights.
 #pragma once
 
+#include "common/network.h"
 #include "cpu/activation_kernel.h"
 #include "cpu/micro_kernel.h"
 

@@ -113,14 +113,17 @@ constexpr const MicroKernel<P>* kMicroKernels[kColumns] = {
 #endif
 };
 
-// All rows of C, kRows at a time; each call fetches its share of the next block.
+// All rows of C, kRows at a time at most and as evenly as can be, since few rows do not fill the pipeline; each call
+// fetches its share of the next block.
 template <Init Start, class P>
 static inline void multiply_rows(P p, int64_t rows) {
   const MicroKernel<P>* kernels = kMicroKernels<P, Start>[p.columns - 1];
   const int64_t calls = (rows + kRows - 1) / kRows;
+  const int least = static_cast<int>(rows) / static_cast<int>(calls);
+  const int64_t larger = rows - calls * least;  // calls of one row more
   p.next_step = (p.columns * kLanes + calls - 1) / calls;
-  for (int64_t r = 0; r < rows; r += kRows) {
-    const int64_t count = rows - r < kRows ? rows - r : kRows;
+  for (int64_t call = 0; call < calls; ++call) {
+    const int count = least + (call < larger ? 1 : 0);
     kernels[count - 1](p);
     p.a += count * p.a_row;
     p.c += count * p.c_row;
