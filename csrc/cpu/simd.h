@@ -108,7 +108,8 @@ struct FirstLanes<0, Lane...> {
   using List = LaneList<Lane...>;
 };
 
-// Off-diagonal blocks of Step x Step of the rows i and i + Step change places, for all i without the bit Step.
+// Off-diagonal blocks of Step x Step of the rows i and i + Step change places, for all i without the bit Step. The
+// compiler must see constants to take a shuffle for one, and not for three look-ups.
 template <int Step, class V, int... Lane>
 __attribute__((always_inline)) static inline void swap_blocks(V rows[kLanes], LaneList<Lane...>) {
 #pragma GCC unroll 16
