@@ -98,34 +98,23 @@ static inline vint lane_numbers() {
   return v;
 }
 
-// The numbers from 0 to N - 1 as a pack.
-template <int... Lane>
-struct LaneList {};
-template <int N, int... Lane>
-struct FirstLanes : FirstLanes<N - 1, N - 1, Lane...> {};
-template <int... Lane>
-struct FirstLanes<0, Lane...> {
-  using List = LaneList<Lane...>;
-};
-
-// Off-diagonal blocks of Step x Step of the rows i and i + Step change places, for all i without the bit Step. The
-// compiler must see constants to take a shuffle for one, and not for three look-ups.
-template <int Step, class V, int... Lane>
-__attribute__((always_inline)) static inline void swap_blocks(V rows[kLanes], LaneList<Lane...>) {
-#pragma GCC unroll 16
-  for (int i = 0; i < kLanes; ++i) {
-    if (i & Step) continue;
-    const V a = rows[i], b = rows[i + Step];
-    rows[i] = __builtin_shuffle(a, b, vint{((Lane & Step) ? kLanes + Lane - Step : Lane)...});
-    rows[i + Step] = __builtin_shuffle(a, b, vint{((Lane & Step) ? kLanes + Lane : Lane + Step)...});
-  }
-}
-
-// A square of 32-bit numbers: rows become columns, by swapping off-diagonal blocks of 1, 2, 4 ... lanes.
+// A square of 32-bit numbers: rows become columns, by swapping off-diagonal blocks of 1, 2, 4 ... lanes. Step is a
+// constant, for a shuffle by lanes that the compiler does not know is three look-ups.
 template <class V, int Step = 1>
 __attribute__((always_inline)) static inline void transpose(V rows[kLanes]) {
   if constexpr (Step < kLanes) {
-    swap_blocks<Step>(rows, typename FirstLanes<kLanes>::List{});
+    vint low, high;  // lanes of the first operand, then of the second
+    for (int j = 0; j < kLanes; ++j) {
+      low[j] = (j & Step) ? kLanes + j - Step : j;
+      high[j] = (j & Step) ? kLanes + j : j + Step;
+    }
+#pragma GCC unroll 16
+    for (int i = 0; i < kLanes; ++i) {
+      if (i & Step) continue;
+      const V a = rows[i], b = rows[i + Step];
+      rows[i] = __builtin_shuffle(a, b, low);
+      rows[i + Step] = __builtin_shuffle(a, b, high);
+    }
     transpose<V, 2 * Step>(rows);
   }
 }
