@@ -378,7 +378,7 @@ class Cloud:
         return float(1 - (count / (count - 1)) ** (self.resamplings + 1) * (1 - np.sum(families**2)))
 
     def log_conditional_ess(self, increment: np.ndarray) -> float:
-        """Of the conditional effective sample size of increments, as a fraction of one: (sum W v)^2 / sum W v^2."""
+        """Log of the conditional effective sample size of increments as a fraction of one, (sum W v)^2 / sum W v^2."""
         usable = np.where(np.isnan(increment), -np.inf, increment)
         powers = self.log_weights + np.multiply.outer((1, 2), usable)
         first, second = ops.normalize_log_weights(powers, backend=self.posterior.host_backend).log_sum

@@ -30,7 +30,7 @@ ALIGNED = [["tt.divisibility", 16]]
 """What the launcher finds out of pointers that torch allocates."""
 
 
-triton.knobs.compilation.disable_line_info = True  # of a tenth of the time
+triton.knobs.compilation.disable_line_info = True  # they take up to a tenth of the time
 
 
 def compiled(build, capability):

@@ -5,15 +5,14 @@ import sys
 from dataclasses import replace
 from types import SimpleNamespace
 
+import arviz as az
 import matplotlib
 import numpy as np
 import pytest
+import xarray
 from conjugate import INPUTS, NOISE, problem
 
 import fastsmc as fs
-
-az = pytest.importorskip("arviz")
-xarray = pytest.importorskip("xarray")
 
 matplotlib.use("Agg")
 
