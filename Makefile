@@ -48,7 +48,7 @@ soak: $(VENV)/.installed
 # calls of the engine from many threads, under ThreadSanitizer
 tsan: $(VENV)/.installed
 	rm -rf build/tsan
-	FASTSMC_CMAKE_ARGS="-DFASTSMC_SANITIZE=thread -DFASTSMC_LEVELS=avx2 -DFASTSMC_CUDA=OFF" \
+	FASTSMC_CMAKE_ARGS="-DFASTSMC_SANITIZE=thread -DFASTSMC_LEVELS=avx2 -DFASTSMC_CUDA=OFF -DFASTSMC_JAX_INCLUDE=OFF" \
 	  $(BIN)/pip install -q --no-deps --target build/tsan .
 	cd build && PYTHONPATH=tsan OMP_NUM_THREADS=1 TSAN_OPTIONS=halt_on_error=1 \
 	  LD_PRELOAD="$$(g++ -print-file-name=libtsan.so):$$(g++ -print-file-name=libstdc++.so)" \
