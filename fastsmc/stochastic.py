@@ -117,7 +117,6 @@ class SGHMC(Move):
         posterior, count, here, first = cloud.posterior, len(cloud), len(cloud.particles), cloud.ranks.first
         whole = group_size(count)
         size = whole * math.ceil(max(self.sharing, count / self.most_groups) / whole)
-        groups = [slice(max(begin - first, 0), min(begin + size - first, here)) for begin in range(0, count, size)]
         parts = Parts(cloud, data, target, self.batch_size, draw)
         steps = max(self.num_steps, round(self.coverage * parts.number))
         keys = [draw._replace(number=draw.number * steps + k).key(random.Stream.MOMENTUM) for k in range(steps)]
@@ -131,28 +130,25 @@ class SGHMC(Move):
         fresh, kept = cloud.momentum is None, {"refresh": self.persistence, "noise": memory.put(noise)}
         units = memory.put(scale)
         momentum = memory.copy(cloud.refresh(0.0, **keys[0]) if fresh else cloud.momentum)
-        particles, forces, momenta, kinetics, works = memory.copy(cloud.particles), [], [], [], []
-        for some, chosen in zip(groups, parts.choose(len(groups), steps), strict=True):
-            if some.start >= some.stop:
-                continue  # it is elsewhere
-            theta, v = particles[some], momentum[some]
-            scaled = {"scale": units, "likelihood_scale": target.power * parts.number, "check": False}
-            scaled["first_slot"] = first + some.start
-            step = partial(posterior.leapfrog, theta, v, **scaled)
-            step(v, kick=0.0, drift=step_size / 2)
-            gained = memory.zeros((len(theta),), np.float64)
-            for k, key in enumerate(keys):
-                force = parts.force(theta, chosen[k])
-                drift = step_size if k + 1 < steps else step_size / 2
-                energies = step(force, kick=step_size, drift=drift, **({} if fresh and k == 0 else kept), **key)
-                if self.weighted:
-                    gained += energies.kinetic_before - energies.kinetic_after
-            forces.append(cloud.squares(force))
-            momenta.append(cloud.squares(v))
-            kinetics.append(memory.cast((v * v).mean(1), np.float64))
-            works.append(gained)
-        columns = [posterior.log_prior(particles), *map(memory.concatenate, (kinetics, works))]
-        log_prior, kinetic, work = cloud.ranks.gather(*memory.hosts(columns))
+        particles = memory.copy(cloud.particles)
+        edges = range(0, count, size)
+        slots = [slice(max(begin - first, 0), min(begin + size - first, here)) for begin in edges]
+        of_all = zip(slots, parts.choose(len(slots), steps), strict=True)
+        groups = [(some, which) for some, which in of_all if some.start < some.stop]  # the others are of other ranks
+        plan = {"scale": units, "likelihood_scale": target.power * parts.number, "first_slot": first, "check": False}
+        step = partial(posterior.leapfrog, particles, momentum, **plan)
+        step(momentum, kick=0.0, drift=step_size / 2)
+        gained, force = memory.zeros((here,), np.float64), memory.empty(particles.shape, np.float32)
+        for k, key in enumerate(keys):
+            for some, which in groups:
+                force[some] = parts.force(particles[some], which[k])
+            drift = step_size if k + 1 < steps else step_size / 2
+            energies = step(force, kick=step_size, drift=drift, **({} if fresh and k == 0 else kept), **key)
+            if self.weighted:
+                gained += energies.kinetic_before - energies.kinetic_after
+        forces, momenta = ([cloud.squares(rows[some]) for some, _ in groups] for rows in (force, momentum))
+        heats = energies.kinetic_after * (2 / momentum.shape[1])
+        log_prior, kinetic, work = cloud.ranks.gather(*memory.hosts([posterior.log_prior(particles), heats, gained]))
         information, variance = parts.mean_squares(forces), cloud.total(momenta) / count
         heat = _heat(variance, scale, posterior.prior_precision)
         learned = {"information": information if heat < self.diverged else information * np.nan, "heat": heat}
