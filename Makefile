@@ -23,6 +23,8 @@ install: $(VENV)/.installed
 demo: $(VENV)/.installed
 	$(BIN)/fastsmc demo
 
+# threads that wait must not take the other worker's cores
+test: export OMP_WAIT_POLICY = passive
 test: $(VENV)/.installed
 	$(BIN)/pytest -n 2 --dist worksteal
 	TRITON_INTERPRET=1 $(BIN)/pytest -n 2 --dist worksteal -m 'triton and not large' $(INTERPRETED)

@@ -27,7 +27,7 @@ LEVELS = ("none", "avx2", "avx512", "amx")
 
 
 def run(level, *arguments):
-    environment = {**os.environ, "FASTSMC_SIMD": level}
+    environment = {**os.environ, "FASTSMC_SIMD": level, "OMP_NUM_THREADS": "1"}
     return subprocess.run([sys.executable, *arguments], env=environment, capture_output=True, text=True)
 
 
