@@ -206,12 +206,12 @@ class LayeredNetwork(Network):
         """The layers as the engines take them, int64 [layers, 9]."""
         return np.array(self.layers, np.int64)
 
-    @property
+    @cached_property
     def num_inputs(self) -> int:
         """See `Network`."""
         return self.layers[0].num_inputs
 
-    @property
+    @cached_property
     def num_outputs(self) -> int:
         """See `Network`."""
         return self.layers[-1].num_outputs

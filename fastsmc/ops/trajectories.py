@@ -118,7 +118,7 @@ def leapfrog(
         stream,
         first_slot,
     )
-    return LeapfrogEnergies(*(back(memory.contiguous(column)) for column in energies.T))
+    return LeapfrogEnergies(*map(back, memory.contiguous(energies.T)))
 
 
 class Trajectory(NamedTuple):
