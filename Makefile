@@ -65,7 +65,7 @@ lint: $(VENV)/.installed
 	$(BIN)/clang-format --dry-run -Werror $(wildcard csrc/*/*.h csrc/*/*.cpp csrc/*/*.cu)
 
 # the wheel, built from the source archive, must work where there is nothing but numpy
-wheel-check: $(VENV)/.torch
+wheel-check: | $(BIN)/python
 	$(BIN)/pip install -q 'build[uv]'
 	rm -rf dist build/wheel
 	$(BIN)/python -m build --installer uv
@@ -77,8 +77,10 @@ wheel-check: $(VENV)/.torch
 clean:
 	rm -rf $(VENV) build dist *.egg-info fastsmc/*.so .pytest_cache .ruff_cache .hypothesis
 
-$(VENV)/.torch:
+$(BIN)/python:
 	$(PYTHON) -m venv $(VENV)
+
+$(VENV)/.torch: | $(BIN)/python
 	$(BIN)/pip install '$(TORCH)'
 	touch $@
 
