@@ -147,8 +147,8 @@ class SGHMC(Move):
             if self.weighted:
                 gained += energies.kinetic_before - energies.kinetic_after
         forces, momenta = ([cloud.squares(rows[some]) for some, _ in groups] for rows in (force, momentum))
-        heats = energies.kinetic_after * (2 / momentum.shape[1])
-        log_prior, kinetic, work = cloud.ranks.gather(*memory.hosts([posterior.log_prior(particles), heats, gained]))
+        columns = [posterior.log_prior(particles), energies.kinetic_after * (2 / momentum.shape[1]), gained]
+        log_prior, kinetic, work = cloud.ranks.gather(*memory.hosts(columns))
         information, variance = parts.mean_squares(forces), cloud.total(momenta) / count
         heat = _heat(variance, scale, posterior.prior_precision)
         learned = {"information": information if heat < self.diverged else information * np.nan, "heat": heat}
