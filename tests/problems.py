@@ -179,13 +179,28 @@ def every_element_is_written(problem, engine, name):
         assert np.array_equal(found, expected)
 
 
-def whole_numbers_are_exact(net, samples, backend, seed):
+BLANKS = {"strokes": 0.3, "one-hot": 0.9, "nothing": 1.0}  # share of zeros beside those in runs
+
+
+def with_blanks(x, blank):
+    """Of x, what images and one-hot columns leave: zeros side by side, among the inputs and among the samples."""
+    rng, x = np.random.default_rng(5), x.copy()
+    samples, inputs = x.shape
+    for at in range(0, samples, 13):
+        first = rng.integers(inputs)
+        x[at : at + 13, first : first + 1 + inputs // 2] = 0
+    x[rng.random(x.shape) < BLANKS[blank]] = 0
+    return x
+
+
+def whole_numbers_are_exact(net, samples, backend, seed, blank=None):
     """Sums of small whole numbers have no rounding: no bit may differ."""
     rng = np.random.default_rng(seed)
     theta, x, y = (
         rng.integers(-1, 2, shape).astype(np.float32)
         for shape in ((2, net.num_params), (samples, net.num_inputs), (samples, net.num_outputs))
     )
+    x = x if blank is None else with_blanks(x, blank)
     weights = rng.integers(0, 4, samples).astype(np.float32)
     plain = ops.log_likelihood_and_grad(net, fs.Gaussian(), theta, x, y, backend=backend)
     weighted = ops.log_likelihood_and_grad(net, fs.Gaussian(), theta, x, y, weights=weights, backend=backend)

@@ -135,6 +135,41 @@ def test_whole_numbers_are_exact_in_every_lane(backend, samples, activation):
         problems.whole_numbers_are_exact(fs.MLP(widths, activation), samples, backend, seed=samples)
 
 
+@every_shape
+@pytest.mark.parametrize("blank", ["strokes", "one-hot"])
+def test_blank_inputs_are_as_exact_as_torch(engine, shape, blank):
+    problem = Problem(shape, "silu", "categorical" if SHAPES[shape][0][-1] > 1 else "gaussian", True)
+    problem.x = problems.with_blanks(problem.x, blank)
+    for ours, plain, truth in zip(problem.everything(engine), problem.by_torch(), problem.truth(), strict=True):
+        as_exact_as(plain, ours, truth)
+    assert np.array_equal(problem.value(engine), problem.value_and_grad(engine)[0])
+
+
+@pytest.mark.parametrize("blank", problems.BLANKS)
+@pytest.mark.parametrize("samples", [1, 7, 8, 17, 64, 65, 130, 300])
+def test_no_product_of_zeros_is_missed(engine, samples, blank):
+    for widths in [(3, 2), (35, 13, 2), (160, 24, 8), (133, 7, 6, 1)]:
+        problems.whole_numbers_are_exact(fs.MLP(widths, "relu"), samples, engine, seed=samples, blank=blank)
+
+
+@pytest.mark.parametrize("blank", problems.BLANKS)
+@pytest.mark.parametrize("samples", [8, 17, 64, 130])
+def test_zero_times_infinity_is_nan_though_no_product_is_made_of_zeros(engine, samples, blank):
+    net = fs.MLP((35, 9, 3), "identity")
+    problem = problems.Problem(net, 36, samples, "gaussian", seed=samples)
+    problem.x = problems.with_blanks(problem.x, blank)
+    weight = net.unpack(problem.theta)["0.weight"]
+    for particle, poison in enumerate([NAN, INF, -INF] * 11):
+        weight[particle, particle % 9, particle] = poison
+    net.unpack(problem.theta)["2.bias"][33:] = INF  # so that the gradient is infinite before it meets the zeros
+    with np.errstate(invalid="ignore"):
+        truth, ours = problem.everything("reference", np.float32), problem.everything(engine)
+    assert any(np.isnan(part).any() for part in truth[1:])
+    for mine, right in zip(ours, truth, strict=True):
+        assert np.array_equal(np.isfinite(mine), np.isfinite(right))
+        assert np.array_equal(np.isnan(mine), np.isnan(right))
+
+
 @every_likelihood
 def test_a_batch_is_the_sum_of_its_samples(engine, kind):
     problem = Problem(ODD, "gelu", kind)
@@ -206,6 +241,7 @@ def everything():
             post = fs.Posterior(fs.MLP(widths, "gelu"), likelihood=kind)
             theta = post.sample_prior(particles)
             x = rng.standard_normal((samples, widths[0]), np.float32)
+            x = problems.with_blanks(x, "strokes") if kind == "poisson" else x
             y = make(samples, int) if kind == "categorical" else make((samples, widths[-1]))
             weights = rng.random(samples, np.float32)
             yield from (*post.log_likelihood_and_grad(theta, x, y), post.outputs(theta, x))

@@ -10,7 +10,7 @@
 
 #include "common/network.h"
 #include "cpu/activation_kernel.h"
-#include "cpu/micro_kernel.h"
+#include "cpu/active_kernel.h"
 
 namespace fastsmc::cpu::FASTSMC_LEVEL {
 
@@ -18,16 +18,26 @@ static inline int64_t round_up_lanes(int64_t n) {
   return (n + kLanes - 1) / kLanes * kLanes;
 }
 
-// h of the layer below by rows, [panel of inputs][samples][w], of which a tile starts at sample `begin`.
+// h of the layer below by rows, [panel of inputs][samples][w], of which a tile starts at sample `begin`. Where there are
+// lists of active samples, [panel of inputs][kTile samples], the rows of each are closed up.
 struct Rows {
   const float* data;
   int64_t samples, begin;
+  const int32_t* lists;
 
   static int64_t width(int64_t inputs, int64_t panel) {
     const int64_t left = round_up_lanes(inputs) - panel * kPanel;
     return left < kPanel ? left : kPanel;
   }
+  static int64_t list_at(int64_t samples, int64_t panel, int64_t tile) {
+    return (panel * ((samples + kTile - 1) / kTile) + tile) * Active::list_length(kTile);
+  }
   const float* panel(int64_t inputs, int64_t p) const { return data + p * kPanel * samples + begin * width(inputs, p); }
+  // Of the samples that follow the first `from` of `count`, up to kTile of them.
+  Active active(int64_t p, int64_t from, int64_t count) const {
+    const int64_t depth = count - from < kTile ? count - from : kTile;
+    return {depth, lists == nullptr ? nullptr : lists + list_at(samples, p, (begin + from) / kTile)};
+  }
 };
 
 // Panels of h [panel][width][w] to rows, and zeros up to a multiple of kLanes inputs.
@@ -49,8 +59,9 @@ static void panels_to_rows(const float* h, int64_t width, Panels tile, float* ro
   }
 }
 
-// Panels of dz to one row per unit, [width][samples], whose sums are the gradient of the bias.
-static void join_panels(const float* dz, int64_t width, Panels tile, float* joined, float* bias_grad) {
+// Panels of dz to one row per unit, [width][samples], whose sums are the gradient of the bias; whether all are finite.
+static bool join_panels(const float* dz, int64_t width, Panels tile, float* joined, float* bias_grad) {
+  double zero = 0;
   for (int64_t unit = 0; unit < width; ++unit) {
     vfloat sum{};
     for (int64_t p = 0; p < tile.count(); ++p) {
@@ -62,7 +73,40 @@ static void join_panels(const float* dz, int64_t width, Panels tile, float* join
         store(joined, value);
       }
     }
-    bias_grad[unit] += static_cast<float>(sum_lanes(sum));
+    const double total = sum_lanes(sum);
+    bias_grad[unit] += static_cast<float>(total);
+    zero += 0 * total;
+  }
+  return zero == 0;
+}
+
+// The same with nothing left out, at `to`.
+static Rows open_rows(Rows rows, int64_t inputs, int64_t samples, float* to) {
+  for (int64_t j = 0; j * kPanel < inputs; ++j) {
+    const int64_t row = Rows::width(inputs, j);
+    for (int64_t s = 0; s < samples; s += kTile) {
+      const Active active = rows.active(j, s, samples);
+      const float* from = rows.panel(inputs, j) + s * row;
+      float* block = to + j * kPanel * samples + s * row;
+      if (active.all())
+        memcpy(block, from, static_cast<size_t>(active.depth * row) * sizeof(float));
+      else
+        open_up(from, active, row, block);
+    }
+  }
+  return {to, samples, 0, nullptr};
+}
+
+// c [rows][w] += the first `rows` of dz times columns of panel j of h, from b on.
+__attribute__((always_inline)) static inline void add_product(Rows h, int64_t j, Product p, int64_t rows) {
+  const float* after = p.next;
+  const int64_t samples = p.depth;
+  for (int64_t s = 0; s < samples; s += kTile) {
+    const Active active = h.active(j, s, samples);
+    p.depth = active.depth;
+    p.next = s + kTile < samples ? p.b + kTile * p.b_row : after;
+    multiply<Init::kAccumulate>(p, rows, active);
+    p.advance(kTile);
   }
 }
 
@@ -72,18 +116,19 @@ static void add_weight_gradient(const Layer& layer, const float* dz, int64_t sam
   for (int64_t j = 0; j * kPanel < whole; ++j) {
     const int64_t left = whole - j * kPanel;
     const int columns = left < kPanel ? static_cast<int>(left / kLanes) : kColumns;
-    multiply<Init::kAccumulate>({samples, dz, samples, 1, h.panel(inputs, j), Rows::width(inputs, j), grad + j * kPanel,
-                                 inputs, columns, nullptr, h.panel(inputs, j + 1), 0},
-                                outputs);
+    add_product(h, j,
+                {samples, dz, samples, 1, h.panel(inputs, j), Rows::width(inputs, j), grad + j * kPanel, inputs,
+                 columns, nullptr, h.panel(inputs, j + 1), 0},
+                outputs);
   }
   if (whole == inputs) return;
   // the last inputs fill no vector: their gradient is added from beside
   const int64_t j = inputs / kPanel, row = Rows::width(inputs, j);
   const float* b = h.panel(inputs, j) + (whole - j * kPanel);
-  float edge[kRows * kLanes];
   for (int64_t r = 0; r < outputs; r += kRows) {
     const int64_t count = outputs - r < kRows ? outputs - r : kRows;
-    multiply<Init::kZero>({samples, dz + r * samples, samples, 1, b, row, edge, kLanes, 1, nullptr, b, 0}, count);
+    float edge[kRows * kLanes] = {};
+    add_product(h, j, {samples, dz + r * samples, samples, 1, b, row, edge, kLanes, 1, nullptr, b, 0}, count);
     for (int64_t k = 0; k < count; ++k)
       for (int64_t i = whole; i < inputs; ++i) grad[(r + k) * inputs + i] += edge[k * kLanes + i - whole];
   }
@@ -96,11 +141,11 @@ struct Dense {
     return (layer.outputs() + round_up_lanes(layer.inputs())) * samples;
   }
 
-  // One panel; memory is null where no backward pass follows.
-  static void forward(const Layer& layer, const float* params, const float* h, int columns, float* z, float* memory,
-                      float*) {
+  // One panel, of whose inputs some are active; memory is null where no backward pass follows.
+  static void forward(const Layer& layer, const float* params, const float* h, Active active, int columns, float* z,
+                      float* memory, float*) {
     const int64_t in = layer.inputs(), out = layer.out_channels, row = columns * kLanes;
-    multiply<Init::kRowBias>({in, params, in, 1, h, row, z, row, columns, params + in * out, nullptr, 0}, out);
+    multiply<Init::kRowBias>({in, params, in, 1, h, row, z, row, columns, params + in * out, nullptr, 0}, out, active);
     if (layer.activation != Activation::kIdentity) activate(layer.activation, z, memory, out * row);
   }
 
@@ -113,19 +158,21 @@ struct Dense {
       for (int64_t i = 0; i < out * tile.samples; i += kLanes)
         store(delta + i, load<vfloat>(delta + i) * load<vfloat>(memory + i));
     float* joined = work;
-    join_panels(delta, out, tile, joined, grad + in * out);
+    const bool finite = join_panels(delta, out, tile, joined, grad + in * out);
+    float* own = work + out * tile.samples;
     if (rows.data == nullptr) {
-      float* own = work + out * tile.samples;
       panels_to_rows(h, in, tile, own);
-      rows = {own, tile.samples, 0};
+      rows = {own, tile.samples, 0, nullptr};
+    } else if (!finite) {
+      rows = open_rows(rows, in, tile.samples, own);
     }
     add_weight_gradient(layer, joined, tile.samples, rows, grad);
     if (below == nullptr) return;
     for (int64_t p = 0; p < tile.count(); ++p) {
       const int columns = tile.columns(p);
       const int64_t row = columns * kLanes;
-      multiply<Init::kZero>({out, params, 1, in, delta + p * kPanel * out, row, below + p * kPanel * in, row, columns,
-                             nullptr, nullptr, 0},
+      multiply<Init::kZero>(Product{out, params, 1, in, delta + p * kPanel * out, row, below + p * kPanel * in, row,
+                                    columns, nullptr, nullptr, 0},
                             in);
     }
   }

@@ -27,6 +27,8 @@ constexpr int kColumns = 2;  // 12 + 2 + 1 of 16
 #endif
 constexpr int64_t kPanel = kColumns * kLanes;
 constexpr int64_t kDepth = 64;  // terms in one chain of additions, whose rounding grows with its length
+constexpr int64_t kTile = 64;   // samples, the unit in which work is shared out
+static_assert(kTile % kPanel == 0 && kTile <= kDepth, "tiles are whole panels, and one chain of additions");
 
 enum class Init { kZero, kRowBias, kAccumulate };
 
@@ -48,6 +50,10 @@ struct Product {
   static constexpr int64_t images = 1, a_image = 0, b_image = 0;
   int64_t a_at(int64_t k) const { return k * a_column; }
   int64_t b_at(int64_t k) const { return k * b_row; }
+  void advance(int64_t terms) {
+    a += terms * a_column;
+    b += terms * b_row;
+  }
 };
 
 // The place of a term in a and b.
@@ -132,17 +138,17 @@ static inline void multiply_rows(P p, int64_t rows) {
   }
 }
 
-// The whole product, kDepth terms at a time.
-template <Init Start>
-static void multiply(Product p, int64_t rows) {
+// The whole product, kDepth terms at a time. Always inline, as is what calls it: a copy of a product that was just made
+// would wait for its parts to be written, as long as a small product takes.
+template <Init Start, class P>
+__attribute__((always_inline)) static inline void multiply(P p, int64_t rows) {
   const int64_t depth = p.depth;
   const float* after = p.next != nullptr ? p.next : p.b + depth * p.b_row;
   p.depth = depth < kDepth ? depth : kDepth;
   p.next = depth <= kDepth ? after : p.b + kDepth * p.b_row;
   multiply_rows<Start>(p, rows);
   for (int64_t k = kDepth; k < depth; k += kDepth) {
-    p.a += kDepth * p.a_column;
-    p.b += kDepth * p.b_row;
+    p.advance(kDepth);
     p.depth = depth - k < kDepth ? depth - k : kDepth;
     p.next = k + kDepth < depth ? p.b + kDepth * p.b_row : after;
     multiply_rows<Init::kAccumulate>(p, rows);

@@ -8,6 +8,8 @@
 //   x by panels  [panel][inputs][w]                        forward
 //   targets      [panel][target rows][w]                   int32 labels or float values, and weights: see target_rows
 //   x by rows    [panel of inputs][S][w]                   weight gradient of a dense first layer
+//   lists        [panel][1 + inputs]                       active inputs of each panel, for a dense first layer
+//   row lists    [panel of inputs][tile][1 + kTile]        active samples of x by rows
 #pragma once
 
 #include "cpu/convolution_kernel.h"
@@ -16,17 +18,17 @@
 
 namespace fastsmc::cpu::FASTSMC_LEVEL {
 
-constexpr int64_t kTile = 64;  // the unit in which work is shared out
 constexpr int64_t kTilesInSum = 8;
 constexpr int64_t kStretch = 128;
 constexpr int64_t kStretchBytes = 1 << 20;  // of the activations of a network with convolutions, which stay in L2
-static_assert(kTile % kPanel == 0 && kStretch % kTile == 0, "stretches are whole tiles, and they whole panels");
+static_assert(kStretch % kTile == 0, "stretches are whole tiles");
 
 // What a kind of layer is to the passes over a network: see Dense.
 struct LayerKernels {
   int64_t (*memory)(const Layer&, int64_t samples);
   int64_t (*work)(const Layer&, int64_t samples, bool with_below);
-  void (*forward)(const Layer&, const float* params, const float* h, int columns, float* z, float* memory, float* work);
+  void (*forward)(const Layer&, const float* params, const float* h, Active, int columns, float* z, float* memory,
+                  float* work);
   void (*backward)(const Layer&, const float* params, Panels tile, const float* h, Rows rows, float* delta,
                    const float* memory, float* grad, float* below, float* work);
 };
@@ -61,22 +63,48 @@ static int64_t stretch_of(const NetworkSpec& spec) {
   return samples;
 }
 
-// Where the parts of a chunk lie.
+// Where the parts of a chunk lie, in words of 4 bytes. A convolution reads a pixel for many of its outputs, and needs
+// neither rows nor lists.
 struct FloatChunk {
-  float *x_panels, *targets, *x_rows;
-  int64_t samples;  // rounded up to lanes
+  int64_t inputs, samples;  // samples rounded up to lanes
+  bool dense, with_rows;
+  int64_t targets_at, rows_at, lists_at, row_lists_at, words;
+  float* data;
 
-  FloatChunk(const NetworkSpec& spec, const Chunk& chunk) : samples(round_up_lanes(chunk.samples)) {
-    x_panels = reinterpret_cast<float*>(chunk.data);
-    targets = x_panels + samples * spec.inputs();
-    x_rows = targets + samples * target_rows(spec, chunk);
+  FloatChunk(const NetworkSpec& spec, const Chunk& chunk)
+      : inputs(spec.inputs()),
+        samples(round_up_lanes(chunk.samples)),
+        dense(spec.layer[0].dense()),
+        with_rows(dense && chunk.for_gradient),
+        data(reinterpret_cast<float*>(chunk.data)) {
+    targets_at = samples * inputs;
+    rows_at = targets_at + samples * target_rows(spec, chunk);
+    lists_at = rows_at + (with_rows ? samples * round_up_lanes(inputs) : 0);
+    row_lists_at = lists_at + (dense ? Panels{samples}.count() * Active::list_length(inputs) : 0);
+    words = row_lists_at + (with_rows ? Rows::list_at(samples, input_panels(), 0) : 0);
   }
+
+  int64_t input_panels() const { return (inputs + kPanel - 1) / kPanel; }
+  float* x_panels(int64_t first) const { return data + first * inputs; }
+  float* targets(int64_t first_row) const { return data + targets_at + first_row; }
+  int32_t* list(int64_t panel) const { return ints(lists_at + panel * Active::list_length(inputs)); }
+  Active active(int64_t panel) const { return {inputs, dense ? list(panel) : nullptr}; }
+  Rows rows(int64_t begin) const {
+    return with_rows ? Rows{data + rows_at, samples, begin, ints(row_lists_at)} : Rows{};
+  }
+  float* rows_of(int64_t input_panel, int64_t sample) const {
+    return data + rows_at + input_panel * kPanel * samples + sample * Rows::width(inputs, input_panel);
+  }
+  int32_t* row_list(int64_t input_panel, int64_t tile) const {
+    return ints(row_lists_at + Rows::list_at(samples, input_panel, tile));
+  }
+
+ private:
+  int32_t* ints(int64_t at) const { return reinterpret_cast<int32_t*>(data + at); }
 };
 
 static size_t chunk_bytes(const NetworkSpec& spec, const Chunk& chunk) {
-  const int64_t rows = chunk.for_gradient && spec.layer[0].dense() ? round_up_lanes(spec.inputs()) : 0;
-  const int64_t floats = spec.inputs() + target_rows(spec, chunk) + rows;
-  return static_cast<size_t>(round_up_lanes(chunk.samples) * floats) * sizeof(float);
+  return static_cast<size_t>(FloatChunk(spec, chunk).words) * sizeof(float);
 }
 
 // Up to kLanes values of a row of x, zeros after them.
@@ -87,27 +115,26 @@ static inline vfloat load_row(const float* from, int64_t stride, int64_t count) 
   return v;
 }
 
-static void pack_x(const NetworkSpec& spec, const Batch& batch, const Chunk& chunk, const FloatChunk& to,
-                   int64_t panel) {
-  const int64_t inputs = spec.inputs(), first = panel * kPanel;
+static void pack_x(const Batch& batch, const Chunk& chunk, const FloatChunk& to, int64_t panel) {
+  const int64_t inputs = to.inputs, first = panel * kPanel;
   const int columns = Panels{to.samples}.columns(panel);
-  const bool with_rows = chunk.for_gradient && spec.layer[0].dense();
   for (int v = 0; v < columns; ++v)
     for (int64_t i = 0; i < inputs; i += kLanes) {
       const int64_t sample = first + v * kLanes, count = inputs - i < kLanes ? inputs - i : kLanes;
-      const int64_t j = i / kPanel, row = Rows::width(inputs, j);
+      const int64_t j = i / kPanel;
       vfloat square[kLanes];
       for (int k = 0; k < kLanes; ++k) {
         square[k] = vfloat{};
         if (sample + k < chunk.samples)
           square[k] = load_row(batch.x + (chunk.begin + sample + k) * batch.row_stride + i * batch.column_stride,
                                batch.column_stride, count);
-        if (with_rows) store(to.x_rows + j * kPanel * to.samples + (sample + k) * row + i % kPanel, square[k]);
+        if (to.with_rows) store(to.rows_of(j, sample + k) + i % kPanel, square[k]);
       }
       transpose(square);
-      float* panels = to.x_panels + first * inputs + i * columns * kLanes + v * kLanes;
+      float* panels = to.x_panels(first) + i * columns * kLanes + v * kLanes;
       for (int64_t k = 0; k < count; ++k) store(panels + k * columns * kLanes, square[k]);
     }
+  if (to.dense) close_up(to.x_panels(first), inputs, columns * kLanes, to.list(panel));
 }
 
 // The targets of `row` samples from `first` of the chunk on, [target rows][row].
@@ -134,11 +161,15 @@ static void pack(const NetworkSpec& spec, const Batch& batch, const Chunk& chunk
   const FloatChunk to(spec, chunk);
   const int64_t first = tile * kTile / kPanel, panels = Panels{to.samples}.count();
   for (int64_t panel = first; panel < panels && panel < first + kTile / kPanel; ++panel) {
-    pack_x(spec, batch, chunk, to, panel);
+    pack_x(batch, chunk, to, panel);
     if (!chunk.has_targets) continue;
     const int64_t begin = panel * kPanel, row = Panels{to.samples}.columns(panel) * kLanes;
-    pack_targets(spec, batch, chunk, begin, row, to.targets + begin * target_rows(spec, chunk));
+    pack_targets(spec, batch, chunk, begin, row, to.targets(begin * target_rows(spec, chunk)));
   }
+  if (!to.with_rows) return;
+  const int64_t begin = tile * kTile, depth = to.samples - begin < kTile ? to.samples - begin : kTile;
+  for (int64_t j = 0; j < to.input_panels(); ++j)
+    close_up(to.rows_of(j, begin), depth, Rows::width(to.inputs, j), to.row_list(j, tile));
 }
 
 static size_t scratch_bytes(const NetworkSpec& spec) {
@@ -177,34 +208,44 @@ static double particle(const NetworkSpec& spec, const Chunk& chunk, Tiles tiles,
   double log_likelihood = 0;
   const int last = spec.layers - 1;
   const int64_t end = tiles.end * kTile < packed.samples ? tiles.end * kTile : packed.samples;
+  bool as_packed = true;  // what was left out is multiplied where a weight may be infinite
+  for (int64_t begin = tiles.begin * kTile; begin < end && as_packed; begin += kPanel)
+    as_packed = packed.active(begin / kPanel).all();
+  if (!as_packed) as_packed = all_finite(params, inputs * spec.layer[0].out_channels);
   for (int64_t begin = tiles.begin * kTile; begin < end; begin += length) {
     const int64_t left = end - begin;
     const Panels tile{left < length ? left : length};
-    const float* x = packed.x_panels + begin * inputs;
     for (int64_t p = 0; p < tile.count(); ++p) {
       const int64_t first = p * kPanel, valid = chunk.samples - begin - first;
       const int columns = tile.columns(p);
-      const float* h = x + first * inputs;
+      const float* h = packed.x_panels(begin + first);
+      Active active = packed.active(begin / kPanel + p);
+      if (!as_packed && !active.all()) {
+        open_up(h, active, columns * kLanes, work);
+        h = work;
+        active = {};
+      }
       for (int l = 0; l < spec.layers; ++l) {
         const Layer& layer = spec.layer[l];
         float* z = output[l] + first * layer.outputs();
         float* kept = grad != nullptr ? memory[l] + kernels_of(layer).memory(layer, first) : nullptr;
-        kernels_of(layer).forward(layer, params + offset[l], h, columns, z, kept, work);
+        kernels_of(layer).forward(layer, params + offset[l], h, active, columns, z, kept, work);
         h = z;
+        active = {};
       }
       float* z = output[last] + first * num_outputs;
       if (outputs != nullptr)
         write_outputs(z, num_outputs, columns, valid, outputs + (begin + first) * num_outputs);
       else
-        log_likelihood +=
-            panel_loss(spec, z, columns, packed.targets + (begin + first) * num_targets, chunk.has_weights, valid);
+        log_likelihood += panel_loss(spec, z, columns, packed.targets((begin + first) * num_targets), chunk.has_weights,
+                                     valid);
     }
     if (grad == nullptr) continue;
     for (int l = last; l >= 0; --l) {
       const Layer& layer = spec.layer[l];
-      const Rows rows = l > 0 ? Rows{} : Rows{packed.x_rows, packed.samples, begin};
-      kernels_of(layer).backward(layer, params + offset[l], tile, l > 0 ? output[l - 1] : x, rows, output[l], memory[l],
-                                 grad + offset[l], l > 0 ? output[l - 1] : nullptr, work);
+      const float* h = l > 0 ? output[l - 1] : packed.x_panels(begin);
+      kernels_of(layer).backward(layer, params + offset[l], tile, h, l > 0 ? Rows{} : packed.rows(begin), output[l],
+                                 memory[l], grad + offset[l], l > 0 ? output[l - 1] : nullptr, work);
     }
   }
   return log_likelihood;
