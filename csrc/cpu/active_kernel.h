@@ -1,5 +1,6 @@
-// Products without the terms that are zero. The inputs of images and of one-hot columns are mostly zero, and beside each
-// other: a panel of samples needs only the inputs that one of them has, a panel of inputs only the samples that have one.
+// Products without the terms that are zero. The inputs of images and of one-hot columns are mostly zero, and beside
+// each other: a panel of samples needs only the inputs that one of them has, a panel of inputs only the samples that
+// have one.
 //
 // Such a block [terms][row] of a packed batch is closed up when it is packed, and the terms that are left are listed
 // beside it. What is left out is 0 a, which changes no sum as long as a is finite; where it is not, the block is opened

@@ -18,8 +18,8 @@ static inline int64_t round_up_lanes(int64_t n) {
   return (n + kLanes - 1) / kLanes * kLanes;
 }
 
-// h of the layer below by rows, [panel of inputs][samples][w], of which a tile starts at sample `begin`. Where there are
-// lists of active samples, [panel of inputs][kTile samples], the rows of each are closed up.
+// h of the layer below by rows, [panel of inputs][samples][w], of which a tile starts at sample `begin`. Where there
+// are lists of active samples, [panel of inputs][kTile samples], the rows of each are closed up.
 struct Rows {
   const float* data;
   int64_t samples, begin;

@@ -237,8 +237,8 @@ static double particle(const NetworkSpec& spec, const Chunk& chunk, Tiles tiles,
       if (outputs != nullptr)
         write_outputs(z, num_outputs, columns, valid, outputs + (begin + first) * num_outputs);
       else
-        log_likelihood += panel_loss(spec, z, columns, packed.targets((begin + first) * num_targets), chunk.has_weights,
-                                     valid);
+        log_likelihood +=
+            panel_loss(spec, z, columns, packed.targets((begin + first) * num_targets), chunk.has_weights, valid);
     }
     if (grad == nullptr) continue;
     for (int l = last; l >= 0; --l) {
