@@ -153,7 +153,7 @@ def test_no_product_of_zeros_is_missed(engine, samples, blank):
 
 
 @pytest.mark.parametrize("blank", problems.BLANKS)
-@pytest.mark.parametrize("samples", [8, 17, 64, 130])
+@pytest.mark.parametrize("samples", [16, 17, 64, 130])  # panels that miss many samples have zeros of their own
 def test_zero_times_infinity_is_nan_though_no_product_is_made_of_zeros(engine, samples, blank):
     net = fs.MLP((35, 9, 3), "identity")
     problem = problems.Problem(net, 36, samples, "gaussian", seed=samples)
