@@ -185,8 +185,8 @@ struct Convolution {
     return parts.total > ahead ? parts.total : ahead;
   }
 
-  static void forward(const Layer& layer, const float* params, const float* h, Active, int columns, float* z,
-                      float* memory, float* work) {
+  static void forward(const Layer& layer, const float* params, const float* h, int columns, float* z, float* memory,
+                      float* work) {
     const int64_t height = rows(layer) / layer.pool, width = columns_of(layer) / layer.pool, w = columns * kLanes;
     const int64_t out = layer.out_channels, size = layer.pool * layer.pool;
     float *block = work + TapList::memory(layer.kernel), *slope = nullptr;

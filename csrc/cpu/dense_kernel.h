@@ -10,7 +10,7 @@
 
 #include "common/network.h"
 #include "cpu/activation_kernel.h"
-#include "cpu/active_kernel.h"
+#include "cpu/micro_kernel.h"
 
 namespace fastsmc::cpu::FASTSMC_LEVEL {
 
@@ -18,36 +18,33 @@ static inline int64_t round_up_lanes(int64_t n) {
   return (n + kLanes - 1) / kLanes * kLanes;
 }
 
-// h of the layer below by rows, [panel of inputs][samples][w], of which a tile starts at sample `begin`. Where there
-// are lists of active samples, [panel of inputs][kTile samples], the rows of each are closed up.
+// h of the layer below by rows, [tile][panel of inputs][samples of the tile][w].
 struct Rows {
   const float* data;
-  int64_t samples, begin;
-  const int32_t* lists;
+  int64_t samples, inputs;
 
   static int64_t width(int64_t inputs, int64_t panel) {
     const int64_t left = round_up_lanes(inputs) - panel * kPanel;
     return left < kPanel ? left : kPanel;
   }
-  static int64_t list_at(int64_t samples, int64_t panel, int64_t tile) {
-    return (panel * ((samples + kTile - 1) / kTile) + tile) * Active::list_length(kTile);
+  // Where a panel starts in the tile of sample s, of which there are `samples`.
+  static int64_t at(int64_t samples, int64_t inputs, int64_t s, int64_t panel) {
+    return s * round_up_lanes(inputs) + panel * kPanel * depth(samples, s);
   }
-  const float* panel(int64_t inputs, int64_t p) const { return data + p * kPanel * samples + begin * width(inputs, p); }
-  // Of the samples that follow the first `from` of `count`, up to kTile of them.
-  Active active(int64_t p, int64_t from, int64_t count) const {
-    const int64_t depth = count - from < kTile ? count - from : kTile;
-    return {depth, lists == nullptr ? nullptr : lists + list_at(samples, p, (begin + from) / kTile)};
-  }
+  static int64_t depth(int64_t samples, int64_t s) { return samples - s < kTile ? samples - s : kTile; }
+
+  const float* panel(int64_t s, int64_t j) const { return data + at(samples, inputs, s, j); }
 };
 
 // Panels of h [panel][width][w] to rows, and zeros up to a multiple of kLanes inputs.
 static void panels_to_rows(const float* h, int64_t width, Panels tile, float* rows) {
   for (int64_t p = 0; p < tile.count(); ++p) {
     const int columns = tile.columns(p);
-    const float* panel = h + p * kPanel * width;
+    const int64_t first = p * kPanel, s = first / kTile * kTile;
+    const float* panel = h + first * width;
     for (int64_t i = 0; i < width; i += kLanes) {
       const int64_t j = i / kPanel, row = Rows::width(width, j);
-      float* to = rows + j * kPanel * tile.samples + p * kPanel * row + i % kPanel;
+      float* to = rows + Rows::at(tile.samples, width, s, j) + (first - s) * row + i % kPanel;
       for (int v = 0; v < columns; ++v) {
         vfloat square[kLanes];
         for (int k = 0; k < kLanes; ++k)
@@ -80,55 +77,33 @@ static bool join_panels(const float* dz, int64_t width, Panels tile, float* join
   return zero == 0;
 }
 
-// The same with nothing left out, at `to`.
-static Rows open_rows(Rows rows, int64_t inputs, int64_t samples, float* to) {
-  for (int64_t j = 0; j * kPanel < inputs; ++j) {
-    const int64_t row = Rows::width(inputs, j);
-    for (int64_t s = 0; s < samples; s += kTile) {
-      const Active active = rows.active(j, s, samples);
-      const float* from = rows.panel(inputs, j) + s * row;
-      float* block = to + j * kPanel * samples + s * row;
-      if (active.all())
-        memcpy(block, from, static_cast<size_t>(active.depth * row) * sizeof(float));
-      else
-        open_up(from, active, row, block);
-    }
-  }
-  return {to, samples, 0, nullptr};
-}
-
-// c [rows][w] += the first `rows` of dz times columns of panel j of h, from b on.
-__attribute__((always_inline)) static inline void add_product(Rows h, int64_t j, Product p, int64_t rows) {
-  const float* after = p.next;
-  const int64_t samples = p.depth;
-  for (int64_t s = 0; s < samples; s += kTile) {
-    const Active active = h.active(j, s, samples);
-    p.depth = active.depth;
-    p.next = s + kTile < samples ? p.b + kTile * p.b_row : after;
-    multiply<Init::kAccumulate>(p, rows, active);
-    p.advance(kTile);
+// c [rows][w] += the first `rows` of dz, [row][samples], times columns of panel j of h, from `column` on.
+__attribute__((always_inline)) static inline void add_product(Rows h, int64_t j, int64_t column, const float* dz,
+                                                              int64_t rows, float* c, int64_t c_row, int columns) {
+  for (int64_t s = 0; s < h.samples; s += kTile) {
+    const int64_t after = s + kTile < h.samples ? s + kTile : 0;
+    const float* next = h.panel(after, after > 0 ? j : j + 1) + column;
+    multiply_rows<Init::kAccumulate>(Product{Rows::depth(h.samples, s), dz + s, h.samples, 1, h.panel(s, j) + column,
+                                             Rows::width(h.inputs, j), c, c_row, columns, nullptr, next, 0},
+                                     rows);
   }
 }
 
 // grad [out, in] += dz h^T; dz [out][samples].
-static void add_weight_gradient(const Layer& layer, const float* dz, int64_t samples, Rows h, float* grad) {
+static void add_weight_gradient(const Layer& layer, const float* dz, Rows h, float* grad) {
   const int64_t inputs = layer.inputs(), outputs = layer.out_channels, whole = inputs / kLanes * kLanes;
   for (int64_t j = 0; j * kPanel < whole; ++j) {
     const int64_t left = whole - j * kPanel;
     const int columns = left < kPanel ? static_cast<int>(left / kLanes) : kColumns;
-    add_product(h, j,
-                {samples, dz, samples, 1, h.panel(inputs, j), Rows::width(inputs, j), grad + j * kPanel, inputs,
-                 columns, nullptr, h.panel(inputs, j + 1), 0},
-                outputs);
+    add_product(h, j, 0, dz, outputs, grad + j * kPanel, inputs, columns);
   }
   if (whole == inputs) return;
   // the last inputs fill no vector: their gradient is added from beside
-  const int64_t j = inputs / kPanel, row = Rows::width(inputs, j);
-  const float* b = h.panel(inputs, j) + (whole - j * kPanel);
+  const int64_t j = inputs / kPanel;
   for (int64_t r = 0; r < outputs; r += kRows) {
     const int64_t count = outputs - r < kRows ? outputs - r : kRows;
     float edge[kRows * kLanes] = {};
-    add_product(h, j, {samples, dz + r * samples, samples, 1, b, row, edge, kLanes, 1, nullptr, b, 0}, count);
+    add_product(h, j, whole - j * kPanel, dz + r * h.samples, count, edge, kLanes, 1);
     for (int64_t k = 0; k < count; ++k)
       for (int64_t i = whole; i < inputs; ++i) grad[(r + k) * inputs + i] += edge[k * kLanes + i - whole];
   }
@@ -141,12 +116,26 @@ struct Dense {
     return (layer.outputs() + round_up_lanes(layer.inputs())) * samples;
   }
 
-  // One panel, of whose inputs some are active; memory is null where no backward pass follows.
-  static void forward(const Layer& layer, const float* params, const float* h, Active active, int columns, float* z,
-                      float* memory, float*) {
+  // One panel; memory is null where no backward pass follows.
+  static void forward(const Layer& layer, const float* params, const float* h, int columns, float* z, float* memory,
+                      float*) {
     const int64_t in = layer.inputs(), out = layer.out_channels, row = columns * kLanes;
-    multiply<Init::kRowBias>({in, params, in, 1, h, row, z, row, columns, params + in * out, nullptr, 0}, out, active);
-    if (layer.activation != Activation::kIdentity) activate(layer.activation, z, memory, out * row);
+    multiply<Init::kRowBias>(Product{in, params, in, 1, h, row, z, row, columns, params + in * out, nullptr, 0}, out);
+    activate(layer, columns, z, memory);
+  }
+
+  // What follows the product.
+  static void activate(const Layer& layer, int columns, float* z, float* memory) {
+    if (layer.activation == Activation::kIdentity) return;
+    FASTSMC_LEVEL::activate(layer.activation, z, memory, layer.out_channels * columns * kLanes);
+  }
+
+  // delta by units, [out][samples], before the activation; adds up the gradient of the bias. Whether all are finite.
+  static bool deactivate(const Layer& layer, Panels tile, float* delta, const float* memory, float* grad, float* dz) {
+    if (layer.activation != Activation::kIdentity)
+      for (int64_t i = 0; i < layer.out_channels * tile.samples; i += kLanes)
+        store(delta + i, load<vfloat>(delta + i) * load<vfloat>(memory + i));
+    return join_panels(delta, layer.out_channels, tile, dz, grad + layer.inputs() * layer.out_channels);
   }
 
   // delta is the gradient with respect to the outputs, and is overwritten; h is needed only where `rows` is not given;
@@ -154,19 +143,13 @@ struct Dense {
   static void backward(const Layer& layer, const float* params, Panels tile, const float* h, Rows rows, float* delta,
                        const float* memory, float* grad, float* below, float* work) {
     const int64_t in = layer.inputs(), out = layer.out_channels;
-    if (layer.activation != Activation::kIdentity)
-      for (int64_t i = 0; i < out * tile.samples; i += kLanes)
-        store(delta + i, load<vfloat>(delta + i) * load<vfloat>(memory + i));
-    float* joined = work;
-    const bool finite = join_panels(delta, out, tile, joined, grad + in * out);
-    float* own = work + out * tile.samples;
+    float *dz = work, *own = work + out * tile.samples;
+    deactivate(layer, tile, delta, memory, grad, dz);
     if (rows.data == nullptr) {
       panels_to_rows(h, in, tile, own);
-      rows = {own, tile.samples, 0, nullptr};
-    } else if (!finite) {
-      rows = open_rows(rows, in, tile.samples, own);
+      rows = {own, tile.samples, in};
     }
-    add_weight_gradient(layer, joined, tile.samples, rows, grad);
+    add_weight_gradient(layer, dz, rows, grad);
     if (below == nullptr) return;
     for (int64_t p = 0; p < tile.count(); ++p) {
       const int columns = tile.columns(p);

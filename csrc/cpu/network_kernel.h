@@ -7,14 +7,15 @@
 // A chunk holds, for S = its samples rounded up to lanes (kLanes), with zeros for those that are missing:
 //   x by panels  [panel][inputs][w]                        forward
 //   targets      [panel][target rows][w]                   int32 labels or float values, and weights: see target_rows
-//   x by rows    [panel of inputs][S][w]                   weight gradient of a dense first layer
-//   lists        [panel][1 + inputs]                       active inputs of each panel, for a dense first layer
-//   row lists    [panel of inputs][tile][1 + kTile]        active samples of x by rows
+//   x by rows    [tile][panel of inputs][samples][w]       weight gradient of a dense first layer
+//   starts       [tile][SparseTile::num_starts]            of a dense first layer
+// A tile of which much is zero has its entries in the place of both x's: see SparseTile.
 #pragma once
 
 #include "cpu/convolution_kernel.h"
 #include "cpu/dense_kernel.h"
 #include "cpu/loss_kernel.h"
+#include "cpu/sparse_kernel.h"
 
 namespace fastsmc::cpu::FASTSMC_LEVEL {
 
@@ -27,8 +28,7 @@ static_assert(kStretch % kTile == 0, "stretches are whole tiles");
 struct LayerKernels {
   int64_t (*memory)(const Layer&, int64_t samples);
   int64_t (*work)(const Layer&, int64_t samples, bool with_below);
-  void (*forward)(const Layer&, const float* params, const float* h, Active, int columns, float* z, float* memory,
-                  float* work);
+  void (*forward)(const Layer&, const float* params, const float* h, int columns, float* z, float* memory, float* work);
   void (*backward)(const Layer&, const float* params, Panels tile, const float* h, Rows rows, float* delta,
                    const float* memory, float* grad, float* below, float* work);
 };
@@ -64,11 +64,11 @@ static int64_t stretch_of(const NetworkSpec& spec) {
 }
 
 // Where the parts of a chunk lie, in words of 4 bytes. A convolution reads a pixel for many of its outputs, and needs
-// neither rows nor lists.
+// neither rows nor entries.
 struct FloatChunk {
   int64_t inputs, samples;  // samples rounded up to lanes
   bool dense, with_rows;
-  int64_t targets_at, rows_at, lists_at, row_lists_at, words;
+  int64_t width, targets_at, rows_at, starts_at, words;
   float* data;
 
   FloatChunk(const NetworkSpec& spec, const Chunk& chunk)
@@ -76,65 +76,66 @@ struct FloatChunk {
         samples(round_up_lanes(chunk.samples)),
         dense(spec.layer[0].dense()),
         with_rows(dense && chunk.for_gradient),
+        width(UnitPanels(spec.layer[0].out_channels).width),
         data(reinterpret_cast<float*>(chunk.data)) {
     targets_at = samples * inputs;
     rows_at = targets_at + samples * target_rows(spec, chunk);
-    lists_at = rows_at + (with_rows ? samples * round_up_lanes(inputs) : 0);
-    row_lists_at = lists_at + (dense ? Panels{samples}.count() * Active::list_length(inputs) : 0);
-    words = row_lists_at + (with_rows ? Rows::list_at(samples, input_panels(), 0) : 0);
+    starts_at = rows_at + (with_rows ? samples * round_up_lanes(inputs) : 0);
+    words = starts_at + (dense ? (samples + kTile - 1) / kTile * SparseTile::num_starts(inputs, width) : 0);
   }
 
-  int64_t input_panels() const { return (inputs + kPanel - 1) / kPanel; }
   float* x_panels(int64_t first) const { return data + first * inputs; }
   float* targets(int64_t first_row) const { return data + targets_at + first_row; }
-  int32_t* list(int64_t panel) const { return ints(lists_at + panel * Active::list_length(inputs)); }
-  Active active(int64_t panel) const { return {inputs, dense ? list(panel) : nullptr}; }
-  Rows rows(int64_t begin) const {
-    return with_rows ? Rows{data + rows_at, samples, begin, ints(row_lists_at)} : Rows{};
+  Rows rows(int64_t begin, int64_t count) const { return with_rows ? Rows{rows_of(begin), count, inputs} : Rows{}; }
+  float* row_panel(int64_t sample, int64_t panel) const {
+    return data + rows_at + Rows::at(samples, inputs, sample, panel);
   }
-  float* rows_of(int64_t input_panel, int64_t sample) const {
-    return data + rows_at + input_panel * kPanel * samples + sample * Rows::width(inputs, input_panel);
+  SparseTile tile(int64_t begin) const {
+    auto* starts = reinterpret_cast<int32_t*>(data + starts_at) + begin / kTile * SparseTile::num_starts(inputs, width);
+    return {inputs,
+            Rows::depth(samples, begin),
+            width,
+            starts,
+            reinterpret_cast<Entry*>(x_panels(begin)),
+            with_rows ? reinterpret_cast<Entry*>(rows_of(begin)) : nullptr};
   }
-  int32_t* row_list(int64_t input_panel, int64_t tile) const {
-    return ints(row_lists_at + Rows::list_at(samples, input_panel, tile));
+  int64_t tiles_in_pass() const {
+    const int64_t tiles = (samples + kTile - 1) / kTile;
+    return tiles < kTilesInSum ? tiles : kTilesInSum;
+  }
+  bool listed(int64_t begin) const { return dense && tile(begin).listed(); }
+  // Samples from `begin` on, at most so many, whose tiles are listed if that of the first is.
+  int64_t alike(int64_t begin, int64_t most) const {
+    for (int64_t s = kTile; s < most; s += kTile)
+      if (listed(begin + s) != listed(begin)) return s;
+    return most;
   }
 
  private:
-  int32_t* ints(int64_t at) const { return reinterpret_cast<int32_t*>(data + at); }
+  float* rows_of(int64_t begin) const { return data + rows_at + begin * round_up_lanes(inputs); }
 };
 
 static size_t chunk_bytes(const NetworkSpec& spec, const Chunk& chunk) {
   return static_cast<size_t>(FloatChunk(spec, chunk).words) * sizeof(float);
 }
 
-// Up to kLanes values of a row of x, zeros after them.
-static inline vfloat load_row(const float* from, int64_t stride, int64_t count) {
-  if (stride == 1 && count == kLanes) return load<vfloat>(from);
-  vfloat v{};
-  for (int64_t i = 0; i < count; ++i) v[i] = from[i * stride];
-  return v;
-}
-
-static void pack_x(const Batch& batch, const Chunk& chunk, const FloatChunk& to, int64_t panel) {
-  const int64_t inputs = to.inputs, first = panel * kPanel;
+static void pack_x(Strided x, const FloatChunk& to, int64_t panel) {
+  const int64_t inputs = to.inputs, first = panel * kPanel, tile = first / kTile * kTile;
   const int columns = Panels{to.samples}.columns(panel);
   for (int v = 0; v < columns; ++v)
     for (int64_t i = 0; i < inputs; i += kLanes) {
       const int64_t sample = first + v * kLanes, count = inputs - i < kLanes ? inputs - i : kLanes;
-      const int64_t j = i / kPanel;
+      const int64_t j = i / kPanel, row = Rows::width(inputs, j);
       vfloat square[kLanes];
       for (int k = 0; k < kLanes; ++k) {
         square[k] = vfloat{};
-        if (sample + k < chunk.samples)
-          square[k] = load_row(batch.x + (chunk.begin + sample + k) * batch.row_stride + i * batch.column_stride,
-                               batch.column_stride, count);
-        if (to.with_rows) store(to.rows_of(j, sample + k) + i % kPanel, square[k]);
+        if (sample + k < x.rows) square[k] = load_row(x.at(sample + k, i), x.column_stride, count);
+        if (to.with_rows) store(to.row_panel(tile, j) + (sample + k - tile) * row + i % kPanel, square[k]);
       }
       transpose(square);
       float* panels = to.x_panels(first) + i * columns * kLanes + v * kLanes;
       for (int64_t k = 0; k < count; ++k) store(panels + k * columns * kLanes, square[k]);
     }
-  if (to.dense) close_up(to.x_panels(first), inputs, columns * kLanes, to.list(panel));
 }
 
 // The targets of `row` samples from `first` of the chunk on, [target rows][row].
@@ -159,17 +160,17 @@ static void pack_targets(const NetworkSpec& spec, const Batch& batch, const Chun
 
 static void pack(const NetworkSpec& spec, const Batch& batch, const Chunk& chunk, int64_t tile) {
   const FloatChunk to(spec, chunk);
-  const int64_t first = tile * kTile / kPanel, panels = Panels{to.samples}.count();
-  for (int64_t panel = first; panel < panels && panel < first + kTile / kPanel; ++panel) {
-    pack_x(batch, chunk, to, panel);
+  const Strided x{batch.x + chunk.begin * batch.row_stride, chunk.samples, to.inputs, batch.row_stride,
+                  batch.column_stride};
+  const int64_t begin = tile * kTile;
+  if (to.dense) list_entries(x.from(begin), to.tiles_in_pass(), to.tile(begin));
+  const Panels panels{to.samples};
+  for (int64_t panel = begin / kPanel; panel < panels.count() && panel * kPanel < begin + kTile; ++panel) {
+    if (!to.listed(begin)) pack_x(x, to, panel);
     if (!chunk.has_targets) continue;
-    const int64_t begin = panel * kPanel, row = Panels{to.samples}.columns(panel) * kLanes;
-    pack_targets(spec, batch, chunk, begin, row, to.targets(begin * target_rows(spec, chunk)));
+    const int64_t first = panel * kPanel, row = panels.columns(panel) * kLanes;
+    pack_targets(spec, batch, chunk, first, row, to.targets(first * target_rows(spec, chunk)));
   }
-  if (!to.with_rows) return;
-  const int64_t begin = tile * kTile, depth = to.samples - begin < kTile ? to.samples - begin : kTile;
-  for (int64_t j = 0; j < to.input_panels(); ++j)
-    close_up(to.rows_of(j, begin), depth, Rows::width(to.inputs, j), to.row_list(j, tile));
 }
 
 static size_t scratch_bytes(const NetworkSpec& spec) {
@@ -180,6 +181,7 @@ static size_t scratch_bytes(const NetworkSpec& spec) {
     const int64_t needed = kernels_of(spec.layer[l]).work(spec.layer[l], stretch, l > 0);
     if (needed > work) work = needed;
   }
+  if (spec.layer[0].dense()) floats += SparseLayer::memory(spec.layer[0]);
   return static_cast<size_t>(floats + work) * sizeof(float);
 }
 
@@ -189,11 +191,24 @@ static void write_outputs(const float* z, int64_t width, int columns, int64_t va
     for (int64_t c = 0; c < width; ++c) to[sample * width + c] = z[c * row + sample];
 }
 
+// The first layer's gradient where its inputs are listed.
+static void listed_backward(const Layer& layer, SparseLayer& sparse, const FloatChunk& packed, int64_t begin,
+                            Panels tile, float* delta, const float* memory, float* grad, float* work) {
+  float *dz = work, *rows = work + layer.out_channels * tile.samples;
+  const bool finite = Dense::deactivate(layer, tile, delta, memory, grad, dz) && sparse.finite();
+  for (int64_t s = 0; s < tile.samples; s += kTile) {
+    if (finite)
+      sparse.backward(packed.tile(begin + s), dz + s, tile.samples);
+    else
+      open_rows(packed.tile(begin + s), rows + Rows::at(tile.samples, layer.inputs(), s, 0));
+  }
+  if (!finite) add_weight_gradient(layer, dz, {rows, tile.samples, layer.inputs()}, grad);
+}
+
 static double particle(const NetworkSpec& spec, const Chunk& chunk, Tiles tiles, const float* params, float* grad,
                        float* outputs, char* scratch) {
   const FloatChunk packed(spec, chunk);
-  const int64_t inputs = spec.inputs(), num_outputs = spec.outputs(), length = stretch_of(spec);
-  const int64_t num_targets = target_rows(spec, chunk);
+  const int64_t num_outputs = spec.outputs(), length = stretch_of(spec), num_targets = target_rows(spec, chunk);
   float *output[kMaxLayers], *memory[kMaxLayers], *work = reinterpret_cast<float*>(scratch);
   int64_t offset[kMaxLayers], at = 0;
   for (int l = 0; l < spec.layers; ++l) {
@@ -208,30 +223,32 @@ static double particle(const NetworkSpec& spec, const Chunk& chunk, Tiles tiles,
   double log_likelihood = 0;
   const int last = spec.layers - 1;
   const int64_t end = tiles.end * kTile < packed.samples ? tiles.end * kTile : packed.samples;
-  bool as_packed = true;  // what was left out is multiplied where a weight may be infinite
-  for (int64_t begin = tiles.begin * kTile; begin < end && as_packed; begin += kPanel)
-    as_packed = packed.active(begin / kPanel).all();
-  if (!as_packed) as_packed = all_finite(params, inputs * spec.layer[0].out_channels);
-  for (int64_t begin = tiles.begin * kTile; begin < end; begin += length) {
-    const int64_t left = end - begin;
-    const Panels tile{left < length ? left : length};
+  SparseLayer sparse(spec.layer[0], params);
+  for (int64_t begin = tiles.begin * kTile; begin < end && !sparse.wanted(); begin += kTile)
+    if (packed.listed(begin)) work = sparse.load(work);
+  for (int64_t begin = tiles.begin * kTile, samples = 0; begin < end; begin += samples) {
+    samples = packed.alike(begin, end - begin < length ? end - begin : length);
+    const Panels tile{samples};
+    const bool listed = packed.listed(begin), sparsely = listed && sparse.finite();
+    for (int64_t s = 0; s < samples && sparsely; s += kTile)
+      sparse.forward(packed.tile(begin + s), output[0] + s * spec.layer[0].outputs());
     for (int64_t p = 0; p < tile.count(); ++p) {
       const int64_t first = p * kPanel, valid = chunk.samples - begin - first;
       const int columns = tile.columns(p);
       const float* h = packed.x_panels(begin + first);
-      Active active = packed.active(begin / kPanel + p);
-      if (!as_packed && !active.all()) {
-        open_up(h, active, columns * kLanes, work);
+      if (listed && !sparsely) {
+        open_panel(packed.tile((begin + first) / kTile * kTile), first % kTile, columns, work);
         h = work;
-        active = {};
       }
       for (int l = 0; l < spec.layers; ++l) {
         const Layer& layer = spec.layer[l];
         float* z = output[l] + first * layer.outputs();
         float* kept = grad != nullptr ? memory[l] + kernels_of(layer).memory(layer, first) : nullptr;
-        kernels_of(layer).forward(layer, params + offset[l], h, active, columns, z, kept, work);
+        if (l == 0 && sparsely)
+          Dense::activate(layer, columns, z, kept);
+        else
+          kernels_of(layer).forward(layer, params + offset[l], h, columns, z, kept, work);
         h = z;
-        active = {};
       }
       float* z = output[last] + first * num_outputs;
       if (outputs != nullptr)
@@ -241,13 +258,18 @@ static double particle(const NetworkSpec& spec, const Chunk& chunk, Tiles tiles,
             panel_loss(spec, z, columns, packed.targets((begin + first) * num_targets), chunk.has_weights, valid);
     }
     if (grad == nullptr) continue;
-    for (int l = last; l >= 0; --l) {
-      const Layer& layer = spec.layer[l];
-      const float* h = l > 0 ? output[l - 1] : packed.x_panels(begin);
-      kernels_of(layer).backward(layer, params + offset[l], tile, h, l > 0 ? Rows{} : packed.rows(begin), output[l],
-                                 memory[l], grad + offset[l], l > 0 ? output[l - 1] : nullptr, work);
-    }
+    for (int l = last; l > 0; --l)
+      kernels_of(spec.layer[l])
+          .backward(spec.layer[l], params + offset[l], tile, output[l - 1], Rows{}, output[l], memory[l],
+                    grad + offset[l], output[l - 1], work);
+    if (listed)
+      listed_backward(spec.layer[0], sparse, packed, begin, tile, output[0], memory[0], grad, work);
+    else
+      kernels_of(spec.layer[0])
+          .backward(spec.layer[0], params, tile, packed.x_panels(begin), packed.rows(begin, samples), output[0],
+                    memory[0], grad, nullptr, work);
   }
+  if (grad != nullptr) sparse.add_grad(grad);
   return log_likelihood;
 }
 

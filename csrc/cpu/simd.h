@@ -43,6 +43,14 @@ static inline void store(T* to, V v) {
   memcpy(to, &v, sizeof v);
 }
 
+// Up to kLanes numbers that are `stride` apart, zeros after them.
+static inline vfloat load_row(const float* from, int64_t stride, int64_t count) {
+  if (stride == 1 && count == kLanes) return load<vfloat>(from);
+  vfloat v{};
+  for (int64_t i = 0; i < count; ++i) v[i] = from[i * stride];
+  return v;
+}
+
 template <class V, class T>
 static inline V splat(T value) {
   return value - V{};  // x - 0 is x, so this is a bare broadcast; 0 + x is not, for x = -0
@@ -117,6 +125,13 @@ __attribute__((always_inline)) static inline void transpose(V rows[kLanes]) {
     }
     transpose<V, 2 * Step>(rows);
   }
+}
+
+static inline bool any(vint mask) {
+  uint64_t word[kVectorBytes / 8], one = 0;
+  memcpy(word, &mask, sizeof word);
+  for (uint64_t part : word) one |= part;
+  return one != 0;
 }
 
 // Lanes in order, in float64: the same sum whatever the compiler makes of it.

@@ -1,0 +1,339 @@
+// The first layer of one particle where most inputs are zero, as in images, counts and one-hot columns: what is zero is
+// not multiplied. Units are vector lanes, and an entry of x adds its multiple of one row of units to another:
+//
+//   forward          z[sample]   += x[sample, input] W^T[input]     entries of a sample, by blocks of inputs
+//   weight gradient  dW^T[input] += x[sample, input] dz[sample]     entries of an input, by tiles of samples
+//
+// Memory traffic: the row that is added to stays in registers and the rows that are read in L1, one load for each
+// multiplication, which the micro-kernel shares among kRows. W^T and dW^T, in L2 beside the weights and their gradient,
+// are made and added up once per pass over some tiles.
+//
+// What is left out is 0 a, which changes no sum as long as a is finite. Where it is not, a tile is opened, made dense
+// again, so that 0 times infinity is NaN as in every other product.
+#pragma once
+
+#include "cpu/dense_kernel.h"
+
+namespace fastsmc::cpu::FASTSMC_LEVEL {
+
+constexpr int kWide = kRows * kColumns + 1;  // accumulators of a row, which leave registers for what they are fed with
+constexpr int64_t kBlockBytes = 32 << 10;    // of W^T, which stay in L1 while a tile passes
+
+// A matrix with a row of units for each sample or input, in panels of at most kWide vectors side by side:
+// [panel][rows][width].
+struct UnitPanels {
+  int64_t units, count, width;
+
+  explicit UnitPanels(int64_t of_units) : units(of_units) {
+    const int64_t vectors = (units + kLanes - 1) / kLanes;
+    count = (vectors + kWide - 1) / kWide;
+    width = (vectors + count - 1) / count * kLanes;
+  }
+  int64_t floats(int64_t rows) const { return count * rows * width; }
+  int64_t units_of(int64_t panel) const {
+    const int64_t left = units - panel * width;
+    return left < width ? left : width;
+  }
+};
+
+struct Entry {
+  int32_t at;  // where the row of its sample or input starts, in floats
+  float value;
+};
+
+// What is not zero in a tile of `depth` samples. The entries of sample s in block b are from starts[b * depth + s] to
+// the next start; those of input k from input_starts()[k]. starts[0] is -1 where a tile is not worth listing.
+struct SparseTile {
+  int64_t inputs, depth, width;  // width of a row of units
+  int32_t* starts;
+  Entry *by_sample, *by_input;  // by_input null where no gradient is wanted
+
+  static int64_t block(int64_t inputs, int64_t width) {
+    const int64_t fit = kBlockBytes / (width * static_cast<int64_t>(sizeof(float)));
+    const int64_t most =
+        fit < 2 * kDepth ? fit : 2 * kDepth;  // a chain of additions is half as long at most on average
+    return inputs < most ? inputs : most;
+  }
+  static int64_t blocks(int64_t inputs, int64_t width) {
+    const int64_t size = block(inputs, width);
+    return (inputs + size - 1) / size;
+  }
+  static int64_t num_starts(int64_t inputs, int64_t width) { return blocks(inputs, width) * kTile + 1 + inputs + 1; }
+
+  int64_t block() const { return block(inputs, width); }
+  int64_t blocks() const { return blocks(inputs, width); }
+  int32_t* input_starts() const { return starts + blocks() * depth + 1; }
+  bool listed() const { return starts[0] == 0; }
+};
+
+// A rectangle of a batch.
+struct Strided {
+  const float* data;
+  int64_t rows, columns, row_stride, column_stride;
+
+  const float* at(int64_t row, int64_t column) const { return data + row * row_stride + column * column_stride; }
+  // Columns from `column` on, zeros from `end` on.
+  vfloat row(int64_t row, int64_t column, int64_t end) const {
+    return load_row(at(row, column), column_stride, end - column < kLanes ? end - column : kLanes);
+  }
+  Strided from(int64_t row) const { return {at(row, 0), rows - row, columns, row_stride, column_stride}; }
+};
+
+// Whether so many entries have room in the place of x, and are multiplied in less time by passes over `tiles` tiles.
+// Counted in rows of units of the micro-kernel: an entry waits for about three loads more than its vectors, and to turn
+// W and dW over takes as long as 16 samples.
+static bool worth_listing(int64_t entries, int64_t samples, int64_t tiles, const SparseTile& tile) {
+  const int64_t vectors = tile.width / kLanes, all = tile.inputs * samples;
+  if (2 * entries >= tile.inputs * tile.depth || tile.inputs * tile.width > INT32_MAX) return false;
+  return entries * (vectors + 3) / vectors + 16 * tile.inputs / tiles < all;
+}
+
+static void list_entries(Strided x, int64_t tiles, SparseTile tile) {
+  const int64_t samples = x.rows < tile.depth ? x.rows : tile.depth, block = tile.block();
+  vint found{};
+  for (int64_t s = 0; s < samples; ++s)
+    for (int64_t k = 0; k < tile.inputs; k += kLanes) found -= x.row(s, k, tile.inputs) != vfloat{};
+  int64_t count = 0;
+  for (int i = 0; i < kLanes; ++i) count += found[i];
+  tile.starts[0] = -1;
+  if (!worth_listing(count, samples, tiles, tile)) return;
+
+  int32_t *start = tile.starts, *of_input = tile.input_starts(), n = 0;
+  memset(of_input, 0, static_cast<size_t>(tile.inputs + 1) * sizeof(int32_t));
+  for (int64_t first = 0; first < tile.inputs; first += block) {
+    const int64_t end = first + block < tile.inputs ? first + block : tile.inputs;
+    for (int64_t s = 0; s < tile.depth; ++s) {
+      *start++ = n;
+      for (int64_t k = first; k < end && s < samples; k += kLanes) {
+        const vfloat values = x.row(s, k, end);
+        if (!any(values != vfloat{})) continue;
+        for (int i = 0; i < kLanes && k + i < end; ++i) {
+          const int32_t more = values[i] != 0;
+          tile.by_sample[n] = {static_cast<int32_t>(k + i), values[i]};
+          of_input[k + i + 1] += more;
+          n += more;
+        }
+      }
+    }
+  }
+  *start = n;
+
+  for (int64_t k = 0; k < tile.inputs; ++k) of_input[k + 1] += of_input[k];
+  const auto width = static_cast<int32_t>(tile.width);
+  start = tile.starts;
+  for (int64_t b = 0; b < tile.blocks(); ++b)
+    for (int32_t s = 0; s < tile.depth; ++s, ++start)
+      for (int32_t i = start[0]; i < start[1]; ++i) {
+        Entry& entry = tile.by_sample[i];
+        if (tile.by_input != nullptr) tile.by_input[of_input[entry.at]++] = {s * width, entry.value};
+        entry.at *= width;
+      }
+  // what each start has become is the next one
+  memmove(of_input + 1, of_input, static_cast<size_t>(tile.inputs) * sizeof(int32_t));
+  of_input[0] = 0;
+}
+
+// x of `columns` vectors of samples from `first` of the tile on, [inputs][w].
+static void open_panel(SparseTile tile, int64_t first, int columns, float* to) {
+  const int64_t w = columns * kLanes;
+  memset(to, 0, static_cast<size_t>(tile.inputs * w) * sizeof(float));
+  for (int64_t b = 0; b < tile.blocks(); ++b)
+    for (int64_t s = 0; s < w; ++s) {
+      const int32_t* start = tile.starts + b * tile.depth + first + s;
+      for (int32_t i = start[0]; i < start[1]; ++i)
+        to[tile.by_sample[i].at / tile.width * w + s] = tile.by_sample[i].value;
+    }
+}
+
+// x by rows, as Rows has a tile.
+static void open_rows(SparseTile tile, float* to) {
+  memset(to, 0, static_cast<size_t>(round_up_lanes(tile.inputs) * tile.depth) * sizeof(float));
+  const int32_t* starts = tile.input_starts();
+  for (int64_t k = 0; k < tile.inputs; ++k) {
+    const int64_t j = k / kPanel, row = Rows::width(tile.inputs, j);
+    float* panel = to + j * kPanel * tile.depth + k % kPanel;
+    for (int32_t i = starts[k]; i < starts[k + 1]; ++i)
+      panel[tile.by_input[i].at / tile.width * row] = tile.by_input[i].value;
+  }
+}
+
+// The entries of row r are from starts[r] to starts[r + 1], and are multiplied by rows of b. Where c is fresh, it is
+// set, not added to.
+struct SparseProduct {
+  const int32_t* starts;
+  int64_t rows;
+  const Entry* entries;
+  const float* b;
+  float* c;
+  bool fresh;
+};
+
+template <int Vectors>
+static void add_entries(SparseProduct p) {
+  constexpr int kChains = Vectors > 6 ? 1 : Vectors > 3 ? 2 : 4;  // few accumulators would wait for each other
+  for (int64_t r = 0; r < p.rows; ++r, p.c += Vectors * kLanes) {
+    const Entry *entry = p.entries + p.starts[r], *end = p.entries + p.starts[r + 1];
+    if (entry == end && !p.fresh) continue;
+    vfloat sum[kChains][Vectors] = {};
+    const auto add = [&](const Entry& e, vfloat* to) {
+      const vfloat factor = splat<vfloat>(e.value);
+      const float* row = p.b + e.at;
+#pragma GCC unroll 25
+      for (int v = 0; v < Vectors; ++v) to[v] = fma(factor, load<vfloat>(row + v * kLanes), to[v]);
+    };
+    for (; end - entry >= kChains; entry += kChains)
+#pragma GCC unroll 4
+      for (int chain = 0; chain < kChains; ++chain) add(entry[chain], sum[chain]);
+    for (; kChains > 1 && entry < end; ++entry) add(*entry, sum[0]);
+#pragma GCC unroll 25
+    for (int v = 0; v < Vectors; ++v) {
+      vfloat total = sum[0][v];
+#pragma GCC unroll 4
+      for (int chain = 1; chain < kChains; ++chain) total += sum[chain][v];
+      float* c = p.c + v * kLanes;
+      store(c, p.fresh ? total : load<vfloat>(c) + total);
+    }
+  }
+}
+
+using AddEntries = void (*)(SparseProduct);
+
+template <int... Vectors>
+struct AddEntriesByVectors {
+  static constexpr AddEntries table[] = {add_entries<Vectors>...};
+};
+static_assert(kWide == 13 || kWide == 25, "the table below has them all");
+#if FASTSMC_VECTOR_BYTES == 64
+using EntryKernels =
+    AddEntriesByVectors<1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12, 13, 14, 15, 16, 17, 18, 19, 20, 21, 22, 23, 24, 25>;
+#else
+using EntryKernels = AddEntriesByVectors<1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12, 13>;
+#endif
+
+static bool all_finite(const float* x, int64_t count) {
+  vfloat zeros[4] = {};
+  int64_t i = 0;
+  for (; i + 4 * kLanes <= count; i += 4 * kLanes)
+    for (int v = 0; v < 4; ++v) zeros[v] += load<vfloat>(x + i + v * kLanes) * 0.f;
+  float zero = 0;
+  for (; i < count; ++i) zero += x[i] * 0.f;
+  return sum_lanes((zeros[0] + zeros[1]) + (zeros[2] + zeros[3])) + static_cast<double>(zero) == 0;
+}
+
+struct Set {
+  static void put(float* to, vfloat v, int64_t) { store(to, v); }
+};
+
+struct Add {
+  static void put(float* to, vfloat v, int64_t count) {
+    if (count >= kLanes) return store(to, load<vfloat>(to) + v);
+    for (int64_t i = 0; i < count; ++i) to[i] += v[i];
+  }
+};
+
+// Columns of `from` to rows of `to`, to_rows long, with zeros where `from` has no more rows. The longer side is walked
+// once, so that both ends of a line are read and written while it is in L1.
+template <class Put>
+static inline void transpose(Strided from, float* to, int64_t to_row, int64_t to_rows) {
+  const auto square_at = [=](int64_t r, int64_t c) {
+    const int64_t count = from.columns - c < kLanes ? from.columns - c : kLanes;
+    vfloat square[kLanes];
+    if (count == kLanes && r + kLanes <= from.rows) {
+      for (int k = 0; k < kLanes; ++k) square[k] = load<vfloat>(from.at(r + k, c));
+    } else {
+      for (int k = 0; k < kLanes; ++k) square[k] = r + k < from.rows ? from.row(r + k, c, from.columns) : vfloat{};
+    }
+    FASTSMC_LEVEL::transpose(square);
+    for (int64_t k = 0; k < count; ++k) Put::put(to + (c + k) * to_row + r, square[k], to_rows - r);
+  };
+  if (to_rows > from.columns) {
+    for (int64_t r = 0; r < to_rows; r += kLanes)
+      for (int64_t c = 0; c < from.columns; c += kLanes) square_at(r, c);
+  } else {
+    for (int64_t c = 0; c < from.columns; c += kLanes)
+      for (int64_t r = 0; r < to_rows; r += kLanes) square_at(r, c);
+  }
+}
+
+// A dense first layer of one particle. Its weights and their gradient by rows of units are in memory that load takes.
+class SparseLayer {
+ public:
+  static int64_t memory(const Layer& layer) {
+    const UnitPanels panels(layer.out_channels);
+    return 2 * panels.floats(layer.inputs()) + panels.floats(kTile);
+  }
+
+  SparseLayer(const Layer& layer, const float* params)
+      : layer_(layer),
+        inputs_(layer.inputs()),
+        panels_(layer.out_channels),
+        multiply_(EntryKernels::table[panels_.width / kLanes - 1]),
+        params_(params) {}
+
+  bool wanted() const { return weights_ != nullptr; }
+  // Whether what is listed may be multiplied as it is.
+  bool finite() const { return finite_; }
+
+  // Returns the end of the memory that is taken.
+  float* load(float* memory) {
+    weights_ = memory;
+    grad_ = weights_ + panels_.floats(inputs_);
+    rows_ = grad_ + panels_.floats(inputs_);
+    finite_ = all_finite(params_, inputs_ * panels_.units);
+    for (int64_t p = 0; p < panels_.count && finite_; ++p)
+      transpose<Set>({params_ + p * panels_.width * inputs_, panels_.units_of(p), inputs_, inputs_, 1},
+                     weights_ + p * panels_.width * inputs_, panels_.width, panels_.width);
+    return memory + SparseLayer::memory(layer_);
+  }
+
+  // z by panels of samples, without activation.
+  void forward(SparseTile tile, float* z) const {
+    const float* bias = params_ + inputs_ * panels_.units;
+    const int64_t width = panels_.width;
+    for (int64_t p = 0; p < panels_.count; ++p) {
+      const int64_t units = panels_.units_of(p);
+      for (int64_t s = 0; s < tile.depth; ++s) {
+        float* row = rows_ + s * width;
+        memcpy(row, bias + p * width, static_cast<size_t>(units) * sizeof(float));
+        memset(row + units, 0, static_cast<size_t>(width - units) * sizeof(float));
+      }
+      for (int64_t b = 0; b < tile.blocks(); ++b)
+        multiply_(
+            {tile.starts + b * tile.depth, tile.depth, tile.by_sample, weights_ + p * width * inputs_, rows_, false});
+      const Panels samples{tile.depth};
+      for (int64_t q = 0; q < samples.count(); ++q) {
+        const int64_t w = samples.columns(q) * kLanes;
+        transpose<Set>({rows_ + q * kPanel * width, w, units, width, 1}, z + q * kPanel * panels_.units + p * width * w,
+                       w, w);
+      }
+    }
+  }
+
+  // dz [unit][samples], of which the tile's come first.
+  void backward(SparseTile tile, const float* dz, int64_t samples) {
+    const int64_t width = panels_.width;
+    for (int64_t p = 0; p < panels_.count; ++p) {
+      transpose<Set>({dz + p * width * samples, panels_.units_of(p), tile.depth, samples, 1}, rows_, width, width);
+      multiply_({tile.input_starts(), inputs_, tile.by_input, rows_, grad_ + p * width * inputs_, !has_grad_});
+    }
+    has_grad_ = true;
+  }
+
+  // Adds the gradient of all tiles.
+  void add_grad(float* grad) const {
+    for (int64_t p = 0; p < panels_.count && has_grad_; ++p)
+      transpose<Add>({grad_ + p * panels_.width * inputs_, inputs_, panels_.units_of(p), panels_.width, 1},
+                     grad + p * panels_.width * inputs_, inputs_, inputs_);
+  }
+
+ private:
+  const Layer& layer_;
+  int64_t inputs_;
+  UnitPanels panels_;
+  AddEntries multiply_;
+  const float* params_;
+  float *weights_ = nullptr, *grad_ = nullptr, *rows_ = nullptr;
+  bool finite_ = false, has_grad_ = false;
+};
+
+}  // namespace fastsmc::cpu::FASTSMC_LEVEL
