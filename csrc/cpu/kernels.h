@@ -22,6 +22,19 @@ struct Tiles {
   int64_t begin, end;  // end may lie beyond the chunk
 };
 
+// Groups [begin, end) of the tiles of a chunk, of which there are `count` even ones; each has a sum of its own.
+struct Groups {
+  int64_t tiles, count, begin, end;
+  Tiles operator[](int64_t group) const { return {group * tiles / count, (group + 1) * tiles / count}; }
+};
+
+// The gradient of one particle, to which groups are added in order, each first summed up in `sum`, as long. A fresh one
+// is set to that of the first group. Null where none is wanted.
+struct Gradient {
+  float *total, *sum;
+  bool fresh;
+};
+
 // One set per way of computing. A chunk is worked on by tiles of `tile` samples, so it should be a multiple of them
 // long; at most `tiles_in_sum` make one sum of the gradient, since rounding grows with them.
 struct NetworkKernels {
@@ -31,9 +44,9 @@ struct NetworkKernels {
   size_t (*chunk_bytes)(const NetworkSpec&, const Chunk&);
   void (*pack)(const NetworkSpec&, const Batch&, const Chunk&, int64_t tile);
   size_t (*scratch_bytes)(const NetworkSpec&);
-  // The log-likelihood of one particle over some tiles of a chunk; its gradient is added to grad unless that is null.
-  // Where outputs is not null, they are written there, [chunk.samples, outputs], and nothing else is done.
-  double (*particle)(const NetworkSpec&, const Chunk&, Tiles, const float* params, float* grad, float* outputs,
+  // The log-likelihood of one particle over some groups of a chunk, and its gradient. Where outputs is not null, they
+  // are written there, [chunk.samples, outputs], and nothing else is done.
+  double (*particle)(const NetworkSpec&, const Chunk&, Groups, const float* params, Gradient, float* outputs,
                      char* scratch);
 };
 

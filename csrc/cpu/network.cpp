@@ -101,15 +101,8 @@ class Pass {
 
   // The same for one particle, whose log-likelihood is returned.
   double particle(int64_t chunk, int64_t i, const float* particles, float* grad, float* outputs) {
-    float* sum = sums_ + omp_get_thread_num() * dim_;
-    double value = 0;
-    for (int64_t group = 0; group < groups(at(chunk).samples); ++group) {
-      const bool first = chunk == 0 && group == 0;
-      float* target = grad == nullptr ? nullptr : first ? grad + i * dim_ : sum;
-      value += one_group(chunk, i, group, particles, target, outputs);
-      if (grad != nullptr && !first) add_to(grad + i * dim_, sum, dim_);
-    }
-    return value;
+    const Gradient of_one{grad == nullptr ? nullptr : grad + i * dim_, sums_ + omp_get_thread_num() * dim_, chunk == 0};
+    return particle(at(chunk), i, {0, groups(at(chunk).samples)}, particles, of_one, outputs);
   }
 
  private:
@@ -119,8 +112,8 @@ class Pass {
     const int64_t count = groups(at(chunk).samples);
 #pragma omp for schedule(dynamic)
     for (int64_t task = 0; task < count_ * count; ++task)
-      values_[task] = one_group(chunk, task / count, task % count, particles,
-                                grad != nullptr ? sums_ + task * dim_ : nullptr, outputs);
+      values_[task] = particle(at(chunk), task / count, {task % count, task % count + 1}, particles,
+                               {grad != nullptr ? sums_ + task * dim_ : nullptr, nullptr, true}, outputs);
     if (outputs != nullptr) return;
 #pragma omp for schedule(static)
     for (int64_t i = 0; i < count_; ++i) {
@@ -140,15 +133,15 @@ class Pass {
     }
   }
 
-  // The gradient of a group is set, not added to.
-  double one_group(int64_t chunk, int64_t i, int64_t group, const float* particles, float* grad, float* outputs) {
-    const Chunk part = at(chunk);
-    const int64_t count = groups(part.samples), length = ceil_divide(part.samples, engine_.tile);
-    const Tiles tiles{group * length / count, (group + 1) * length / count};
-    if (grad != nullptr) std::fill(grad, grad + dim_, 0.f);
+  struct Range {
+    int64_t begin, end;
+  };
+
+  double particle(const Chunk& part, int64_t i, Range some, const float* particles, Gradient grad, float* outputs) {
+    const Groups all{ceil_divide(part.samples, engine_.tile), groups(part.samples), some.begin, some.end};
     if (outputs != nullptr) outputs += (i * batch_.samples + part.begin) * spec_.outputs();
     char* scratch = scratch_ + static_cast<size_t>(omp_get_thread_num()) * scratch_bytes_;
-    return engine_.particle(spec_, part, tiles, particles + i * dim_, grad, outputs, scratch);
+    return engine_.particle(spec_, part, all, particles + i * dim_, grad, outputs, scratch);
   }
 
   static void add_to(float* total, const float* part, int64_t n) {

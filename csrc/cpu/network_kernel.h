@@ -68,7 +68,8 @@ static int64_t stretch_of(const NetworkSpec& spec) {
 struct FloatChunk {
   int64_t inputs, samples;  // samples rounded up to lanes
   bool dense, with_rows;
-  int64_t width, targets_at, rows_at, starts_at, words;
+  UnitPanels units;
+  int64_t num_starts, targets_at, rows_at, starts_at, words;
   float* data;
 
   FloatChunk(const NetworkSpec& spec, const Chunk& chunk)
@@ -76,12 +77,13 @@ struct FloatChunk {
         samples(round_up_lanes(chunk.samples)),
         dense(spec.layer[0].dense()),
         with_rows(dense && chunk.for_gradient),
-        width(UnitPanels(spec.layer[0].out_channels).width),
+        units(spec.layer[0].out_channels),
+        num_starts(dense ? SparseTile::num_starts(inputs, units.width) : 0),
         data(reinterpret_cast<float*>(chunk.data)) {
     targets_at = samples * inputs;
     rows_at = targets_at + samples * target_rows(spec, chunk);
     starts_at = rows_at + (with_rows ? samples * round_up_lanes(inputs) : 0);
-    words = starts_at + (dense ? (samples + kTile - 1) / kTile * SparseTile::num_starts(inputs, width) : 0);
+    words = starts_at + (samples + kTile - 1) / kTile * num_starts;
   }
 
   float* x_panels(int64_t first) const { return data + first * inputs; }
@@ -91,11 +93,10 @@ struct FloatChunk {
     return data + rows_at + Rows::at(samples, inputs, sample, panel);
   }
   SparseTile tile(int64_t begin) const {
-    auto* starts = reinterpret_cast<int32_t*>(data + starts_at) + begin / kTile * SparseTile::num_starts(inputs, width);
     return {inputs,
             Rows::depth(samples, begin),
-            width,
-            starts,
+            units.width,
+            starts(begin),
             reinterpret_cast<Entry*>(x_panels(begin)),
             with_rows ? reinterpret_cast<Entry*>(rows_of(begin)) : nullptr};
   }
@@ -103,7 +104,7 @@ struct FloatChunk {
     const int64_t tiles = (samples + kTile - 1) / kTile;
     return tiles < kTilesInSum ? tiles : kTilesInSum;
   }
-  bool listed(int64_t begin) const { return dense && tile(begin).listed(); }
+  bool listed(int64_t begin) const { return dense && starts(begin)[0] == 0; }
   // Samples from `begin` on, at most so many, whose tiles are listed if that of the first is.
   int64_t alike(int64_t begin, int64_t most) const {
     for (int64_t s = kTile; s < most; s += kTile)
@@ -112,6 +113,9 @@ struct FloatChunk {
   }
 
  private:
+  int32_t* starts(int64_t begin) const {
+    return reinterpret_cast<int32_t*>(data + starts_at) + begin / kTile * num_starts;
+  }
   float* rows_of(int64_t begin) const { return data + rows_at + begin * round_up_lanes(inputs); }
 };
 
@@ -191,85 +195,116 @@ static void write_outputs(const float* z, int64_t width, int columns, int64_t va
     for (int64_t c = 0; c < width; ++c) to[sample * width + c] = z[c * row + sample];
 }
 
-// The first layer's gradient where its inputs are listed.
-static void listed_backward(const Layer& layer, SparseLayer& sparse, const FloatChunk& packed, int64_t begin,
-                            Panels tile, float* delta, const float* memory, float* grad, float* work) {
-  float *dz = work, *rows = work + layer.out_channels * tile.samples;
-  const bool finite = Dense::deactivate(layer, tile, delta, memory, grad, dz) && sparse.finite();
-  for (int64_t s = 0; s < tile.samples; s += kTile) {
-    if (finite)
-      sparse.backward(packed.tile(begin + s), dz + s, tile.samples);
-    else
-      open_rows(packed.tile(begin + s), rows + Rows::at(tile.samples, layer.inputs(), s, 0));
-  }
-  if (!finite) add_weight_gradient(layer, dz, {rows, tile.samples, layer.inputs()}, grad);
-}
-
-static double particle(const NetworkSpec& spec, const Chunk& chunk, Tiles tiles, const float* params, float* grad,
-                       float* outputs, char* scratch) {
-  const FloatChunk packed(spec, chunk);
-  const int64_t num_outputs = spec.outputs(), length = stretch_of(spec), num_targets = target_rows(spec, chunk);
-  float *output[kMaxLayers], *memory[kMaxLayers], *work = reinterpret_cast<float*>(scratch);
-  int64_t offset[kMaxLayers], at = 0;
-  for (int l = 0; l < spec.layers; ++l) {
-    const Layer& layer = spec.layer[l];
-    offset[l] = at;
-    at += layer.num_params();
-    output[l] = work;
-    memory[l] = output[l] + layer.outputs() * length;
-    work = output[l] + kept_floats(layer, length);
+// One particle over some tiles at a time. `outputs` may be null, and memory is kept for a gradient where one is wanted.
+class FloatPass {
+ public:
+  FloatPass(const NetworkSpec& spec, const Chunk& chunk, const float* params, float* outputs, char* scratch)
+      : spec_(spec),
+        chunk_(chunk),
+        params_(params),
+        outputs_(outputs),
+        length_(stretch_of(spec)),
+        last_(spec.layers - 1),
+        packed_(spec, chunk),
+        sparse_(packed_.inputs, packed_.units, params),
+        work_(reinterpret_cast<float*>(scratch)) {
+    int64_t at = 0;
+    for (int l = 0; l <= last_; ++l) {
+      const Layer& layer = spec.layer[l];
+      offset_[l] = at;
+      at += layer.num_params();
+      output_[l] = work_;
+      memory_[l] = output_[l] + layer.outputs() * length_;
+      work_ = output_[l] + kept_floats(layer, length_);
+    }
   }
 
-  double log_likelihood = 0;
-  const int last = spec.layers - 1;
-  const int64_t end = tiles.end * kTile < packed.samples ? tiles.end * kTile : packed.samples;
-  SparseLayer sparse(spec.layer[0], params);
-  for (int64_t begin = tiles.begin * kTile; begin < end && !sparse.wanted(); begin += kTile)
-    if (packed.listed(begin)) work = sparse.load(work);
-  for (int64_t begin = tiles.begin * kTile, samples = 0; begin < end; begin += samples) {
-    samples = packed.alike(begin, end - begin < length ? end - begin : length);
-    const Panels tile{samples};
-    const bool listed = packed.listed(begin), sparsely = listed && sparse.finite();
-    for (int64_t s = 0; s < samples && sparsely; s += kTile)
-      sparse.forward(packed.tile(begin + s), output[0] + s * spec.layer[0].outputs());
-    for (int64_t p = 0; p < tile.count(); ++p) {
-      const int64_t first = p * kPanel, valid = chunk.samples - begin - first;
-      const int columns = tile.columns(p);
-      const float* h = packed.x_panels(begin + first);
-      if (listed && !sparsely) {
-        open_panel(packed.tile((begin + first) / kTile * kTile), first % kTile, columns, work);
-        h = work;
-      }
-      for (int l = 0; l < spec.layers; ++l) {
-        const Layer& layer = spec.layer[l];
-        float* z = output[l] + first * layer.outputs();
-        float* kept = grad != nullptr ? memory[l] + kernels_of(layer).memory(layer, first) : nullptr;
-        if (l == 0 && sparsely)
+  // The log-likelihood of a group of tiles, whose gradient is added to grad.total, or set.
+  double add(Tiles tiles, Gradient grad) {
+    const int64_t begin = tiles.begin * kTile, tiles_end = tiles.end * kTile;
+    const int64_t end = tiles_end < packed_.samples ? tiles_end : packed_.samples, dim = spec_.num_params();
+    int64_t listed = 0;
+    for (int64_t s = begin; s < end; s += kTile) listed += packed_.listed(s);
+    if (listed > 0 && !sparse_.loaded()) work_ = sparse_.load(work_);
+    // where all are listed, the first layer's weights have their sum in sparse_
+    const int64_t beside = listed == tiles.end - tiles.begin ? spec_.inputs() * spec_.layer[0].out_channels : 0;
+    float* sum = grad.total == nullptr || grad.fresh ? grad.total : grad.sum;
+    if (sum != nullptr) memset(sum + beside, 0, static_cast<size_t>(dim - beside) * sizeof(float));
+
+    double log_likelihood = 0;
+    for (int64_t s = begin, samples = 0; s < end; s += samples) {
+      samples = packed_.alike(s, end - s < length_ ? end - s : length_);
+      log_likelihood += forward(s, Panels{samples}, sum != nullptr);
+      if (sum != nullptr) backward(s, Panels{samples}, sum);
+    }
+    if (sum == nullptr) return log_likelihood;
+    if (listed > 0) sparse_.take_grad(beside > 0 ? grad.total : sum, beside > 0 && grad.fresh);
+    if (sum != grad.total) add_to(grad.total + beside, sum + beside, dim - beside);
+    return log_likelihood;
+  }
+
+ private:
+  double forward(int64_t begin, Panels stretch, bool with_grad) {
+    const bool listed = packed_.listed(begin);
+    for (int64_t s = 0; s < stretch.samples && listed; s += kTile)
+      sparse_.forward(packed_.tile(begin + s), output_[0] + s * spec_.layer[0].out_channels);
+    double log_likelihood = 0;
+    for (int64_t p = 0; p < stretch.count(); ++p) {
+      const int64_t first = p * kPanel, valid = chunk_.samples - begin - first, width = spec_.outputs();
+      const int columns = stretch.columns(p);
+      const float* h = packed_.x_panels(begin + first);
+      for (int l = 0; l <= last_; ++l) {
+        const Layer& layer = spec_.layer[l];
+        float* z = output_[l] + first * layer.outputs();
+        float* kept = with_grad ? memory_[l] + kernels_of(layer).memory(layer, first) : nullptr;
+        if (l == 0 && listed)
           Dense::activate(layer, columns, z, kept);
         else
-          kernels_of(layer).forward(layer, params + offset[l], h, columns, z, kept, work);
+          kernels_of(layer).forward(layer, params_ + offset_[l], h, columns, z, kept, work_);
         h = z;
       }
-      float* z = output[last] + first * num_outputs;
-      if (outputs != nullptr)
-        write_outputs(z, num_outputs, columns, valid, outputs + (begin + first) * num_outputs);
+      float* z = output_[last_] + first * width;
+      if (outputs_ != nullptr)
+        write_outputs(z, width, columns, valid, outputs_ + (begin + first) * width);
       else
-        log_likelihood +=
-            panel_loss(spec, z, columns, packed.targets((begin + first) * num_targets), chunk.has_weights, valid);
+        log_likelihood += panel_loss(spec_, z, columns, packed_.targets((begin + first) * target_rows(spec_, chunk_)),
+                                     chunk_.has_weights, valid);
     }
-    if (grad == nullptr) continue;
-    for (int l = last; l > 0; --l)
-      kernels_of(spec.layer[l])
-          .backward(spec.layer[l], params + offset[l], tile, output[l - 1], Rows{}, output[l], memory[l],
-                    grad + offset[l], output[l - 1], work);
-    if (listed)
-      listed_backward(spec.layer[0], sparse, packed, begin, tile, output[0], memory[0], grad, work);
-    else
-      kernels_of(spec.layer[0])
-          .backward(spec.layer[0], params, tile, packed.x_panels(begin), packed.rows(begin, samples), output[0],
-                    memory[0], grad, nullptr, work);
+    return log_likelihood;
   }
-  if (grad != nullptr) sparse.add_grad(grad);
+
+  void backward(int64_t begin, Panels stretch, float* grad) {
+    for (int l = last_; l > 0; --l)
+      kernels_of(spec_.layer[l])
+          .backward(spec_.layer[l], params_ + offset_[l], stretch, output_[l - 1], Rows{}, output_[l], memory_[l],
+                    grad + offset_[l], output_[l - 1], work_);
+    const Layer& first = spec_.layer[0];
+    if (!packed_.listed(begin))
+      return kernels_of(first).backward(first, params_, stretch, packed_.x_panels(begin),
+                                        packed_.rows(begin, stretch.samples), output_[0], memory_[0], grad, nullptr,
+                                        work_);
+    const bool finite = Dense::deactivate(first, stretch, output_[0], memory_[0], grad, work_);
+    for (int64_t s = 0; s < stretch.samples; s += kTile)
+      sparse_.backward(packed_.tile(begin + s), work_ + s, stretch.samples, finite);
+  }
+
+  const NetworkSpec& spec_;
+  const Chunk& chunk_;
+  const float* params_;
+  float* outputs_;
+  int64_t length_;
+  int last_;
+  FloatChunk packed_;
+  SparseLayer sparse_;
+  float *output_[kMaxLayers], *memory_[kMaxLayers], *work_;
+  int64_t offset_[kMaxLayers];
+};
+
+static double particle(const NetworkSpec& spec, const Chunk& chunk, Groups groups, const float* params, Gradient grad,
+                       float* outputs, char* scratch) {
+  FloatPass pass(spec, chunk, params, outputs, scratch);
+  double log_likelihood = 0;
+  for (int64_t g = groups.begin; g < groups.end; ++g, grad.fresh = false) log_likelihood += pass.add(groups[g], grad);
   return log_likelihood;
 }
 

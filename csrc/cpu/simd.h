@@ -134,6 +134,12 @@ static inline bool any(vint mask) {
   return one != 0;
 }
 
+static inline void add_to(float* to, const float* from, int64_t count) {
+  int64_t i = 0;
+  for (; i + kLanes <= count; i += kLanes) store(to + i, load<vfloat>(to + i) + load<vfloat>(from + i));
+  for (; i < count; ++i) to[i] += from[i];
+}
+
 // Lanes in order, in float64: the same sum whatever the compiler makes of it.
 static inline double sum_lanes(vfloat v) {
   double sum = 0;

@@ -8,8 +8,8 @@
 // multiplication, which the micro-kernel shares among kRows. W^T and dW^T, in L2 beside the weights and their gradient,
 // are made and added up once per pass over some tiles.
 //
-// What is left out is 0 a, which changes no sum as long as a is finite. Where it is not, a tile is opened, made dense
-// again, so that 0 times infinity is NaN as in every other product.
+// What is left out is 0 a, which changes no sum as long as a is finite. Where it is not, nothing is left out, so that 0
+// times infinity is NaN as in every other product.
 #pragma once
 
 #include "cpu/dense_kernel.h"
@@ -63,7 +63,6 @@ struct SparseTile {
   int64_t block() const { return block(inputs, width); }
   int64_t blocks() const { return blocks(inputs, width); }
   int32_t* input_starts() const { return starts + blocks() * depth + 1; }
-  bool listed() const { return starts[0] == 0; }
 };
 
 // A rectangle of a batch.
@@ -133,28 +132,19 @@ static void list_entries(Strided x, int64_t tiles, SparseTile tile) {
   of_input[0] = 0;
 }
 
-// x of `columns` vectors of samples from `first` of the tile on, [inputs][w].
-static void open_panel(SparseTile tile, int64_t first, int columns, float* to) {
-  const int64_t w = columns * kLanes;
-  memset(to, 0, static_cast<size_t>(tile.inputs * w) * sizeof(float));
-  for (int64_t b = 0; b < tile.blocks(); ++b)
-    for (int64_t s = 0; s < w; ++s) {
-      const int32_t* start = tile.starts + b * tile.depth + first + s;
-      for (int32_t i = start[0]; i < start[1]; ++i)
-        to[tile.by_sample[i].at / tile.width * w + s] = tile.by_sample[i].value;
+// Of rows that have every one of `columns` columns from `first` on, the entries and those that are zero.
+static void complete(const int32_t* starts, const Entry* entries, int64_t rows, int64_t first, int64_t columns,
+                     int64_t width, int32_t* to_starts, Entry* to) {
+  int32_t n = 0;
+  for (int64_t r = 0; r < rows; ++r) {
+    const Entry *entry = entries + starts[r], *end = entries + starts[r + 1];
+    to_starts[r] = n;
+    for (int64_t c = first; c < first + columns; ++c) {
+      const auto at = static_cast<int32_t>(c * width);
+      to[n++] = entry < end && entry->at == at ? *entry++ : Entry{at, 0};
     }
-}
-
-// x by rows, as Rows has a tile.
-static void open_rows(SparseTile tile, float* to) {
-  memset(to, 0, static_cast<size_t>(round_up_lanes(tile.inputs) * tile.depth) * sizeof(float));
-  const int32_t* starts = tile.input_starts();
-  for (int64_t k = 0; k < tile.inputs; ++k) {
-    const int64_t j = k / kPanel, row = Rows::width(tile.inputs, j);
-    float* panel = to + j * kPanel * tile.depth + k % kPanel;
-    for (int32_t i = starts[k]; i < starts[k + 1]; ++i)
-      panel[tile.by_input[i].at / tile.width * row] = tile.by_input[i].value;
   }
+  to_starts[rows] = n;
 }
 
 // The entries of row r are from starts[r] to starts[r + 1], and are multiplied by rows of b. Where c is fresh, it is
@@ -220,8 +210,16 @@ static bool all_finite(const float* x, int64_t count) {
   return sum_lanes((zeros[0] + zeros[1]) + (zeros[2] + zeros[3])) + static_cast<double>(zero) == 0;
 }
 
-struct Set {
+// What becomes of up to kLanes numbers: Fill where there is room for kLanes.
+struct Fill {
   static void put(float* to, vfloat v, int64_t) { store(to, v); }
+};
+
+struct Set {
+  static void put(float* to, vfloat v, int64_t count) {
+    if (count >= kLanes) return store(to, v);
+    for (int64_t i = 0; i < count; ++i) to[i] = v[i];
+  }
 };
 
 struct Add {
@@ -231,28 +229,22 @@ struct Add {
   }
 };
 
-// Columns of `from` to rows of `to`, to_rows long, with zeros where `from` has no more rows. The longer side is walked
-// once, so that both ends of a line are read and written while it is in L1.
+// Columns of `from` to rows of `to`, to_rows long and written one after the other since they are farther away, with
+// zeros where `from` has no more rows.
 template <class Put>
-static inline void transpose(Strided from, float* to, int64_t to_row, int64_t to_rows) {
-  const auto square_at = [=](int64_t r, int64_t c) {
-    const int64_t count = from.columns - c < kLanes ? from.columns - c : kLanes;
-    vfloat square[kLanes];
-    if (count == kLanes && r + kLanes <= from.rows) {
-      for (int k = 0; k < kLanes; ++k) square[k] = load<vfloat>(from.at(r + k, c));
-    } else {
-      for (int k = 0; k < kLanes; ++k) square[k] = r + k < from.rows ? from.row(r + k, c, from.columns) : vfloat{};
+static inline void turn(Strided from, float* to, int64_t to_row, int64_t to_rows) {
+  for (int64_t c = 0; c < from.columns; c += kLanes)
+    for (int64_t r = 0; r < to_rows; r += kLanes) {
+      const int64_t count = from.columns - c < kLanes ? from.columns - c : kLanes;
+      vfloat square[kLanes];
+      if (count == kLanes && r + kLanes <= from.rows) {
+        for (int k = 0; k < kLanes; ++k) square[k] = load<vfloat>(from.at(r + k, c));
+      } else {
+        for (int k = 0; k < kLanes; ++k) square[k] = r + k < from.rows ? from.row(r + k, c, from.columns) : vfloat{};
+      }
+      transpose(square);
+      for (int64_t k = 0; k < count; ++k) Put::put(to + (c + k) * to_row + r, square[k], to_rows - r);
     }
-    FASTSMC_LEVEL::transpose(square);
-    for (int64_t k = 0; k < count; ++k) Put::put(to + (c + k) * to_row + r, square[k], to_rows - r);
-  };
-  if (to_rows > from.columns) {
-    for (int64_t r = 0; r < to_rows; r += kLanes)
-      for (int64_t c = 0; c < from.columns; c += kLanes) square_at(r, c);
-  } else {
-    for (int64_t c = 0; c < from.columns; c += kLanes)
-      for (int64_t r = 0; r < to_rows; r += kLanes) square_at(r, c);
-  }
 }
 
 // A dense first layer of one particle. Its weights and their gradient by rows of units are in memory that load takes.
@@ -260,36 +252,32 @@ class SparseLayer {
  public:
   static int64_t memory(const Layer& layer) {
     const UnitPanels panels(layer.out_channels);
-    return 2 * panels.floats(layer.inputs()) + panels.floats(kTile);
+    return 2 * panels.floats(layer.inputs()) + panels.floats(kTile) + 3 * kPiece + kLanes;
   }
 
-  SparseLayer(const Layer& layer, const float* params)
-      : layer_(layer),
-        inputs_(layer.inputs()),
-        panels_(layer.out_channels),
-        multiply_(EntryKernels::table[panels_.width / kLanes - 1]),
-        params_(params) {}
+  SparseLayer(int64_t inputs, UnitPanels panels, const float* params)
+      : inputs_(inputs), panels_(panels), multiply_(EntryKernels::table[panels_.width / kLanes - 1]), params_(params) {}
 
-  bool wanted() const { return weights_ != nullptr; }
-  // Whether what is listed may be multiplied as it is.
-  bool finite() const { return finite_; }
+  bool loaded() const { return weights_ != nullptr; }
 
   // Returns the end of the memory that is taken.
   float* load(float* memory) {
     weights_ = memory;
     grad_ = weights_ + panels_.floats(inputs_);
     rows_ = grad_ + panels_.floats(inputs_);
+    piece_ = reinterpret_cast<Entry*>(rows_ + panels_.floats(kTile));
+    piece_starts_ = reinterpret_cast<int32_t*>(piece_ + kPiece);
     finite_ = all_finite(params_, inputs_ * panels_.units);
-    for (int64_t p = 0; p < panels_.count && finite_; ++p)
-      transpose<Set>({params_ + p * panels_.width * inputs_, panels_.units_of(p), inputs_, inputs_, 1},
-                     weights_ + p * panels_.width * inputs_, panels_.width, panels_.width);
-    return memory + SparseLayer::memory(layer_);
+    for (int64_t p = 0; p < panels_.count; ++p)
+      turn<Fill>({params_ + p * panels_.width * inputs_, panels_.units_of(p), inputs_, inputs_, 1},
+                 weights_ + p * panels_.width * inputs_, panels_.width, panels_.width);
+    return rows_ + panels_.floats(kTile) + 3 * kPiece + kLanes;
   }
 
   // z by panels of samples, without activation.
   void forward(SparseTile tile, float* z) const {
     const float* bias = params_ + inputs_ * panels_.units;
-    const int64_t width = panels_.width;
+    const int64_t width = panels_.width, block = tile.block();
     for (int64_t p = 0; p < panels_.count; ++p) {
       const int64_t units = panels_.units_of(p);
       for (int64_t s = 0; s < tile.depth; ++s) {
@@ -297,42 +285,62 @@ class SparseLayer {
         memcpy(row, bias + p * width, static_cast<size_t>(units) * sizeof(float));
         memset(row + units, 0, static_cast<size_t>(width - units) * sizeof(float));
       }
-      for (int64_t b = 0; b < tile.blocks(); ++b)
-        multiply_(
-            {tile.starts + b * tile.depth, tile.depth, tile.by_sample, weights_ + p * width * inputs_, rows_, false});
+      for (int64_t b = 0; b < tile.blocks(); ++b) {
+        const int64_t left = inputs_ - b * block;
+        multiply(
+            {tile.starts + b * tile.depth, tile.depth, tile.by_sample, weights_ + p * width * inputs_, rows_, false},
+            b * block, left < block ? left : block, finite_);
+      }
       const Panels samples{tile.depth};
       for (int64_t q = 0; q < samples.count(); ++q) {
         const int64_t w = samples.columns(q) * kLanes;
-        transpose<Set>({rows_ + q * kPanel * width, w, units, width, 1}, z + q * kPanel * panels_.units + p * width * w,
-                       w, w);
+        turn<Fill>({rows_ + q * kPanel * width, w, units, width, 1}, z + q * kPanel * panels_.units + p * width * w, w,
+                   w);
       }
     }
   }
 
-  // dz [unit][samples], of which the tile's come first.
-  void backward(SparseTile tile, const float* dz, int64_t samples) {
+  // dz [unit][samples], of which the tile's come first; whether it is finite.
+  void backward(SparseTile tile, const float* dz, int64_t samples, bool finite) {
     const int64_t width = panels_.width;
     for (int64_t p = 0; p < panels_.count; ++p) {
-      transpose<Set>({dz + p * width * samples, panels_.units_of(p), tile.depth, samples, 1}, rows_, width, width);
-      multiply_({tile.input_starts(), inputs_, tile.by_input, rows_, grad_ + p * width * inputs_, !has_grad_});
+      turn<Fill>({dz + p * width * samples, panels_.units_of(p), tile.depth, samples, 1}, rows_, width, width);
+      multiply({tile.input_starts(), inputs_, tile.by_input, rows_, grad_ + p * width * inputs_, !has_grad_}, 0,
+               tile.depth, finite);
     }
     has_grad_ = true;
   }
 
-  // Adds the gradient of all tiles.
-  void add_grad(float* grad) const {
-    for (int64_t p = 0; p < panels_.count && has_grad_; ++p)
-      transpose<Add>({grad_ + p * panels_.width * inputs_, inputs_, panels_.units_of(p), panels_.width, 1},
-                     grad + p * panels_.width * inputs_, inputs_, inputs_);
+  // The gradient of the tiles since it was last taken is added to grad, or set there.
+  void take_grad(float* grad, bool set) {
+    for (int64_t p = 0; p < panels_.count; ++p)
+      (set ? turn<Set>
+           : turn<Add>)({grad_ + p * panels_.width * inputs_, inputs_, panels_.units_of(p), panels_.width, 1},
+                        grad + p * panels_.width * inputs_, inputs_, inputs_);
+    has_grad_ = false;
   }
 
  private:
-  const Layer& layer_;
+  static constexpr int64_t kPiece = kTile * 2 * kDepth;  // entries of a block of a tile, all of them
+
+  // Where b is not finite, nothing is left out of the rows, which are of `columns` columns from `first` on.
+  void multiply(SparseProduct p, int64_t first, int64_t columns, bool finite) const {
+    if (finite) return multiply_(p);
+    const int64_t rows = p.rows, most = kPiece / columns;
+    for (int64_t r = 0; r < rows; r += most, p.c += most * panels_.width) {
+      p.rows = rows - r < most ? rows - r : most;
+      complete(p.starts + r, p.entries, p.rows, first, columns, panels_.width, piece_starts_, piece_);
+      multiply_({piece_starts_, p.rows, piece_, p.b, p.c, p.fresh});
+    }
+  }
+
   int64_t inputs_;
   UnitPanels panels_;
   AddEntries multiply_;
   const float* params_;
   float *weights_ = nullptr, *grad_ = nullptr, *rows_ = nullptr;
+  Entry* piece_ = nullptr;
+  int32_t* piece_starts_ = nullptr;
   bool finite_ = false, has_grad_ = false;
 };
 

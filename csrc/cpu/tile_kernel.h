@@ -133,12 +133,6 @@ static inline void add_bias(const float* bias, float* z, int64_t width) {
     for (int64_t i = 0; i < kEdge; i += kLanes) store(z + i, load<vfloat>(z + i) + bias[r]);
 }
 
-static inline void add_to(float* to, const float* from, int64_t count) {
-  int64_t i = 0;
-  for (; i + kLanes <= count; i += kLanes) store(to + i, load<vfloat>(to + i) + load<vfloat>(from + i));
-  for (; i < count; ++i) to[i] += from[i];
-}
-
 // grad [out, in] += dz h^T; dz [out blocks][left_steps], h^T [in blocks][right_steps], of which `steps` are summed.
 template <int Terms>
 static void add_weight_gradient_by_tiles(TileRegisters& tiles, const Layer& layer, int64_t steps, const uint32_t* left,
@@ -187,14 +181,22 @@ class TileNetwork {
 
   static size_t scratch_bytes(const NetworkSpec& spec) { return Scratch(spec).bytes; }
 
-  static double particle(const NetworkSpec& spec, const Chunk& chunk, Tiles range, const float* params, float* grad,
+  static double particle(const NetworkSpec& spec, const Chunk& chunk, Groups groups, const float* params, Gradient grad,
                          float* outputs, char* memory) {
-    const Pass pass{spec, chunk, params, grad, outputs, memory, Packed(spec, chunk), Scratch(spec), spec.layers - 1};
+    const int64_t dim = spec.num_params();
+    Pass pass{spec, chunk, params, grad.total, outputs, memory, Packed(spec, chunk), Scratch(spec), spec.layers - 1};
     pass.pack_weights();
     TileRegisters tiles;
     double log_likelihood = 0;
-    for (int64_t tile = range.begin; tile < range.end && tile * kTileSteps < pass.packed.steps; ++tile)
-      log_likelihood += pass.tile(tiles, tile);
+    for (int64_t g = groups.begin; g < groups.end; ++g) {
+      const bool set = grad.total == nullptr || (grad.fresh && g == groups.begin);
+      if (!set) pass.grad = grad.sum;
+      if (pass.grad != nullptr) memset(pass.grad, 0, static_cast<size_t>(dim) * sizeof(float));
+      double sum = 0;
+      for (int64_t tile = groups[g].begin; tile < groups[g].end; ++tile) sum += pass.tile(tiles, tile);
+      log_likelihood += sum;
+      if (!set) add_to(grad.total, grad.sum, dim);
+    }
     return log_likelihood;
   }
 
