@@ -1,10 +1,10 @@
-"""``python -m bench [--quick] [--only NAME]``: run the benchmarks, write bench/results/*.csv and the README's table."""
+"""``python -m bench [--quick] [--only NAME] [--data-dir FOLDER]``: write bench/results/*.csv and the README's table."""
 
 import argparse
 from functools import partial
 from pathlib import Path
 
-from bench import drop_in, iteration, lenet, mlp_gradient, readme, resampling, scaling, trajectory
+from bench import drop_in, images, iteration, lenet, mlp_gradient, readme, resampling, scaling, trajectory
 from bench.harness import QUICK, Effort
 
 BENCHES = {
@@ -13,9 +13,11 @@ BENCHES = {
     "lenet": lenet.run,
     "trajectory": trajectory.run,
     "iteration": iteration.run,
+    "images": images.run,
     "drop_in": drop_in.run,
     "scaling": scaling.run,
 }
+WITH_IMAGES = ("images", "drop_in")
 
 
 def main() -> None:
@@ -24,9 +26,9 @@ def main() -> None:
     parser.add_argument("--quick", action="store_true", help="smaller sizes, fewer repeats, nothing written")
     parser.add_argument("--seconds", type=float, default=Effort.seconds, help="at most this long for one case")
     parser.add_argument("--only", choices=BENCHES, help="run one of them")
-    parser.add_argument("--data-dir", type=Path, help="the folder of MNIST's four IDX files, for drop_in's rows of it")
+    parser.add_argument("--data-dir", type=Path, help="the folder of MNIST's four IDX files, for the rows of it")
     args = parser.parse_args()
-    benches = BENCHES | {"drop_in": partial(drop_in.run, data_dir=args.data_dir)}
+    benches = BENCHES | {name: partial(BENCHES[name], data_dir=args.data_dir) for name in WITH_IMAGES}
     for name, run in benches.items():
         if args.only in (None, name):
             run(QUICK if args.quick else Effort(seconds=args.seconds), args.quick)

@@ -8,12 +8,12 @@ import numpy as np
 
 import fastsmc as fs
 from bench.harness import OURS, Bench, Effort
+from bench.images import datasets, images
 from bench.iteration import agree, tempered, with_blackjax
-from bench.mlp_gradient import Case, problem
+from bench.mlp_gradient import Case
 from bench.trajectory import STEPS, blackjax_log_densities
-from fastsmc import data
 
-DIGITS, MNIST = Case((64, 32, 10), 64, 1437), Case((784, 100, 10), 32, 2000)
+CASES = {"digits": Case((64, 32, 10), 64, 1437), "MNIST": Case((784, 100, 10), 32, 2000)}
 PARTICLES, DRAWS = 1_000_000, 2000
 
 
@@ -95,27 +95,18 @@ def same_mean(ours, other) -> None:
         raise AssertionError(f"mean ancestors are {ours} and {other}")
 
 
-def images(case: Case, dataset: data.Dataset) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """Particles, and the first training images with their labels."""
-    theta, _, _ = problem(case)
-    x, y = (array[: case.batch] for array in (dataset.x_train, dataset.y_train))
-    return theta, x.reshape(len(x), -1), y
-
-
 def run(effort: Effort, quick: bool, data_dir: Path | None = None) -> None:
-    """Measure all libraries; on MNIST where ``data_dir`` has it, and never in a quick run."""
+    """Measure all libraries, on MNIST where ``data_dir`` has it; never in a quick run."""
     bench = Bench("drop_in", effort)
-    networks = {"digits": (DIGITS, images(DIGITS, data.load_digits()))}
-    if data_dir is not None and not quick:
-        networks["MNIST"] = MNIST, images(MNIST, data.load_mnist(data_dir))
-    for name, (case, arrays) in networks.items():
+    for name, dataset in datasets(None if quick else data_dir).items():
+        case = CASES[name]
         title = f"{name}, {case}".replace(" categorical", f", tempered SMC, HMC of {STEPS} steps")
         providers = {
             OURS: accelerated_blackjax,
             f"{OURS}, fused moves": fused_moves_in_blackjax,
             "blackjax (jit)": with_blackjax,
         }
-        bench.case(title, providers, (case, *arrays), agree, flops=STEPS * case.flops)
+        bench.case(title, providers, (case, *images(case, dataset)), agree, flops=STEPS * case.flops)
     weights = np.random.default_rng(0).random(10_000 if quick else PARTICLES)
     weights /= weights.sum()
     providers = {OURS: ours_in_particles, "particles": particles_alone}

@@ -146,9 +146,10 @@ def test_blank_inputs_are_as_exact_as_torch(engine, shape, blank):
 
 
 @pytest.mark.parametrize("blank", problems.BLANKS)
-@pytest.mark.parametrize("samples", [1, 7, 8, 17, 64, 65, 130, 300])
+@pytest.mark.parametrize("samples", [1, 7, 8, 17, 64, 65, 130, 700])
 def test_no_product_of_zeros_is_missed(engine, samples, blank):
-    for widths in [(3, 2), (35, 13, 2), (160, 24, 8), (133, 7, 6, 1)]:
+    """However many vectors the units of the first layer fill, and groups the batch."""
+    for widths in [(3, 2), (35, 13, 2), (160, 24, 8), (133, 7, 6, 1), (40, 61, 2), (30, 130, 1)]:
         problems.whole_numbers_are_exact(fs.MLP(widths, "relu"), samples, engine, seed=samples, blank=blank)
 
 
@@ -156,7 +157,7 @@ def test_no_product_of_zeros_is_missed(engine, samples, blank):
 @pytest.mark.parametrize("samples", [16, 17, 64, 130])  # panels that miss many samples have zeros of their own
 def test_the_cpu_leaves_out_no_zero_times_infinity(samples, blank):
     """As the reference; engines whose operands are sums of parts make NaN of infinity itself."""
-    net = fs.MLP((35, 9, 3), "identity")
+    net = fs.MLP((160, 9, 3), "identity")
     problem = problems.Problem(net, 36, samples, "gaussian", seed=samples)
     problem.x = problems.with_blanks(problem.x, blank)
     weight = net.unpack(problem.theta)["0.weight"]

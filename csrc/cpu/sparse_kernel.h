@@ -188,17 +188,20 @@ static void add_entries(SparseProduct p) {
 
 using AddEntries = void (*)(SparseProduct);
 
-template <int... Vectors>
-struct AddEntriesByVectors {
-  static constexpr AddEntries table[] = {add_entries<Vectors>...};
+template <int Vectors>
+constexpr AddEntries add_entries_of() {
+  if constexpr (Vectors <= kWide)
+    return add_entries<Vectors>;
+  else
+    return nullptr;
+}
+
+template <int... Before>
+struct Table {
+  static constexpr AddEntries by_vectors[] = {add_entries_of<Before + 1>()...};
 };
-static_assert(kWide == 13 || kWide == 25, "the table below has them all");
-#if FASTSMC_VECTOR_BYTES == 64
-using EntryKernels =
-    AddEntriesByVectors<1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12, 13, 14, 15, 16, 17, 18, 19, 20, 21, 22, 23, 24, 25>;
-#else
-using EntryKernels = AddEntriesByVectors<1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12, 13>;
-#endif
+using AddEntriesTable = Table<0, 1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12, 13, 14, 15, 16, 17, 18, 19, 20, 21, 22, 23, 24>;
+static_assert(kWide <= 25, "the table has them all");
 
 static bool all_finite(const float* x, int64_t count) {
   vfloat zeros[4] = {};
@@ -256,7 +259,10 @@ class SparseLayer {
   }
 
   SparseLayer(int64_t inputs, UnitPanels panels, const float* params)
-      : inputs_(inputs), panels_(panels), multiply_(EntryKernels::table[panels_.width / kLanes - 1]), params_(params) {}
+      : inputs_(inputs),
+        panels_(panels),
+        multiply_(AddEntriesTable::by_vectors[panels_.width / kLanes - 1]),
+        params_(params) {}
 
   bool loaded() const { return weights_ != nullptr; }
 
