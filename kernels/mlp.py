@@ -498,7 +498,7 @@ BUILDS = tuple(
     _build(widths, precision, with_grad, packed, capability, registers, shared)
     for widths, means in _MEANS.items()
     for precision, (registers, shared) in enumerate(means)
-    for with_grad in ((True, False) if len(widths) == 4 else (True,))  # a value alone needs less
-    for packed in (False, True)
+    for with_grad, packed in ((True, False), (True, True), (False, True))
+    if with_grad or len(widths) == 4  # a value alone needs less
     for capability in CAPABILITIES
 )
