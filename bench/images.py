@@ -1,4 +1,7 @@
-"""Gradients and a trajectory on images themselves, whose zeros we do not multiply; elsewhere data are normal."""
+"""Gradients and a trajectory on images themselves, whose zeros we do not multiply; elsewhere data are normal.
+
+Rates are of all multiplications, those by zero too.
+"""
 
 from __future__ import annotations
 
