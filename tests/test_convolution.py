@@ -205,9 +205,9 @@ def test_the_last_layer_may_be_a_convolution(engine, activation):
     problem = problems.Problem(Images((convolution((2, 7, 6), 3, 3, activation, pool=2),)), 3, 21, "gaussian", seed=4)
     double = problem.by_torch(torch.float64)
     if engine == "triton":
-        sentence = "layers ends with a convolution; the triton engine needs a dense layer there"
-        with pytest.raises(NotImplementedError, match=f"^{sentence}$"):
+        with pytest.raises(NotImplementedError) as refusal:
             problem.everything(engine)
+        assert str(refusal.value) == "layers ends with a convolution; the triton engine needs a dense layer there"
         return
     for ours, truth, exact, plain in zip(
         problem.everything(engine), problem.truth(), double, problem.by_torch(), strict=True

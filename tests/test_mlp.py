@@ -146,7 +146,7 @@ def test_blank_inputs_are_as_exact_as_torch(engine, shape, blank):
 
 
 @pytest.mark.parametrize("blank", problems.BLANKS)
-@pytest.mark.parametrize("samples", [1, 7, 8, 17, 64, 65, 130, 700])
+@pytest.mark.parametrize("samples", [1, 7, 8, 17, 64, 65, 130, 300, 700])
 def test_no_product_of_zeros_is_missed(engine, samples, blank):
     """However many vectors the units of the first layer fill, and groups the batch."""
     for widths in [(3, 2), (35, 13, 2), (160, 24, 8), (133, 7, 6, 1), (40, 61, 2), (30, 130, 1)]:

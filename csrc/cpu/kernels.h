@@ -29,7 +29,7 @@ struct Groups {
 };
 
 // The gradient of one particle, to which groups are added in order, each first summed up in `sum`, as long. A fresh one
-// is set to that of the first group. Null where none is wanted.
+// is set to that of the first group, so that one group needs no `sum`. The total is null where none is wanted.
 struct Gradient {
   float *total, *sum;
   bool fresh;

@@ -102,18 +102,22 @@ class Pass {
   // The same for one particle, whose log-likelihood is returned.
   double particle(int64_t chunk, int64_t i, const float* particles, float* grad, float* outputs) {
     const Gradient of_one{grad == nullptr ? nullptr : grad + i * dim_, sums_ + omp_get_thread_num() * dim_, chunk == 0};
-    return particle(at(chunk), i, {0, groups(at(chunk).samples)}, particles, of_one, outputs);
+    const Chunk part = at(chunk);
+    return particle(part, groups_of(part, 0, groups(part.samples)), i, particles, of_one, outputs);
   }
 
  private:
   static constexpr int64_t kSumBlock = 4096;
 
   void add_by_groups(int64_t chunk, const float* particles, double* log_likelihood, float* grad, float* outputs) {
-    const int64_t count = groups(at(chunk).samples);
+    const Chunk part = at(chunk);
+    const int64_t count = groups(part.samples);
 #pragma omp for schedule(dynamic)
-    for (int64_t task = 0; task < count_ * count; ++task)
-      values_[task] = particle(at(chunk), task / count, {task % count, task % count + 1}, particles,
+    for (int64_t task = 0; task < count_ * count; ++task) {
+      const int64_t group = task % count;
+      values_[task] = particle(part, groups_of(part, group, group + 1), task / count, particles,
                                {grad != nullptr ? sums_ + task * dim_ : nullptr, nullptr, true}, outputs);
+    }
     if (outputs != nullptr) return;
 #pragma omp for schedule(static)
     for (int64_t i = 0; i < count_; ++i) {
@@ -133,15 +137,10 @@ class Pass {
     }
   }
 
-  struct Range {
-    int64_t begin, end;
-  };
-
-  double particle(const Chunk& part, int64_t i, Range some, const float* particles, Gradient grad, float* outputs) {
-    const Groups all{ceil_divide(part.samples, engine_.tile), groups(part.samples), some.begin, some.end};
+  double particle(const Chunk& part, Groups some, int64_t i, const float* particles, Gradient grad, float* outputs) {
     if (outputs != nullptr) outputs += (i * batch_.samples + part.begin) * spec_.outputs();
     char* scratch = scratch_ + static_cast<size_t>(omp_get_thread_num()) * scratch_bytes_;
-    return engine_.particle(spec_, part, all, particles + i * dim_, grad, outputs, scratch);
+    return engine_.particle(spec_, part, some, particles + i * dim_, grad, outputs, scratch);
   }
 
   static void add_to(float* total, const float* part, int64_t n) {
@@ -151,6 +150,9 @@ class Pass {
     const int64_t begin = chunk * chunk_;
     const int64_t samples = std::min(chunk_, batch_.samples - begin);
     return {begin, samples, with_grad_, batch_.has_targets(), batch_.weights != nullptr, packed_};
+  }
+  Groups groups_of(const Chunk& part, int64_t begin, int64_t end) const {
+    return {ceil_divide(part.samples, engine_.tile), groups(part.samples), begin, end};
   }
   int64_t groups(int64_t samples) const { return ceil_divide(samples, engine_.tiles_in_sum * engine_.tile); }
 

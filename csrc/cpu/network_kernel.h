@@ -78,7 +78,7 @@ struct FloatChunk {
         dense(spec.layer[0].dense()),
         with_rows(dense && chunk.for_gradient),
         units(spec.layer[0].out_channels),
-        num_starts(dense ? SparseTile::num_starts(inputs, units.width) : 0),
+        num_starts(dense ? SparseTile{inputs, kTile, units.width, nullptr, nullptr, nullptr}.num_starts() : 0),
         data(reinterpret_cast<float*>(chunk.data)) {
     targets_at = samples * inputs;
     rows_at = targets_at + samples * target_rows(spec, chunk);

@@ -127,11 +127,19 @@ __attribute__((always_inline)) static inline void transpose(V rows[kLanes]) {
   }
 }
 
-static inline bool any(vint mask) {
-  uint64_t word[kVectorBytes / 8], one = 0;
+// Whether a comparison holds in any lane.
+template <class Mask>
+static inline bool any(Mask mask) {
+#if FASTSMC_USE_AVX512
+  return _mm512_movepi32_mask((__m512i)mask) != 0;
+#elif FASTSMC_USE_AVX2
+  return _mm256_movemask_ps((__m256)mask) != 0;
+#else
+  uint64_t word[kVectorBytes / 8], bits = 0;
   memcpy(word, &mask, sizeof word);
-  for (uint64_t part : word) one |= part;
-  return one != 0;
+  for (uint64_t part : word) bits |= part;
+  return bits != 0;
+#endif
 }
 
 static inline void add_to(float* to, const float* from, int64_t count) {

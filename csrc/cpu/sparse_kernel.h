@@ -5,8 +5,8 @@
 //   weight gradient  dW^T[input] += x[sample, input] dz[sample]     entries of an input, by tiles of samples
 //
 // Memory traffic: the row that is added to stays in registers and the rows that are read in L1, one load for each
-// multiplication, which the micro-kernel shares among kRows. W^T and dW^T, in L2 beside the weights and their gradient,
-// are made and added up once per pass over some tiles.
+// multiplication, which the micro-kernel shares among kRows. W^T, in L2 beside the weights, is made once a particle;
+// dW^T is added to their gradient once a group of tiles.
 //
 // What is left out is 0 a, which changes no sum as long as a is finite. Where it is not, nothing is left out, so that 0
 // times infinity is NaN as in every other product.
@@ -48,20 +48,13 @@ struct SparseTile {
   int32_t* starts;
   Entry *by_sample, *by_input;  // by_input null where no gradient is wanted
 
-  static int64_t block(int64_t inputs, int64_t width) {
+  int64_t block() const {
     const int64_t fit = kBlockBytes / (width * static_cast<int64_t>(sizeof(float)));
-    const int64_t most =
-        fit < 2 * kDepth ? fit : 2 * kDepth;  // a chain of additions is half as long at most on average
+    const int64_t most = fit < 2 * kDepth ? fit : 2 * kDepth;  // so that a chain of additions is kDepth long on average
     return inputs < most ? inputs : most;
   }
-  static int64_t blocks(int64_t inputs, int64_t width) {
-    const int64_t size = block(inputs, width);
-    return (inputs + size - 1) / size;
-  }
-  static int64_t num_starts(int64_t inputs, int64_t width) { return blocks(inputs, width) * kTile + 1 + inputs + 1; }
-
-  int64_t block() const { return block(inputs, width); }
-  int64_t blocks() const { return blocks(inputs, width); }
+  int64_t blocks() const { return (inputs + block() - 1) / block(); }
+  int64_t num_starts() const { return blocks() * depth + 1 + inputs + 1; }
   int32_t* input_starts() const { return starts + blocks() * depth + 1; }
 };
 
@@ -78,7 +71,7 @@ struct Strided {
   Strided from(int64_t row) const { return {at(row, 0), rows - row, columns, row_stride, column_stride}; }
 };
 
-// Whether so many entries have room in the place of x, and are multiplied in less time by passes over `tiles` tiles.
+// Whether so many entries have room in the place of x, and are multiplied in less time where `tiles` tiles share W^T.
 // Counted in rows of units of the micro-kernel: an entry waits for about three loads more than its vectors, and to turn
 // W and dW over takes as long as 16 samples.
 static bool worth_listing(int64_t entries, int64_t samples, int64_t tiles, const SparseTile& tile) {
@@ -88,7 +81,7 @@ static bool worth_listing(int64_t entries, int64_t samples, int64_t tiles, const
 }
 
 static void list_entries(Strided x, int64_t tiles, SparseTile tile) {
-  const int64_t samples = x.rows < tile.depth ? x.rows : tile.depth, block = tile.block();
+  const int64_t samples = x.rows < tile.depth ? x.rows : tile.depth, block = tile.block(), blocks = tile.blocks();
   vint found{};
   for (int64_t s = 0; s < samples; ++s)
     for (int64_t k = 0; k < tile.inputs; k += kLanes) found -= x.row(s, k, tile.inputs) != vfloat{};
@@ -120,7 +113,7 @@ static void list_entries(Strided x, int64_t tiles, SparseTile tile) {
   for (int64_t k = 0; k < tile.inputs; ++k) of_input[k + 1] += of_input[k];
   const auto width = static_cast<int32_t>(tile.width);
   start = tile.starts;
-  for (int64_t b = 0; b < tile.blocks(); ++b)
+  for (int64_t b = 0; b < blocks; ++b)
     for (int32_t s = 0; s < tile.depth; ++s, ++start)
       for (int32_t i = start[0]; i < start[1]; ++i) {
         Entry& entry = tile.by_sample[i];
@@ -283,7 +276,7 @@ class SparseLayer {
   // z by panels of samples, without activation.
   void forward(SparseTile tile, float* z) const {
     const float* bias = params_ + inputs_ * panels_.units;
-    const int64_t width = panels_.width, block = tile.block();
+    const int64_t width = panels_.width, block = tile.block(), blocks = tile.blocks();
     for (int64_t p = 0; p < panels_.count; ++p) {
       const int64_t units = panels_.units_of(p);
       for (int64_t s = 0; s < tile.depth; ++s) {
@@ -291,7 +284,7 @@ class SparseLayer {
         memcpy(row, bias + p * width, static_cast<size_t>(units) * sizeof(float));
         memset(row + units, 0, static_cast<size_t>(width - units) * sizeof(float));
       }
-      for (int64_t b = 0; b < tile.blocks(); ++b) {
+      for (int64_t b = 0; b < blocks; ++b) {
         const int64_t left = inputs_ - b * block;
         multiply(
             {tile.starts + b * tile.depth, tile.depth, tile.by_sample, weights_ + p * width * inputs_, rows_, false},

@@ -88,18 +88,6 @@ static inline vint last_lane(vint v) {
   return __builtin_shuffle(v, splat<vint>(kLanes - 1));
 }
 
-static inline bool any(vlong condition) {
-#if FASTSMC_USE_AVX512
-  return _mm512_movepi64_mask((__m512i)condition) != 0;
-#elif FASTSMC_USE_AVX2
-  return _mm256_movemask_pd((__m256d)condition) != 0;
-#else
-  int64_t signs = 0;
-  for (int lane = 0; lane < kLanes64; ++lane) signs |= condition[lane];
-  return signs < 0;
-#endif
-}
-
 struct VectorShift {
 #if FASTSMC_USE_AVX512
   static vulong right(vulong x, vulong by) { return (vulong)_mm512_maskz_srlv_epi64(0xFF, (__m512i)x, (__m512i)by); }
