@@ -191,7 +191,7 @@ def with_blanks(x, blank):
         x[at : at + 13, first : first + 1 + inputs // 2] = 0
     x[rng.random(x.shape) < BLANKS[blank]] = 0
     if blank == "some samples":
-        x[samples // 2 :] = full[samples // 2 :]
+        x[samples // 3 : 2 * samples // 3] = full[samples // 3 : 2 * samples // 3]
     return x
 
 

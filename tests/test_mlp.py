@@ -154,6 +154,12 @@ def test_no_product_of_zeros_is_missed(engine, samples, blank):
 
 
 @pytest.mark.parametrize("blank", problems.BLANKS)
+def test_the_cpu_misses_no_product_of_zeros_in_several_chunks(blank):
+    with problems.threads(1):  # which takes a particle through all groups of a chunk
+        problems.whole_numbers_are_exact(fs.MLP((40, 9, 2), "relu"), 4500, "cpu", seed=1, blank=blank)
+
+
+@pytest.mark.parametrize("blank", problems.BLANKS)
 @pytest.mark.parametrize("samples", [16, 17, 64, 130])  # panels that miss many samples have zeros of their own
 def test_the_cpu_leaves_out_no_zero_times_infinity(samples, blank):
     """As the reference; engines whose operands are sums of parts make NaN of infinity itself."""
@@ -238,7 +244,8 @@ def test_each_particle_alone_gives_the_same_bits(backend, shape):
 def everything():
     rng = np.random.default_rng(3)
     targets = {"categorical": np.zeros, "bernoulli": np.ones, "gaussian": np.ones, "poisson": np.ones}
-    for widths, particles, samples in [((13, 7, 3), 5, 29), ((784, 100, 10), 7, 100), ((3000, 3), 5, 1000)]:
+    shapes = [((13, 7, 3), 5, 29), ((784, 100, 10), 7, 100), ((3000, 3), 5, 1000), ((40, 9, 2), 3, 4500)]
+    for widths, particles, samples in shapes:
         for kind, make in targets.items():
             post = fs.Posterior(fs.MLP(widths, "gelu"), likelihood=kind)
             theta = post.sample_prior(particles)

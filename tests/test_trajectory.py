@@ -14,7 +14,7 @@ NAMES = {"seed": 7, "iteration": 3, "stream": 2, "first_slot": 4}
 CASES = {
     "one chunk": ((13, 7, 3), 5, 300),
     "one particle of many groups": ((13, 7, 3), 1, 4000),
-    "several chunks": ((900, 3), 3, 2500),
+    "several chunks": ((900, 3), 3, 4500),
 }
 
 

@@ -63,9 +63,10 @@ FASTSMC_HD static inline void reduce_exponent(typename L::Float x, typename L::I
   r = L::fma(rounded, splat<L>(2.12194440e-4f), r);
 }
 
+// y 2^n, where both y and the result are normal numbers.
 template <class L>
-FASTSMC_HD static inline typename L::Float power_of_two(typename L::Int n) {
-  return bit_cast<typename L::Float>((n + 127) << 23);
+FASTSMC_HD static inline typename L::Float scale(typename L::Float y, typename L::Int n) {
+  return bit_cast<typename L::Float>(bit_cast<typename L::Int>(y) + n * (1 << 23));
 }
 
 // Results below the smallest normal number are flushed to zero.
@@ -75,11 +76,8 @@ FASTSMC_HD static inline typename L::Float exp(typename L::Float x) {
   typename L::Int n;
   V r;
   reduce_exponent<L>(clamp(x, splat<L>(-87.33f), splat<L>(88.72f)), n, r);
-  const typename L::Int half = n >> 1;  // in two steps, since 2^128 is not a float
-  V y = (expm1_reduced<L>(r) + 1.f) * power_of_two<L>(half) * power_of_two<L>(n - half);
-  y = x < -87.33f ? splat<L>(0.f) : y;
-  y = x > 88.72f ? splat<L>(__builtin_inff()) : y;
-  return x != x ? x : y;
+  const V y = scale<L>(expm1_reduced<L>(r) + 1.f, n), beyond = x + __builtin_inff();  // infinity or NaN
+  return x < -87.33f ? splat<L>(0.f) : x <= 88.72f ? y : beyond;
 }
 
 // For positive normal x: x = 2^e m with m in [sqrt(1/2), sqrt(2)), log m = 2 artanh((m - 1) / (m + 1)).
@@ -104,8 +102,8 @@ FASTSMC_HD static inline typename L::Float tanh(typename L::Float x) {
   typename L::Int n;
   V r;
   reduce_exponent<L>(clamp(x, splat<L>(-9.5f), splat<L>(9.5f)) * 2.f, n, r);
-  const V scale = power_of_two<L>(n);
-  const V em1 = L::fma(expm1_reduced<L>(r), scale, scale - 1.f);  // exp(2x) - 1 without cancellation
+  const V power = scale<L>(splat<L>(1.f), n);
+  const V em1 = L::fma(expm1_reduced<L>(r), power, power - 1.f);  // exp(2x) - 1 without cancellation
   return x != x ? x : em1 / (em1 + 2.f);
 }
 

@@ -56,46 +56,38 @@ static void panels_to_rows(const float* h, int64_t width, Panels tile, float* ro
   }
 }
 
-// Panels of dz to one row per unit, [width][samples], whose sums are the gradient of the bias; whether all are finite.
-static bool join_panels(const float* dz, int64_t width, Panels tile, float* joined, float* bias_grad) {
-  double zero = 0;
-  for (int64_t unit = 0; unit < width; ++unit) {
-    vfloat sum{};
-    for (int64_t p = 0; p < tile.count(); ++p) {
-      const int columns = tile.columns(p);
-      const float* from = dz + p * kPanel * width + unit * columns * kLanes;
-      for (int v = 0; v < columns; ++v, joined += kLanes) {
-        const vfloat value = load<vfloat>(from + v * kLanes);
-        sum += value;
-        store(joined, value);
-      }
-    }
-    const double total = sum_lanes(sum);
-    bias_grad[unit] += static_cast<float>(total);
-    zero += 0 * total;
-  }
-  return zero == 0;
-}
+// The same product over several panels of samples, which are a_image and b_image apart.
+struct PanelProduct : Product {
+  int64_t images, a_image, b_image;
+};
 
-// c [rows][w] += the first `rows` of dz, [row][samples], times columns of panel j of h, from `column` on.
+// c [rows][w] += `rows` units of dz [panel][units][samples], from `first` on, times columns of panel j of h, from
+// `column` on.
 __attribute__((always_inline)) static inline void add_product(Rows h, int64_t j, int64_t column, const float* dz,
-                                                              int64_t rows, float* c, int64_t c_row, int columns) {
+                                                              int64_t units, int64_t first, int64_t rows, float* c,
+                                                              int64_t c_row, int columns) {
+  const int64_t b_row = Rows::width(h.inputs, j);
   for (int64_t s = 0; s < h.samples; s += kTile) {
-    const int64_t after = s + kTile < h.samples ? s + kTile : 0;
+    const int64_t after = s + kTile < h.samples ? s + kTile : 0, depth = Rows::depth(h.samples, s);
     const float* next = h.panel(after, after > 0 ? j : j + 1) + column;
-    multiply_rows<Init::kAccumulate>(Product{Rows::depth(h.samples, s), dz + s, h.samples, 1, h.panel(s, j) + column,
-                                             Rows::width(h.inputs, j), c, c_row, columns, nullptr, next, 0},
-                                     rows);
+    const auto add = [&](int64_t from, int64_t width, int64_t images) {
+      const float *a = dz + (s + from) * units + first * width, *b = h.panel(s, j) + from * b_row + column;
+      const Product panel{width, a, width, 1, b, b_row, c, c_row, columns, nullptr, next, 0};
+      multiply_rows<Init::kAccumulate>(PanelProduct{panel, images, units * width, width * b_row}, rows);
+    };
+    const int64_t whole = depth / kPanel, rest = depth % kPanel;
+    if (whole > 0) add(0, kPanel, whole);
+    if (rest > 0) add(whole * kPanel, rest, 1);
   }
 }
 
-// grad [out, in] += dz h^T; dz [out][samples].
+// grad [out, in] += dz h^T; dz [panel][out][w].
 static void add_weight_gradient(const Layer& layer, const float* dz, Rows h, float* grad) {
   const int64_t inputs = layer.inputs(), outputs = layer.out_channels, whole = inputs / kLanes * kLanes;
   for (int64_t j = 0; j * kPanel < whole; ++j) {
     const int64_t left = whole - j * kPanel;
     const int columns = left < kPanel ? static_cast<int>(left / kLanes) : kColumns;
-    add_product(h, j, 0, dz, outputs, grad + j * kPanel, inputs, columns);
+    add_product(h, j, 0, dz, outputs, 0, outputs, grad + j * kPanel, inputs, columns);
   }
   if (whole == inputs) return;
   // the last inputs fill no vector: their gradient is added from beside
@@ -103,7 +95,7 @@ static void add_weight_gradient(const Layer& layer, const float* dz, Rows h, flo
   for (int64_t r = 0; r < outputs; r += kRows) {
     const int64_t count = outputs - r < kRows ? outputs - r : kRows;
     float edge[kRows * kLanes] = {};
-    add_product(h, j, whole - j * kPanel, dz + r * h.samples, count, edge, kLanes, 1);
+    add_product(h, j, whole - j * kPanel, dz, outputs, r, count, edge, kLanes, 1);
     for (int64_t k = 0; k < count; ++k)
       for (int64_t i = whole; i < inputs; ++i) grad[(r + k) * inputs + i] += edge[k * kLanes + i - whole];
   }
@@ -112,9 +104,7 @@ static void add_weight_gradient(const Layer& layer, const float* dz, Rows h, flo
 struct Dense {
   // floats kept for the backward pass beside the outputs, and needed while it runs, for a tile
   static int64_t memory(const Layer& layer, int64_t samples) { return layer.outputs() * samples; }
-  static int64_t work(const Layer& layer, int64_t samples, bool) {
-    return (layer.outputs() + round_up_lanes(layer.inputs())) * samples;
-  }
+  static int64_t work(const Layer& layer, int64_t samples, bool) { return round_up_lanes(layer.inputs()) * samples; }
 
   // One panel; memory is null where no backward pass follows.
   static void forward(const Layer& layer, const float* params, const float* h, int columns, float* z, float* memory,
@@ -130,12 +120,28 @@ struct Dense {
     FASTSMC_LEVEL::activate(layer.activation, z, memory, layer.out_channels * columns * kLanes);
   }
 
-  // delta by units, [out][samples], before the activation; adds up the gradient of the bias. Whether all are finite.
-  static bool deactivate(const Layer& layer, Panels tile, float* delta, const float* memory, float* grad, float* dz) {
-    if (layer.activation != Activation::kIdentity)
-      for (int64_t i = 0; i < layer.out_channels * tile.samples; i += kLanes)
-        store(delta + i, load<vfloat>(delta + i) * load<vfloat>(memory + i));
-    return join_panels(delta, layer.out_channels, tile, dz, grad + layer.inputs() * layer.out_channels);
+  // delta [panel][out][w] before the activation, whose sums are added to the gradient of the bias; whether all are
+  // finite.
+  static bool deactivate(const Layer& layer, Panels tile, float* delta, const float* memory, float* grad) {
+    const int64_t out = layer.out_channels;
+    const bool active = layer.activation != Activation::kIdentity;
+    float* bias_grad = grad + layer.inputs() * out;
+    float zero = 0;
+    for (int64_t unit = 0; unit < out; ++unit) {
+      vfloat sum{};
+      for (int64_t p = 0; p < tile.count(); ++p) {
+        const int64_t w = tile.columns(p) * kLanes, first = p * kPanel * out + unit * w;
+        for (int64_t at = first; at < first + w; at += kLanes) {
+          vfloat value = load<vfloat>(delta + at);
+          if (active) store(delta + at, value *= load<vfloat>(memory + at));
+          sum += value;
+        }
+      }
+      const float total = sum_of(sum);
+      bias_grad[unit] += total;
+      zero += 0 * total;
+    }
+    return zero == 0;
   }
 
   // delta is the gradient with respect to the outputs, and is overwritten; h is needed only where `rows` is not given;
@@ -143,13 +149,12 @@ struct Dense {
   static void backward(const Layer& layer, const float* params, Panels tile, const float* h, Rows rows, float* delta,
                        const float* memory, float* grad, float* below, float* work) {
     const int64_t in = layer.inputs(), out = layer.out_channels;
-    float *dz = work, *own = work + out * tile.samples;
-    deactivate(layer, tile, delta, memory, grad, dz);
+    deactivate(layer, tile, delta, memory, grad);
     if (rows.data == nullptr) {
-      panels_to_rows(h, in, tile, own);
-      rows = {own, tile.samples, in};
+      panels_to_rows(h, in, tile, work);
+      rows = {work, tile.samples, in};
     }
-    add_weight_gradient(layer, dz, rows, grad);
+    add_weight_gradient(layer, delta, rows, grad);
     if (below == nullptr) return;
     for (int64_t p = 0; p < tile.count(); ++p) {
       const int columns = tile.columns(p);

@@ -48,7 +48,7 @@ static double panel_loss(const NetworkSpec& spec, float* z, int columns, const f
                          int64_t valid) {
   const int64_t width = spec.outputs(), row = columns * kLanes;
   const float* weights = target + target_width(spec) * row;
-  double sum = 0;
+  vdouble sum{};
   for (int v = 0; v < columns; ++v) {
     const Column column{z + v * kLanes, row};
     const float* y = target + v * kLanes;
@@ -60,9 +60,11 @@ static double panel_loss(const NetworkSpec& spec, float* z, int columns, const f
       value = real ? value : vfloat{};
       for (int64_t c = 0; c < width; ++c) column.set(c, real ? column(c) : vfloat{});
     }
-    sum += sum_lanes(value);
+    sum += halves_added(value);
   }
-  return sum;
+  double total = 0;
+  for (int i = 0; i < kLanes64; ++i) total += sum[i];
+  return total;
 }
 
 }  // namespace fastsmc::cpu::FASTSMC_LEVEL

@@ -133,7 +133,7 @@ static inline void multiply_rows(P p, int64_t rows) {
     kernels[count - 1](p);
     p.a += count * p.a_row;
     p.c += count * p.c_row;
-    p.next += p.next_step * p.depth;
+    p.next += p.next_step * p.depth * p.images;
     if (Start == Init::kRowBias) p.bias += count;
   }
 }

@@ -17,7 +17,7 @@
 namespace fastsmc::cpu {
 namespace {
 
-constexpr int64_t kChunkBytes = 8 << 20;
+constexpr int64_t kChunkBytes = 16 << 20;
 constexpr int64_t kMaxChunk = 4096;
 constexpr double kParallelFlops = 2e5;  // below this a parallel region costs more than it saves
 

@@ -219,7 +219,7 @@ class FloatPass {
     }
   }
 
-  // The log-likelihood of a group of tiles, whose gradient is added to grad.total, or set.
+  // The log-likelihood of a group of tiles, whose gradient is added to grad.total, or set, by the time of `finish`.
   double add(Tiles tiles, Gradient grad) {
     const int64_t begin = tiles.begin * kTile, tiles_end = tiles.end * kTile;
     const int64_t end = tiles_end < packed_.samples ? tiles_end : packed_.samples, dim = spec_.num_params();
@@ -238,9 +238,19 @@ class FloatPass {
       if (sum != nullptr) backward(s, Panels{samples}, sum);
     }
     if (sum == nullptr) return log_likelihood;
-    if (listed > 0) sparse_.take_grad(beside > 0 ? grad.total : sum, beside > 0 && grad.fresh);
+    if (beside > 0) {
+      sparse_.add_to_total(grad.total, grad.fresh);
+    } else {
+      sparse_.take_grad(sum);
+      sparse_.take_total(grad.total);  // to which `sum` is added
+    }
     if (sum != grad.total) add_to(grad.total + beside, sum + beside, dim - beside);
     return log_likelihood;
+  }
+
+  // What is left to do after the last group.
+  void finish(Gradient grad) {
+    if (grad.total != nullptr) sparse_.take_total(grad.total);
   }
 
  private:
@@ -283,9 +293,9 @@ class FloatPass {
       return kernels_of(first).backward(first, params_, stretch, packed_.x_panels(begin),
                                         packed_.rows(begin, stretch.samples), output_[0], memory_[0], grad, nullptr,
                                         work_);
-    const bool finite = Dense::deactivate(first, stretch, output_[0], memory_[0], grad, work_);
+    const bool finite = Dense::deactivate(first, stretch, output_[0], memory_[0], grad);
     for (int64_t s = 0; s < stretch.samples; s += kTile)
-      sparse_.backward(packed_.tile(begin + s), work_ + s, stretch.samples, finite);
+      sparse_.backward(packed_.tile(begin + s), output_[0] + s * first.out_channels, finite);
   }
 
   const NetworkSpec& spec_;
@@ -305,6 +315,7 @@ static double particle(const NetworkSpec& spec, const Chunk& chunk, Groups group
   FloatPass pass(spec, chunk, params, outputs, scratch);
   double log_likelihood = 0;
   for (int64_t g = groups.begin; g < groups.end; ++g, grad.fresh = false) log_likelihood += pass.add(groups[g], grad);
+  pass.finish(grad);
   return log_likelihood;
 }
 

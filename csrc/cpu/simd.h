@@ -43,9 +43,20 @@ static inline void store(T* to, V v) {
   memcpy(to, &v, sizeof v);
 }
 
+static inline vint lane_numbers() {
+  vint v;
+  for (int i = 0; i < kLanes; ++i) v[i] = i;
+  return v;
+}
+
 // Up to kLanes numbers that are `stride` apart, zeros after them.
 static inline vfloat load_row(const float* from, int64_t stride, int64_t count) {
   if (stride == 1 && count == kLanes) return load<vfloat>(from);
+#if FASTSMC_USE_AVX512
+  if (stride == 1) return (vfloat)_mm512_maskz_loadu_ps(static_cast<__mmask16>((1u << count) - 1), from);
+#elif FASTSMC_USE_AVX2
+  if (stride == 1) return (vfloat)_mm256_maskload_ps(from, (__m256i)(lane_numbers() < static_cast<int32_t>(count)));
+#endif
   vfloat v{};
   for (int64_t i = 0; i < count; ++i) v[i] = from[i * stride];
   return v;
@@ -100,12 +111,6 @@ static inline vfloat sqrt(vfloat a) {
 #endif
 }
 
-static inline vint lane_numbers() {
-  vint v;
-  for (int i = 0; i < kLanes; ++i) v[i] = i;
-  return v;
-}
-
 // A square of 32-bit numbers: rows become columns, by swapping off-diagonal blocks of 1, 2, 4 ... lanes. Step is a
 // constant, for a shuffle by lanes that the compiler does not know is three look-ups.
 template <class V, int Step = 1>
@@ -153,6 +158,26 @@ static inline double sum_lanes(vfloat v) {
   double sum = 0;
   for (int i = 0; i < kLanes; ++i) sum += static_cast<double>(v[i]);
   return sum;
+}
+
+// The first half of the lanes plus the second, in float64.
+static inline vdouble halves_added(vfloat v) {
+  typedef float Half __attribute__((vector_size(FASTSMC_VECTOR_BYTES / 2)));
+  Half half[2];
+  memcpy(half, &v, sizeof v);
+  return __builtin_convertvector(half[0], vdouble) + __builtin_convertvector(half[1], vdouble);
+}
+
+// The sum of the lanes in float32, those first that are half of them apart.
+template <int Step = kLanes / 2>
+__attribute__((always_inline)) static inline float sum_of(vfloat v) {
+  if constexpr (Step > 0) {
+    vint other;
+    for (int i = 0; i < kLanes; ++i) other[i] = i ^ Step;
+    return sum_of<Step / 2>(v + __builtin_shuffle(v, other));
+  } else {
+    return v[0];
+  }
 }
 
 // The 64-bit product of each lane with one multiplier, as its two halves.

@@ -5,8 +5,8 @@
 //   weight gradient  dW^T[input] += x[sample, input] dz[sample]     entries of an input, by tiles of samples
 //
 // Memory traffic: the row that is added to stays in registers and the rows that are read in L1, one load for each
-// multiplication, which the micro-kernel shares among kRows. W^T, in L2 beside the weights, is made once a particle;
-// dW^T is added to their gradient once a group of tiles.
+// multiplication, which the micro-kernel shares among kRows. W^T is made once a particle, in L2 like dW^T, which is
+// added to a sum of its own kind once a group of tiles, and turned back once a particle.
 //
 // What is left out is 0 a, which changes no sum as long as a is finite. Where it is not, nothing is left out, so that 0
 // times infinity is NaN as in every other product.
@@ -54,7 +54,7 @@ struct SparseTile {
     return inputs < most ? inputs : most;
   }
   int64_t blocks() const { return (inputs + block() - 1) / block(); }
-  int64_t num_starts() const { return blocks() * depth + 1 + inputs + 1; }
+  int64_t num_starts() const { return blocks() * depth + 1 + inputs + kLanes; }  // the last are added to by vectors
   int32_t* input_starts() const { return starts + blocks() * depth + 1; }
 };
 
@@ -76,8 +76,30 @@ struct Strided {
 // W and dW over takes as long as 16 samples.
 static bool worth_listing(int64_t entries, int64_t samples, int64_t tiles, const SparseTile& tile) {
   const int64_t vectors = tile.width / kLanes, all = tile.inputs * samples;
-  if (2 * entries >= tile.inputs * tile.depth || tile.inputs * tile.width > INT32_MAX) return false;
+  if (2 * (entries + kLanes) > tile.inputs * tile.depth || tile.inputs * tile.width > INT32_MAX) return false;
   return entries * (vectors + 3) / vectors + 16 * tile.inputs / tiles < all;
+}
+
+// Entries of the lanes of a mask, whose numbers start with `first`; returns how many. There is room for kLanes.
+static inline int32_t list_lanes(vint mask, vfloat values, int32_t first, Entry* to) {
+#if FASTSMC_USE_AVX512
+  const __mmask16 bits = _mm512_movepi32_mask((__m512i)mask);
+  const auto at = (vint)_mm512_maskz_compress_epi32(bits, (__m512i)(lane_numbers() + first));
+  const auto value = (vint)_mm512_maskz_compress_epi32(bits, (__m512i)values);
+  for (int half = 0; half < 2; ++half) {
+    vint turns;
+    for (int i = 0; i < kLanes; ++i) turns[i] = (half + i % 2 * 2) * kLanes / 2 + i / 2;
+    store(to + half * kLanes / 2, __builtin_shuffle(at, value, turns));
+  }
+  return __builtin_popcount(bits);
+#else
+  int32_t count = 0;
+  for (int i = 0; i < kLanes; ++i) {
+    to[count] = {first + i, values[i]};
+    count -= mask[i];
+  }
+  return count;
+#endif
 }
 
 static void list_entries(Strided x, int64_t tiles, SparseTile tile) {
@@ -91,20 +113,17 @@ static void list_entries(Strided x, int64_t tiles, SparseTile tile) {
   if (!worth_listing(count, samples, tiles, tile)) return;
 
   int32_t *start = tile.starts, *of_input = tile.input_starts(), n = 0;
-  memset(of_input, 0, static_cast<size_t>(tile.inputs + 1) * sizeof(int32_t));
+  memset(of_input, 0, static_cast<size_t>(tile.inputs + kLanes) * sizeof(int32_t));
   for (int64_t first = 0; first < tile.inputs; first += block) {
     const int64_t end = first + block < tile.inputs ? first + block : tile.inputs;
     for (int64_t s = 0; s < tile.depth; ++s) {
       *start++ = n;
       for (int64_t k = first; k < end && s < samples; k += kLanes) {
         const vfloat values = x.row(s, k, end);
-        if (!any(values != vfloat{})) continue;
-        for (int i = 0; i < kLanes && k + i < end; ++i) {
-          const int32_t more = values[i] != 0;
-          tile.by_sample[n] = {static_cast<int32_t>(k + i), values[i]};
-          of_input[k + i + 1] += more;
-          n += more;
-        }
+        const vint listed = values != vfloat{};
+        if (!any(listed)) continue;
+        n += list_lanes(listed, values, static_cast<int32_t>(k), tile.by_sample + n);
+        store(of_input + k + 1, load<vint>(of_input + k + 1) - listed);
       }
     }
   }
@@ -248,7 +267,7 @@ class SparseLayer {
  public:
   static int64_t memory(const Layer& layer) {
     const UnitPanels panels(layer.out_channels);
-    return 2 * panels.floats(layer.inputs()) + panels.floats(kTile) + 3 * kPiece + kLanes;
+    return 3 * panels.floats(layer.inputs()) + panels.floats(kTile) + 3 * kPiece + kLanes;
   }
 
   SparseLayer(int64_t inputs, UnitPanels panels, const float* params)
@@ -263,13 +282,12 @@ class SparseLayer {
   float* load(float* memory) {
     weights_ = memory;
     grad_ = weights_ + panels_.floats(inputs_);
-    rows_ = grad_ + panels_.floats(inputs_);
+    total_ = grad_ + panels_.floats(inputs_);
+    rows_ = total_ + panels_.floats(inputs_);
     piece_ = reinterpret_cast<Entry*>(rows_ + panels_.floats(kTile));
     piece_starts_ = reinterpret_cast<int32_t*>(piece_ + kPiece);
     finite_ = all_finite(params_, inputs_ * panels_.units);
-    for (int64_t p = 0; p < panels_.count; ++p)
-      turn<Fill>({params_ + p * panels_.width * inputs_, panels_.units_of(p), inputs_, inputs_, 1},
-                 weights_ + p * panels_.width * inputs_, panels_.width, panels_.width);
+    turn_over(params_, weights_);
     return rows_ + panels_.floats(kTile) + 3 * kPiece + kLanes;
   }
 
@@ -299,24 +317,46 @@ class SparseLayer {
     }
   }
 
-  // dz [unit][samples], of which the tile's come first; whether it is finite.
-  void backward(SparseTile tile, const float* dz, int64_t samples, bool finite) {
+  // dz by panels of samples; whether it is finite.
+  void backward(SparseTile tile, const float* dz, bool finite) {
     const int64_t width = panels_.width;
+    const Panels samples{tile.depth};
     for (int64_t p = 0; p < panels_.count; ++p) {
-      turn<Fill>({dz + p * width * samples, panels_.units_of(p), tile.depth, samples, 1}, rows_, width, width);
+      for (int64_t q = 0; q < samples.count(); ++q) {
+        const int64_t w = samples.columns(q) * kLanes;
+        turn<Fill>({dz + q * kPanel * panels_.units + p * width * w, panels_.units_of(p), w, w, 1},
+                   rows_ + q * kPanel * width, width, width);
+      }
       multiply({tile.input_starts(), inputs_, tile.by_input, rows_, grad_ + p * width * inputs_, !has_grad_}, 0,
                tile.depth, finite);
     }
     has_grad_ = true;
   }
 
-  // The gradient of the tiles since it was last taken is added to grad, or set there.
-  void take_grad(float* grad, bool set) {
-    for (int64_t p = 0; p < panels_.count; ++p)
-      (set ? turn<Set>
-           : turn<Add>)({grad_ + p * panels_.width * inputs_, inputs_, panels_.units_of(p), panels_.width, 1},
-                        grad + p * panels_.width * inputs_, inputs_, inputs_);
+  // The gradient of the tiles since it was last taken is added to grad.
+  void take_grad(float* grad) {
+    if (has_grad_) turn_back<Add>(grad_, grad);
     has_grad_ = false;
+  }
+
+  // The same to the total, which starts as `grad`, or, where that is fresh, as nothing.
+  void add_to_total(const float* grad, bool fresh) {
+    if (!has_total_ && fresh) {
+      float* const sum = grad_;
+      grad_ = total_;
+      total_ = sum;
+    } else {
+      if (!has_total_) turn_over(grad, total_);
+      add_to(total_, grad_, panels_.floats(inputs_));
+    }
+    has_total_ = true;
+    has_grad_ = false;
+  }
+
+  // What the total has become is what grad is.
+  void take_total(float* grad) {
+    if (has_total_) turn_back<Set>(total_, grad);
+    has_total_ = false;
   }
 
  private:
@@ -333,14 +373,27 @@ class SparseLayer {
     }
   }
 
+  // [units][inputs] to rows of units.
+  void turn_over(const float* from, float* to) const {
+    for (int64_t p = 0; p < panels_.count; ++p)
+      turn<Fill>({from + p * panels_.width * inputs_, panels_.units_of(p), inputs_, inputs_, 1},
+                 to + p * panels_.width * inputs_, panels_.width, panels_.width);
+  }
+  template <class Put>
+  void turn_back(const float* from, float* to) const {
+    for (int64_t p = 0; p < panels_.count; ++p)
+      turn<Put>({from + p * panels_.width * inputs_, inputs_, panels_.units_of(p), panels_.width, 1},
+                to + p * panels_.width * inputs_, inputs_, inputs_);
+  }
+
   int64_t inputs_;
   UnitPanels panels_;
   AddEntries multiply_;
   const float* params_;
-  float *weights_ = nullptr, *grad_ = nullptr, *rows_ = nullptr;
+  float *weights_ = nullptr, *grad_ = nullptr, *total_ = nullptr, *rows_ = nullptr;
   Entry* piece_ = nullptr;
   int32_t* piece_starts_ = nullptr;
-  bool finite_ = false, has_grad_ = false;
+  bool finite_ = false, has_grad_ = false, has_total_ = false;
 };
 
 }  // namespace fastsmc::cpu::FASTSMC_LEVEL
