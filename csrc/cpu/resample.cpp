@@ -15,6 +15,7 @@
 #include <vector>
 
 #include "common/fixed_scan.h"
+#include "cpu/memory.h"
 #include "cpu/parallel.h"
 #include "cpu/weights.h"
 
@@ -23,7 +24,6 @@ namespace {
 
 constexpr int64_t kGroup = 8;          // of weights, as the kernels take them
 constexpr int64_t kSampleGroups = 64;  // that tell the scale
-constexpr int64_t kSortBucket = 2048;  // numbers
 
 // values become their own exclusive prefix sums.
 template <class I>
@@ -162,82 +162,80 @@ struct Stratified {
   }
 };
 
-void sort_few(uint64_t* x, int64_t n) {
-  constexpr int64_t kFew = 16;  // so many are quickest to insert one by one
-  if (n > kFew) return std::sort(x, x + n);
-  for (int64_t i = 1; i < n; ++i) {
-    const uint64_t value = x[i];
-    int64_t at = i;
-    for (; at > 0 && x[at - 1] > value; --at) x[at] = x[at - 1];
-    x[at] = value;
+// Independent draws in the order of equal steps of mass, as many as there are draws: since the numbers are uniform, a
+// step has one or two, which need not be sorted to say how many lie below a sum. Were they not uniform, it would only
+// be slower. Pieces of the numbers are counted and moved into buckets of steps that fit the first-level cache, side by
+// side; then each bucket is put in order.
+class Draws {
+ public:
+  Draws() = default;
+  Draws(Uniforms u, int64_t m, uint64_t total, bool parallel)
+      : steps_(std::max<int64_t>(m, 1)),
+        ratio_(m > 0 ? static_cast<double>(m) / static_cast<double>(total) : 0),
+        positions_(static_cast<size_t>(m + kFew)),
+        begin_(static_cast<size_t>(steps_ + 1)) {
+    const int64_t buckets = (steps_ + kBucket - 1) / kBucket, pieces = std::min<int64_t>(buckets, 64);
+    const auto for_piece = [&](int64_t piece, const auto& work) {
+      for (int64_t j = piece * m / pieces; j < (piece + 1) * m / pieces; ++j) {
+        const uint64_t position = fixed::offset(u.bits(j), total);
+        work(position, static_cast<size_t>(step_of(position) / kBucket * pieces + piece));
+      }
+    };
+    std::vector<int64_t> next(static_cast<size_t>(buckets * pieces + 1));  // of each piece in each bucket
+    for_each(pieces, parallel,
+             [&](int64_t piece) { for_piece(piece, [&](uint64_t, size_t place) { ++next[place]; }); });
+    accumulate(next);
+    for_each(pieces, parallel, [&](int64_t piece) {
+      for_piece(piece, [&](uint64_t position, size_t place) { positions_.get()[next[place]++] = position; });
+    });
+    for_each(buckets, parallel, [&](int64_t bucket) {  // each begin has become the end
+      const auto end_of = [&](int64_t b) { return b < 0 ? 0 : next[static_cast<size_t>((b + 1) * pieces - 1)]; };
+      order(bucket, end_of(bucket - 1), end_of(bucket));
+    });
+    begin_.get()[steps_] = static_cast<int32_t>(m);
+    std::fill_n(positions_.get() + m, kFew, std::numeric_limits<uint64_t>::max());
   }
-}
 
-// Sorts uniform numbers between `bucket` and `bucket` + 1 over ratio: by counting in as many steps as there are
-// numbers, which leaves next to nothing to compare.
-void sort_bucket(uint64_t* bits, int64_t n, int64_t bucket, double ratio) {
-  if (n > 2 * kSortBucket) return std::sort(bits, bits + n);  // not uniform
-  int64_t end[2 * kSortBucket + 1];
-  uint64_t copy[2 * kSortBucket];
-  const auto step_of = [&](uint64_t x) {
-    const double within = static_cast<double>(x) * ratio - static_cast<double>(bucket);
-    return std::min(n - 1, static_cast<int64_t>(within * static_cast<double>(n)));
-  };
-  std::fill_n(end, n + 1, 0);
-  for (int64_t j = 0; j < n; ++j) ++end[step_of(bits[j]) + 1];
-  for (int64_t k = 0; k < n; ++k) end[k + 1] += end[k];
-  std::copy_n(bits, n, copy);
-  for (int64_t j = 0; j < n; ++j) bits[end[step_of(copy[j])]++] = copy[j];
-  for (int64_t k = 0, begin = 0; k < n; begin = end[k++]) sort_few(bits + begin, end[k] - begin);
-}
-
-// The positions of m independent draws in ascending order, and one beyond all. The numbers are uniform, so equal
-// buckets make sorting linear; were they not, it would only be slower. Pieces of the numbers are counted and moved into
-// buckets that fit the first-level cache, side by side; then each bucket is sorted.
-std::vector<uint64_t> sorted_offsets(Uniforms u, int64_t m, uint64_t total, bool parallel) {
-  const int64_t buckets = m / kSortBucket + 1, pieces = std::min<int64_t>(buckets, 64);
-  const double ratio = static_cast<double>(buckets) * 0x1p-53;
-  const auto bucket_of = [&](uint64_t bits) { return static_cast<int64_t>(static_cast<double>(bits) * ratio); };
-  const auto for_piece = [&](int64_t piece, const auto& work) {
-    for (int64_t j = piece * m / pieces; j < (piece + 1) * m / pieces; ++j) work(u.bits(j));
-  };
-  const auto place = [&](int64_t bucket, int64_t piece) { return static_cast<size_t>(bucket * pieces + piece); };
-  std::vector<int64_t> next(place(buckets, 0) + 1);  // of each piece in each bucket
-  for_each(pieces, parallel,
-           [&](int64_t piece) { for_piece(piece, [&](uint64_t bits) { ++next[place(bucket_of(bits), piece)]; }); });
-  accumulate(next);
-  std::vector<uint64_t> sorted(static_cast<size_t>(m) + 1, std::numeric_limits<uint64_t>::max());
-  for_each(pieces, parallel, [&](int64_t piece) {
-    for_piece(piece, [&](uint64_t bits) { sorted[static_cast<size_t>(next[place(bucket_of(bits), piece)]++)] = bits; });
-  });
-  for_each(buckets, parallel, [&](int64_t bucket) {  // each begin has become the end
-    const int64_t begin = bucket == 0 ? 0 : next[place(bucket, 0) - 1], end = next[place(bucket + 1, 0) - 1];
-    sort_bucket(sorted.data() + begin, end - begin, bucket, ratio);
-    for (int64_t j = begin; j < end; ++j)
-      sorted[static_cast<size_t>(j)] = fixed::offset(sorted[static_cast<size_t>(j)], total);
-  });
-  return sorted;
-}
-
-// Independent draws from masses of which only the sums before each block are known here.
-struct Draws {
-  std::vector<uint64_t> positions;  // sorted, and one beyond all
-  const std::vector<uint64_t>& starts;
-
-  int64_t before(int64_t block) const {
-    return std::lower_bound(positions.begin(), positions.end() - 1, starts[static_cast<size_t>(block)]) -
-           positions.begin();
+  // How many positions lie below a sum of masses. All that follow those of its step are above it.
+  int64_t below(uint64_t sum) const {
+    const int32_t* const step = begin_.get() + step_of(sum);
+    const uint64_t *const first = positions_.get() + step[0], *const end = positions_.get() + step[1];
+    if (end - first > kFew) return std::lower_bound(first, end, sum) - positions_.get();
+    int64_t count = step[0];
+    for (int k = 0; k < kFew; ++k) count += first[k] < sum;
+    return count;
   }
-  // How many positions lie below each of n ascending sums, from `count` that lie below the first or before it. Every
-  // step passes a position or a sum, without a branch on which.
-  void merge(const uint64_t* sums, int64_t n, int64_t count, int64_t* below) const {
-    for (int64_t i = 0; i < n;) {
-      const bool lower = positions[static_cast<size_t>(count)] < sums[i];
-      below[i] = count;
-      count += lower;
-      i += !lower;
+
+ private:
+  static constexpr int64_t kBucket = 2048, kFew = 4;
+
+  int64_t step_of(uint64_t position) const {
+    return std::min(steps_ - 1, static_cast<int64_t>(static_cast<double>(static_cast<int64_t>(position)) * ratio_));
+  }
+
+  // Positions [begin, end) are those of a bucket.
+  void order(int64_t bucket, int64_t begin, int64_t end) {
+    const int64_t first = bucket * kBucket, count = std::min(kBucket, steps_ - first);
+    uint64_t* const positions = positions_.get();
+    int32_t next[kBucket + 1] = {};
+    for (int64_t j = begin; j < end; ++j) ++next[step_of(positions[j]) - first + 1];
+    next[0] = static_cast<int32_t>(begin);
+    for (int64_t k = 0; k < count; ++k) {
+      begin_.get()[first + k] = next[k];
+      next[k + 1] += next[k];
     }
+    if (end - begin > 2 * kBucket) return std::sort(positions + begin, positions + end);
+    uint64_t copy[2 * kBucket];
+    std::copy(positions + begin, positions + end, copy);
+    for (int64_t j = 0; j < end - begin; ++j) positions[next[step_of(copy[j]) - first]++] = copy[j];
+    for (int64_t k = 0, from = begin; k < count; from = next[k++])
+      if (next[k] - from > kFew) std::sort(positions + from, positions + next[k]);
   }
+
+  int64_t steps_ = 0;
+  double ratio_ = 0;
+  Buffer<uint64_t> positions_;  // and kFew beyond all
+  Buffer<int32_t> begin_;       // of each step, and the end
 };
 
 template <class T>
@@ -245,11 +243,9 @@ struct Multinomial {
   const Masses<T>& masses;
   Draws draws;
 
-  int64_t before(int64_t block) const { return draws.before(block); }
+  int64_t before(int64_t block) const { return draws.below(masses.mass_before(block)); }
   void count(int64_t block, int64_t* below) const {
-    uint64_t sums[kWeightBlock];
-    masses.for_sums(block, [&](int64_t i, uint64_t c) { sums[i] = c; });
-    draws.merge(sums, masses.size(block), below[-1], below);
+    masses.for_sums(block, [&](int64_t i, uint64_t c) { below[i] = draws.below(c); });
   }
 };
 
@@ -265,11 +261,7 @@ struct Residual {
   Draws draws;
 
   Residual(const Masses<T>& of, int64_t m, Uniforms u, bool parallel)
-      : masses(of),
-        share(fixed::share(of.total(), m)),
-        copies(of.before.size()),
-        starts(of.before.size()),
-        draws{{}, starts} {
+      : masses(of), share(fixed::share(of.total(), m)), copies(of.before.size()), starts(of.before.size()) {
     const auto sum_blocks = [&](auto& sums, auto part) {
       for_each(masses.blocks(), parallel, [&](int64_t b) {
         std::decay_t<decltype(sums[0])> sum = 0;
@@ -282,7 +274,7 @@ struct Residual {
     const int64_t drawn = m - copies.back();
     shift = fixed::bit_length(static_cast<uint64_t>(drawn));
     sum_blocks(starts, [this](fixed::Division d) { return d.remainder >> shift; });
-    draws.positions = sorted_offsets(u, drawn, starts.back(), parallel);
+    draws = Draws(u, drawn, starts.back(), parallel);
   }
 
   template <class Work>
@@ -292,17 +284,18 @@ struct Residual {
     for (int64_t i = 0; i < masses.size(block); ++i) work(i, fixed::divide(q[i], share));
   }
 
-  int64_t before(int64_t block) const { return copies[static_cast<size_t>(block)] + draws.before(block); }
+  int64_t before(int64_t block) const {
+    const auto b = static_cast<size_t>(block);
+    return copies[b] + draws.below(starts[b]);
+  }
   void count(int64_t block, int64_t* below) const {
-    int64_t copied[kWeightBlock], copy = copies[static_cast<size_t>(block)];
-    uint64_t sums[kWeightBlock], sum = starts[static_cast<size_t>(block)];
-    const int64_t n = masses.size(block), drawn = below[-1] - copy;
+    int64_t copied = copies[static_cast<size_t>(block)];
+    uint64_t sum = starts[static_cast<size_t>(block)];
     for_divisions(block, [&](int64_t i, fixed::Division d) {
-      copied[i] = copy += d.quotient;
-      sums[i] = sum += d.remainder >> shift;
+      copied += d.quotient;
+      sum += d.remainder >> shift;
+      below[i] = copied + draws.below(sum);
     });
-    draws.merge(sums, n, drawn, below);
-    for (int64_t i = 0; i < n; ++i) below[i] += copied[i];
   }
 };
 
@@ -327,8 +320,7 @@ void draw_row(Scheme scheme, const Masses<T>& masses, int64_t m, Uniforms u, boo
     case Scheme::kStratified:
       return emit(Stratified<T>{masses, share, u}, parallel, out);
     case Scheme::kMultinomial:
-      return emit(Multinomial<T>{masses, {sorted_offsets(u, m, masses.total(), parallel), masses.before}}, parallel,
-                  out);
+      return emit(Multinomial<T>{masses, Draws(u, m, masses.total(), parallel)}, parallel, out);
     case Scheme::kResidual:
       return emit(Residual<T>(masses, m, u, parallel), parallel, out);
   }
