@@ -114,7 +114,9 @@ def test_a_noise_that_is_sampled_is_a_parameter():
     result = fs.SMC(posterior, 8, fs.FullBatch(), fs.HMC(3), num_iterations=2).run(x, y, progress=False)
     tree = result.to_arviz(x, y)
     particles = result.particles[drawn(tree)]
-    assert np.array_equal(tree["posterior"]["noise"][0], np.exp(particles[:, -1]))
+    assert np.array_equal(tree["posterior"]["noise"][0], posterior.unpack(particles)["noise"])
+    exact = np.exp(particles[:, -1], dtype=np.float64)
+    np.testing.assert_allclose(tree["posterior"]["noise"][0], exact, rtol=np.finfo(np.float32).eps)
     lp = posterior.log_prior(particles) + posterior.log_likelihood(particles, x, y)
     np.testing.assert_allclose(tree["sample_stats"]["lp"][0], lp, rtol=1e-5)
 
