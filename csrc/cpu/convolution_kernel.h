@@ -199,11 +199,8 @@ struct Convolution {
     const int64_t row = layer.in_width * w, k = layer.kernel, terms = layer.terms();
     TapList taps(k, layer.in_height, layer.in_width, {1, static_cast<int32_t>(w)},
                  {static_cast<int32_t>(k), static_cast<int32_t>(row)}, work);
-    const ImageProduct pixel{{0, params, terms, 1, h, w, block, w, columns, params + out * terms, h, 0},
-                             nullptr,
-                             layer.in_channels,
-                             k * k,
-                             layer.in_height * row};
+    const Product one{0, params, terms, 1, h, w, block, w, columns, params + out * terms, h, 0};
+    const ImageProduct pixel{{one, layer.in_channels, k * k, layer.in_height * row}, nullptr};
     for (int64_t y = 0; y < height; ++y) {
       for (int64_t x = 0; x < width; ++x) {
         ImageProduct p = pixel;
@@ -399,11 +396,8 @@ struct Convolution {
     const int64_t image = layer.in_height * layer.in_width * w, border = k - 1 - layer.padding;
     TapList taps(k, height, columns_of(layer), {-1, static_cast<int32_t>(w)},
                  {static_cast<int32_t>(-k), static_cast<int32_t>(row)}, work);
-    ImageProduct p{{0, params + k * k - 1, k * k, 1, dz, w, below, image, columns, nullptr, dz, 0},
-                   nullptr,
-                   layer.out_channels,
-                   layer.terms(),
-                   height * row};
+    const Product one{0, params + k * k - 1, k * k, 1, dz, w, below, image, columns, nullptr, dz, 0};
+    ImageProduct p{{one, layer.out_channels, layer.terms(), height * row}, nullptr};
     for (int64_t y = 0; y < layer.in_height; ++y)
       for (int64_t x = 0; x < layer.in_width; ++x, below += w) {
         taps.stand(y - border, x - border, dz, p);

@@ -56,11 +56,6 @@ static void panels_to_rows(const float* h, int64_t width, Panels tile, float* ro
   }
 }
 
-// The same product over several panels of samples, which are a_image and b_image apart.
-struct PanelProduct : Product {
-  int64_t images, a_image, b_image;
-};
-
 // c [rows][w] += `rows` units of dz [panel][units][samples], from `first` on, times columns of panel j of h, from
 // `column` on.
 __attribute__((always_inline)) static inline void add_product(Rows h, int64_t j, int64_t column, const float* dz,
@@ -73,7 +68,7 @@ __attribute__((always_inline)) static inline void add_product(Rows h, int64_t j,
     const auto add = [&](int64_t from, int64_t width, int64_t images) {
       const float *a = dz + (s + from) * units + first * width, *b = h.panel(s, j) + from * b_row + column;
       const Product panel{width, a, width, 1, b, b_row, c, c_row, columns, nullptr, next, 0};
-      multiply_rows<Init::kAccumulate>(PanelProduct{panel, images, units * width, width * b_row}, rows);
+      multiply_rows<Init::kAccumulate>(BlockedProduct{panel, images, units * width, width * b_row}, rows);
     };
     const int64_t whole = depth / kPanel, rest = depth % kPanel;
     if (whole > 0) add(0, kPanel, whole);

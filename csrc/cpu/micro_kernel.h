@@ -61,10 +61,14 @@ struct Term {
   int32_t a, b;
 };
 
-// The same with terms that lie anywhere, summed over `images` that are a_image and b_image apart.
-struct ImageProduct : Product {
-  const Term* terms;
+// The same summed over `images`, or panels of samples, that are a_image and b_image apart.
+struct BlockedProduct : Product {
   int64_t images, a_image, b_image;
+};
+
+// That with terms that lie anywhere.
+struct ImageProduct : BlockedProduct {
+  const Term* terms;
 
   int64_t a_at(int64_t k) const { return terms[k].a; }
   int64_t b_at(int64_t k) const { return terms[k].b; }
