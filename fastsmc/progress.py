@@ -124,23 +124,26 @@ class Progress:
 
 
 class Stopwatch:
-    """Wall seconds since it was made, and some before that, less those spent in ``paused``."""
+    """Wall seconds since it was made, and some before that; it stands still in ``paused``."""
 
     def __init__(self, seconds: float = 0.0) -> None:
         self._begin = time.perf_counter() - seconds
+        self._stopped: float | None = None
 
     def seconds(self) -> float:
         """Seconds so far."""
-        return time.perf_counter() - self._begin
+        now = time.perf_counter() if self._stopped is None else self._stopped
+        return now - self._begin
 
     @contextmanager
     def paused(self) -> Iterator[None]:
         """Time inside does not count."""
-        begin = time.perf_counter()
+        self._stopped = time.perf_counter()
         try:
             yield
         finally:
-            self._begin += time.perf_counter() - begin
+            self._begin += time.perf_counter() - self._stopped
+            self._stopped = None
 
 
 def status(row: Mapping[str, Any]) -> str:

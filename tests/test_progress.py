@@ -46,3 +46,17 @@ def test_where_there_is_neither_terminal_nor_notebook_nothing_is_shown(monkeypat
     assert progress.display_here() is None
     monkeypatch.setattr(sys, "stderr", None)
     assert progress.display_here() is None
+
+
+def test_a_stopwatch_that_is_paused_stands_still_for_its_readers_too(monkeypatch):
+    now = [100.0]
+    monkeypatch.setattr(progress.time, "perf_counter", lambda: now[0])
+    watch = progress.Stopwatch(5.0)
+    now[0] += 2
+    with pytest.raises(KeyboardInterrupt), watch.paused():
+        now[0] += 30
+        assert watch.seconds() == 7
+        raise KeyboardInterrupt
+    assert watch.seconds() == 7
+    now[0] += 1
+    assert watch.seconds() == 8
