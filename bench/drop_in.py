@@ -13,7 +13,10 @@ from bench.iteration import agree, tempered, with_blackjax
 from bench.mlp_gradient import Case
 from bench.trajectory import STEPS, blackjax_log_densities
 
-CASES = {"digits": Case((64, 32, 10), 64, 1437), "MNIST": Case((784, 100, 10), 32, 2000)}
+CASES = {
+    "digits": [Case((64, 32, 10), 64, 1437)],
+    "MNIST": [Case((784, 100, 10), 32, 2000), Case((784, 100, 10), 32, 10_000)],
+}
 PARTICLES, DRAWS = 1_000_000, 2000
 
 
@@ -98,15 +101,15 @@ def same_mean(ours, other) -> None:
 def run(effort: Effort, quick: bool, data_dir: Path | None = None) -> None:
     """Measure all libraries, on MNIST where ``data_dir`` has it; never in a quick run."""
     bench = Bench("drop_in", effort)
+    providers = {
+        OURS: accelerated_blackjax,
+        f"{OURS}, fused moves": fused_moves_in_blackjax,
+        "blackjax (jit)": with_blackjax,
+    }
     for name, dataset in datasets(None if quick else data_dir).items():
-        case = CASES[name]
-        title = f"{name}, {case}".replace(" categorical", f", tempered SMC, HMC of {STEPS} steps")
-        providers = {
-            OURS: accelerated_blackjax,
-            f"{OURS}, fused moves": fused_moves_in_blackjax,
-            "blackjax (jit)": with_blackjax,
-        }
-        bench.case(title, providers, (case, *images(case, dataset)), agree, flops=STEPS * case.flops)
+        for case in CASES[name]:
+            title = f"{name}, {case}".replace(" categorical", f", tempered SMC, HMC of {STEPS} steps")
+            bench.case(title, providers, (case, *images(case, dataset)), agree, flops=STEPS * case.flops)
     weights = np.random.default_rng(0).random(10_000 if quick else PARTICLES)
     weights /= weights.sum()
     providers = {OURS: ours_in_particles, "particles": particles_alone}
