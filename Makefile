@@ -31,7 +31,7 @@ test: $(VENV)/.installed
 
 # other libraries' own tests, on our functions
 test-peers: $(VENV)/.bench
-	$(BIN)/pip install -q absl-py chex
+	$(BIN)/pip install -q absl-py chex stonesoup
 	$(BIN)/python tests/peers -n 2 --dist worksteal $(PEERS)
 
 bench: $(VENV)/.bench

@@ -1,9 +1,11 @@
 """Other libraries' own tests, from their published sources, run against our functions: ``make test-peers``.
 
-Arguments are pytest's. Of the libraries that we have something for, blackjax publishes the tests of its SMC with its
-sources. Those of cuthbert and PyMC are in their repositories alone, and particles has none.
+Arguments are pytest's, but for ``--library``. Of the libraries that we have something for, blackjax and Stone Soup
+publish their tests of SMC with their sources. Those of cuthbert, PyMC and Pyro are in their repositories alone, and
+particles has none.
 """
 
+import argparse
 import os
 import subprocess
 import sys
@@ -42,7 +44,13 @@ class Suite:
         return subprocess.run([*command, *self.folders], cwd=self.sources(), env=environment).returncode
 
 
-SUITES = (Suite("blackjax", ("tests/smc",)),)
+SUITES = {
+    suite.library: suite
+    for suite in (Suite("blackjax", ("tests/smc",)), Suite("stonesoup", ("stonesoup/resampler/tests",)))
+}
 
 if __name__ == "__main__":
-    sys.exit(max(suite.run(sys.argv[1:]) for suite in SUITES))
+    parser = argparse.ArgumentParser("tests/peers", allow_abbrev=False)
+    parser.add_argument("--library", action="append", choices=SUITES, help="whose tests; all of them if not given")
+    chosen, arguments = parser.parse_known_args()
+    sys.exit(max(SUITES[library].run(arguments) for library in chosen.library or SUITES))
