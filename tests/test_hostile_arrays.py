@@ -209,6 +209,10 @@ def test_a_bad_entry_is_found_wherever_it_stands(backend):
             weights[i] = -1
             with pytest.raises(ValueError, match=rf"weights\[{i}\] is -1.0"):
                 fs.systematic(weights, 0.5, backend=backend)
+            u = np.full(n, 0.5)
+            u[[i, n - 1]] = 1.5
+            with pytest.raises(ValueError, match=rf"u\[{i}\] is 1.5; it must lie in"):
+                fs.resample(np.ones(n), u, "multinomial", False, backend=backend)
 
 
 def test_backends_are_refused_with_their_reason(monkeypatch):

@@ -168,12 +168,13 @@ struct Stratified {
 // side; then each bucket is put in order.
 class Draws {
  public:
-  Draws() = default;
-  Draws(Uniforms u, int64_t m, uint64_t total, bool parallel)
-      : steps_(std::max<int64_t>(m, 1)),
-        ratio_(m > 0 ? static_cast<double>(m) / static_cast<double>(total) : 0),
-        positions_(static_cast<size_t>(m + kFew)),
-        begin_(static_cast<size_t>(steps_ + 1)) {
+  void take(Uniforms u, int64_t m, uint64_t total, bool parallel) {
+    steps_ = std::max<int64_t>(m, 1);
+    ratio_ = m > 0 ? static_cast<double>(m) / static_cast<double>(total) : 0;
+    const size_t positions_at = memory_.reserve<uint64_t>(static_cast<size_t>(m + kFew));
+    const size_t begin_at = memory_.reserve<int32_t>(static_cast<size_t>(steps_ + 1));
+    positions_ = memory_.at<uint64_t>(positions_at);
+    begin_ = memory_.at<int32_t>(begin_at);
     const int64_t buckets = (steps_ + kBucket - 1) / kBucket, pieces = std::min<int64_t>(buckets, 64);
     const auto for_piece = [&](int64_t piece, const auto& work) {
       for (int64_t j = piece * m / pieces; j < (piece + 1) * m / pieces; ++j) {
@@ -186,21 +187,21 @@ class Draws {
              [&](int64_t piece) { for_piece(piece, [&](uint64_t, size_t place) { ++next[place]; }); });
     accumulate(next);
     for_each(pieces, parallel, [&](int64_t piece) {
-      for_piece(piece, [&](uint64_t position, size_t place) { positions_.get()[next[place]++] = position; });
+      for_piece(piece, [&](uint64_t position, size_t place) { positions_[next[place]++] = position; });
     });
     for_each(buckets, parallel, [&](int64_t bucket) {  // each begin has become the end
       const auto end_of = [&](int64_t b) { return b < 0 ? 0 : next[static_cast<size_t>((b + 1) * pieces - 1)]; };
       order(bucket, end_of(bucket - 1), end_of(bucket));
     });
-    begin_.get()[steps_] = static_cast<int32_t>(m);
-    std::fill_n(positions_.get() + m, kFew, std::numeric_limits<uint64_t>::max());
+    begin_[steps_] = static_cast<int32_t>(m);
+    std::fill_n(positions_ + m, kFew, std::numeric_limits<uint64_t>::max());
   }
 
   // How many positions lie below a sum of masses. All that follow those of its step are above it.
   int64_t below(uint64_t sum) const {
-    const int32_t* const step = begin_.get() + step_of(sum);
-    const uint64_t *const first = positions_.get() + step[0], *const end = positions_.get() + step[1];
-    if (end - first > kFew) return std::lower_bound(first, end, sum) - positions_.get();
+    const int32_t* const step = begin_ + step_of(sum);
+    const uint64_t *const first = positions_ + step[0], *const end = positions_ + step[1];
+    if (end - first > kFew) return std::lower_bound(first, end, sum) - positions_;
     int64_t count = step[0];
     for (int k = 0; k < kFew; ++k) count += first[k] < sum;
     return count;
@@ -216,12 +217,12 @@ class Draws {
   // Positions [begin, end) are those of a bucket.
   void order(int64_t bucket, int64_t begin, int64_t end) {
     const int64_t first = bucket * kBucket, count = std::min(kBucket, steps_ - first);
-    uint64_t* const positions = positions_.get();
+    uint64_t* const positions = positions_;
     int32_t next[kBucket + 1] = {};
     for (int64_t j = begin; j < end; ++j) ++next[step_of(positions[j]) - first + 1];
     next[0] = static_cast<int32_t>(begin);
     for (int64_t k = 0; k < count; ++k) {
-      begin_.get()[first + k] = next[k];
+      begin_[first + k] = next[k];
       next[k + 1] += next[k];
     }
     if (end - begin > 2 * kBucket) return std::sort(positions + begin, positions + end);
@@ -234,14 +235,19 @@ class Draws {
 
   int64_t steps_ = 0;
   double ratio_ = 0;
-  Buffer<uint64_t> positions_;  // and kFew beyond all
-  Buffer<int32_t> begin_;       // of each step, and the end
+  Workspace memory_;
+  uint64_t* positions_ = nullptr;  // and kFew beyond all
+  int32_t* begin_ = nullptr;       // of each step, and the end
 };
 
 template <class T>
 struct Multinomial {
   const Masses<T>& masses;
   Draws draws;
+
+  Multinomial(const Masses<T>& of, int64_t m, Uniforms u, bool parallel) : masses(of) {
+    draws.take(u, m, masses.total(), parallel);
+  }
 
   int64_t before(int64_t block) const { return draws.below(masses.mass_before(block)); }
   void count(int64_t block, int64_t* below) const {
@@ -274,7 +280,7 @@ struct Residual {
     const int64_t drawn = m - copies.back();
     shift = fixed::bit_length(static_cast<uint64_t>(drawn));
     sum_blocks(starts, [this](fixed::Division d) { return d.remainder >> shift; });
-    draws = Draws(u, drawn, starts.back(), parallel);
+    draws.take(u, drawn, starts.back(), parallel);
   }
 
   template <class Work>
@@ -320,7 +326,7 @@ void draw_row(Scheme scheme, const Masses<T>& masses, int64_t m, Uniforms u, boo
     case Scheme::kStratified:
       return emit(Stratified<T>{masses, share, u}, parallel, out);
     case Scheme::kMultinomial:
-      return emit(Multinomial<T>{masses, Draws(u, m, masses.total(), parallel)}, parallel, out);
+      return emit(Multinomial<T>(masses, m, u, parallel), parallel, out);
     case Scheme::kResidual:
       return emit(Residual<T>(masses, m, u, parallel), parallel, out);
   }
@@ -331,10 +337,17 @@ int64_t numbers_of(Scheme scheme, int64_t m) {
   return scheme == Scheme::kSystematic ? 1 : m;
 }
 
-Status check_uniforms(Scheme scheme, int64_t row, int64_t m, Uniforms u) {
-  const int64_t numbers = numbers_of(scheme, m);
-  for (int64_t j = row * numbers; j < (row + 1) * numbers; ++j)
-    if (!u.valid(j)) return {Fault::kUniform, j};
+Status check_uniforms(Scheme scheme, int64_t row, int64_t m, Uniforms u, bool parallel) {
+  const int64_t numbers = numbers_of(scheme, m), blocks = blocks_of(numbers);
+  std::vector<int64_t> bad(static_cast<size_t>(blocks), -1);  // the first of each block
+  for_each(blocks, parallel, [&](int64_t b) {
+    const int64_t begin = row * numbers + b * kWeightBlock, end = begin + size_of_block(numbers, b);
+    int64_t j = begin;
+    while (j < end && u.valid(j)) ++j;
+    if (j < end) bad[static_cast<size_t>(b)] = j;
+  });
+  for (const int64_t j : bad)
+    if (j >= 0) return {Fault::kUniform, j};
   return {};
 }
 
@@ -345,7 +358,7 @@ Status resample_row(Scheme scheme, bool log, int64_t row, int64_t n, int64_t m, 
   Masses<T> masses{weights + row * n, n, {log, 0, 0}, {}};
   Status status = measure(masses, parallel);
   status.position += row * n;
-  if (!status) status = check_uniforms(scheme, row, m, u);
+  if (!status) status = check_uniforms(scheme, row, m, u, parallel);
   if (!status) draw_row(scheme, masses, m, u.from(row * numbers_of(scheme, m)), parallel, out);
   return status;
 }
@@ -398,7 +411,7 @@ Status adaptive_resample(Scheme scheme, double threshold, int64_t rows, int64_t 
     RowSums sums;
     Status status = sum_row(n, from, to, parallel, sums);
     status.position += row * n;
-    if (!status) status = check_uniforms(scheme, row, n, u);
+    if (!status) status = check_uniforms(scheme, row, n, u, parallel);
     if (status) return status;
     log_sum[row] = static_cast<T>(sums.log_sum());
     ess[row] = static_cast<T>(sums.ess());
