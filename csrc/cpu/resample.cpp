@@ -168,6 +168,7 @@ struct Stratified {
 // side; then each bucket is put in order.
 class Draws {
  public:
+  // Once, before all else.
   void take(Uniforms u, int64_t m, uint64_t total, bool parallel) {
     steps_ = std::max<int64_t>(m, 1);
     ratio_ = m > 0 ? static_cast<double>(m) / static_cast<double>(total) : 0;
@@ -217,20 +218,19 @@ class Draws {
   // Positions [begin, end) are those of a bucket.
   void order(int64_t bucket, int64_t begin, int64_t end) {
     const int64_t first = bucket * kBucket, count = std::min(kBucket, steps_ - first);
-    uint64_t* const positions = positions_;
     int32_t next[kBucket + 1] = {};
-    for (int64_t j = begin; j < end; ++j) ++next[step_of(positions[j]) - first + 1];
+    for (int64_t j = begin; j < end; ++j) ++next[step_of(positions_[j]) - first + 1];
     next[0] = static_cast<int32_t>(begin);
     for (int64_t k = 0; k < count; ++k) {
       begin_[first + k] = next[k];
       next[k + 1] += next[k];
     }
-    if (end - begin > 2 * kBucket) return std::sort(positions + begin, positions + end);
+    if (end - begin > 2 * kBucket) return std::sort(positions_ + begin, positions_ + end);
     uint64_t copy[2 * kBucket];
-    std::copy(positions + begin, positions + end, copy);
-    for (int64_t j = 0; j < end - begin; ++j) positions[next[step_of(copy[j]) - first]++] = copy[j];
+    std::copy(positions_ + begin, positions_ + end, copy);
+    for (int64_t j = 0; j < end - begin; ++j) positions_[next[step_of(copy[j]) - first]++] = copy[j];
     for (int64_t k = 0, from = begin; k < count; from = next[k++])
-      if (next[k] - from > kFew) std::sort(positions + from, positions + next[k]);
+      if (next[k] - from > kFew) std::sort(positions_ + from, positions_ + next[k]);
   }
 
   int64_t steps_ = 0;

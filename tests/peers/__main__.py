@@ -20,10 +20,10 @@ SOURCES = HERE.parents[1] / "build" / "peers"
 
 @dataclass(frozen=True)
 class Suite:
-    """Tests of an installed library: folders of its source distribution."""
+    """Tests of an installed library: a folder of its source distribution."""
 
     library: str
-    folders: tuple[str, ...]
+    folder: str
 
     def sources(self) -> Path:
         """Where the sources of the installed version are, fetched if they are not there."""
@@ -41,16 +41,14 @@ class Suite:
         path = os.pathsep.join(filter(None, [str(HERE), os.environ.get("PYTHONPATH")]))
         environment = {**os.environ, "FASTSMC_ACCELERATE": self.library, "PYTHONPATH": path}
         command = [sys.executable, "-m", "pytest", "-q", "-p", "accelerated", "-p", "no:cacheprovider", *arguments]
-        return subprocess.run([*command, *self.folders], cwd=self.sources(), env=environment).returncode
+        return subprocess.run([*command, self.folder], cwd=self.sources(), env=environment).returncode
 
 
-SUITES = {
-    suite.library: suite
-    for suite in (Suite("blackjax", ("tests/smc",)), Suite("stonesoup", ("stonesoup/resampler/tests",)))
-}
+FOLDERS = {"blackjax": "tests/smc", "stonesoup": "stonesoup/resampler/tests"}
+"""Of tests, by library."""
 
 if __name__ == "__main__":
     parser = argparse.ArgumentParser("tests/peers", allow_abbrev=False)
-    parser.add_argument("--library", action="append", choices=SUITES, help="whose tests; all of them if not given")
+    parser.add_argument("--library", action="append", choices=FOLDERS, help="whose tests; all of them if not given")
     chosen, arguments = parser.parse_known_args()
-    sys.exit(max(SUITES[library].run(arguments) for library in chosen.library or SUITES))
+    sys.exit(max(Suite(library, FOLDERS[library]).run(arguments) for library in chosen.library or FOLDERS))
