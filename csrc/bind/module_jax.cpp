@@ -3,6 +3,7 @@
 #include <vector>
 
 #include "bind/xla_calls.h"
+#include "cpu/evaluations.h"
 #include "cpu/network.h"
 #include "cpu/resample.h"
 #include "cpu/weights.h"
@@ -32,6 +33,11 @@ const char* sentence(Fault fault) {
   }
 }
 
+cpu::Evaluations& evaluations() {
+  static cpu::Evaluations of_this_process;
+  return of_this_process;
+}
+
 class Cpu {
  public:
   void* bytes(int64_t size) const { return memory_(size); }
@@ -57,14 +63,18 @@ class Cpu {
     status_ = cpu::normalize_log_weights(rows, n, log_weights, weights, log_sum, ess);
   }
 
-  void log_likelihood(const NetworkSpec& spec, const Batch& batch, int64_t count, const float* particles,
-                      double* totals, float* gradients) {
-    note_label(cpu::network_log_likelihood(spec, batch, count, particles, totals, gradients));
+  void log_likelihood(int64_t density, const NetworkSpec& spec, const Batch& batch, int64_t count,
+                      const float* particles, double* totals, float* gradients) {
+    note_label(density == 0 ? cpu::network_log_likelihood(spec, batch, count, particles, totals, gradients)
+                            : evaluations().log_likelihood(static_cast<uint64_t>(density), spec, batch, count,
+                                                           particles, totals, gradients));
   }
 
-  void trajectory(const NetworkSpec& spec, const Batch& batch, const cpu::UpdatePlan& plan, float size, int64_t steps,
-                  const cpu::Phase& phase) {
-    note_label(cpu::trajectory(spec, batch, plan, size, steps, phase));
+  void trajectory(int64_t density, const NetworkSpec& spec, const Batch& batch, const cpu::UpdatePlan& plan, float size,
+                  int64_t steps, const cpu::Phase& phase) {
+    note_label(density == 0
+                   ? cpu::trajectory(spec, batch, plan, size, steps, phase)
+                   : evaluations().trajectory(static_cast<uint64_t>(density), spec, batch, plan, size, steps, phase));
   }
 
   bool fine() const { return !status_; }
@@ -98,7 +108,7 @@ ffi::Error trajectory(Cpu engine, Floats particles, Floats momentum, Floats grad
                       ffi::Result<Floats> last, ffi::Result<Floats> last_momentum, ffi::Result<Floats> last_grad,
                       ffi::Result<Floats> log_likelihood, ffi::Result<Floats> prior_energy,
                       ffi::Result<Floats> kinetic_gain, ffi::Span<const int64_t> layers, int64_t likelihood,
-                      double noise, int64_t precision, int64_t steps) {
+                      double noise, int64_t precision, int64_t density, int64_t steps) {
   return guarded(engine, [&] {
     const NetworkSpec spec = spec_of(layers, likelihood, noise, precision);
     const int64_t count = particles.dimensions()[0], dim = particles.dimensions()[1];
@@ -116,7 +126,7 @@ ffi::Error trajectory(Cpu engine, Floats particles, Floats momentum, Floats grad
     const cpu::Phase phase{
         count,        0,         last->typed_data(), last_momentum->typed_data(), last_grad->typed_data(), total.data(),
         start.data(), end.data()};
-    engine.trajectory(spec, data.batch({x.dimensions(), 0}, 0), plan, *step_size.typed_data(), steps, phase);
+    engine.trajectory(density, spec, data.batch({x.dimensions(), 0}, 0), plan, *step_size.typed_data(), steps, phase);
     for (size_t p = 0; p < total.size(); ++p) {
       log_likelihood->typed_data()[p] = static_cast<float>(total[p]);
       prior_energy->typed_data()[p] = static_cast<float>(end[p].prior_energy);
@@ -164,4 +174,6 @@ PYBIND11_MODULE(_jax, m, py::mod_gil_not_used()) {
     add(found, "fastsmc_trajectory", kTrajectory);
     return found;
   });
+  m.def("computed", [] { return evaluations().computed(); });
+  m.def("forget", [] { evaluations().forget(); });
 }

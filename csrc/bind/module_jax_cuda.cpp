@@ -39,7 +39,7 @@ class Cuda {
     cuda::normalize_log_weights(queue_, cuda::Cut{}, rows, n, log_weights, weights, log_sum, ess, status());
   }
 
-  void log_likelihood(const NetworkSpec& spec, const Batch& batch, int64_t count, const float* particles,
+  void log_likelihood(int64_t, const NetworkSpec& spec, const Batch& batch, int64_t count, const float* particles,
                       double* totals, float* gradients) {
     if (!cuda::network_fits(spec, batch.samples))
       throw std::invalid_argument("a block of the GPU has no room for this network");

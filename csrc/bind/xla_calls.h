@@ -213,7 +213,7 @@ class Data {
 // particles [.., d], and data -> value [..] and, unless it is null, grad [.., d]
 template <class Engine>
 void log_likelihood(Engine& engine, const Buffer& particles, const Buffer& x, const Buffer& y, const Buffer& value,
-                    const Buffer* grad, const NetworkSpec& spec) {
+                    const Buffer* grad, const NetworkSpec& spec, int64_t density) {
   const Dims out = value.dimensions(), of_theta = particles.dimensions();
   const Leading lead{out, out.size()};
   const int64_t rows = lead.rows(), dim = of_theta.back();
@@ -222,10 +222,10 @@ void log_likelihood(Engine& engine, const Buffer& particles, const Buffer& x, co
   double* const total = results<double>(engine, value);
   float* const slope = grad == nullptr ? nullptr : results<float>(engine, *grad);
   if (lead.whole(of_theta) && data.shared(lead)) {
-    engine.log_likelihood(spec, data.batch(lead, 0), rows, theta, total, slope);
+    engine.log_likelihood(density, spec, data.batch(lead, 0), rows, theta, total, slope);
   } else {
     for (int64_t row = 0; row < rows && engine.fine(); ++row)
-      engine.log_likelihood(spec, data.batch(lead, row), 1, theta + lead.row_of(of_theta, row) * dim, total + row,
+      engine.log_likelihood(0, spec, data.batch(lead, row), 1, theta + lead.row_of(of_theta, row) * dim, total + row,
                             slope == nullptr ? nullptr : slope + row * dim);
   }
   deliver(engine, total, value);
@@ -287,14 +287,16 @@ XLA_FFI_Error* normalize_call(XLA_FFI_CallFrame* frame) {
   return handler->Call(frame);
 }
 
-// The attributes that describe a network, behind whatever else a call takes.
+// The attributes that describe a network, behind whatever else a call takes. `density` is a number for the network and
+// its data by which an engine may remember what it computes, or 0.
 template <class Binding>
 auto with_network(Binding binding) {
   return std::move(binding)
       .template Attr<ffi::Span<const int64_t>>("layers")
       .template Attr<int64_t>("likelihood")
       .template Attr<double>("noise")
-      .template Attr<int64_t>("precision");
+      .template Attr<int64_t>("precision")
+      .template Attr<int64_t>("density");
 }
 
 template <class Engine>
@@ -305,9 +307,10 @@ auto bind_density() {
 template <class Engine>
 XLA_FFI_Error* value_call(XLA_FFI_CallFrame* frame) {
   const auto call = [](Engine engine, Buffer particles, Buffer x, Buffer y, ffi::Result<Buffer> value,
-                       ffi::Span<const int64_t> layers, int64_t likelihood, double noise, int64_t precision) {
+                       ffi::Span<const int64_t> layers, int64_t likelihood, double noise, int64_t precision,
+                       int64_t density) {
     return guarded(engine, [&] {
-      log_likelihood(engine, particles, x, y, *value, nullptr, spec_of(layers, likelihood, noise, precision));
+      log_likelihood(engine, particles, x, y, *value, nullptr, spec_of(layers, likelihood, noise, precision), density);
     });
   };
   static auto* const handler = with_network(bind_density<Engine>().template Ret<Buffer>()).To(call).release();
@@ -318,9 +321,9 @@ template <class Engine>
 XLA_FFI_Error* value_and_grad_call(XLA_FFI_CallFrame* frame) {
   const auto call = [](Engine engine, Buffer particles, Buffer x, Buffer y, ffi::Result<Buffer> value,
                        ffi::Result<Buffer> grad, ffi::Span<const int64_t> layers, int64_t likelihood, double noise,
-                       int64_t precision) {
+                       int64_t precision, int64_t density) {
     return guarded(engine, [&] {
-      log_likelihood(engine, particles, x, y, *value, &*grad, spec_of(layers, likelihood, noise, precision));
+      log_likelihood(engine, particles, x, y, *value, &*grad, spec_of(layers, likelihood, noise, precision), density);
     });
   };
   static auto* const handler =

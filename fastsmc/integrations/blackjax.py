@@ -19,8 +19,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from fastsmc.integrations.jax import log_likelihood as bnn_log_likelihood
-from fastsmc.integrations.jax import resample, trajectory
+from fastsmc.integrations.jax import log_likelihood, resample, trajectory
 from fastsmc.likelihoods import Likelihood
 from fastsmc.networks import Network
 from fastsmc.ops import SCHEMES
@@ -43,6 +42,21 @@ def _as_blackjax(scheme: str) -> Callable[[Array, Array, int], Array]:
 
 
 systematic, stratified, multinomial, residual = map(_as_blackjax, SCHEMES)
+
+
+def bnn_log_likelihood(
+    network: Network,
+    x: Array,
+    y: Array,
+    likelihood: str | Likelihood = "categorical",
+    precision: str = "highest",
+    remember: bool = True,
+) -> Callable[[Array], Array]:
+    """`fastsmc.integrations.jax.log_likelihood`, which here remembers.
+
+    blackjax asks again for a particle where it weights it and where its next move starts.
+    """
+    return log_likelihood(network, x, y, likelihood, precision, remember)
 
 
 class HMCInfo(NamedTuple):
@@ -85,7 +99,7 @@ def fused_hmc(
     scales = (Normal() if prior is None else prior).scales(network)
     prior_precision = jnp.asarray(scales**-2, jnp.float32)
     gradient = jax.vmap(jax.value_and_grad(bnn_log_likelihood(network, x, y, likelihood, precision)))
-    run = trajectory(network, x, y, num_integration_steps, likelihood, precision)
+    run = trajectory(network, x, y, num_integration_steps, likelihood, precision, remember=True)
 
     def update(
         rng_key: Array,
@@ -184,7 +198,7 @@ def data_annealing(
     def likelihood_of(begin: int, end: int) -> Callable[[Array], Array]:
         if begin == end:
             return lambda particle: jnp.zeros((), particle.dtype)
-        return bnn_log_likelihood(network, x[begin:end], y[begin:end], likelihood, precision)
+        return log_likelihood(network, x[begin:end], y[begin:end], likelihood, precision)
 
     @partial(jax.jit, static_argnames=("before", "size"))
     def advance(rng_key: Array, particles: Array, weights: Array, before: int, size: int) -> tuple[Any, Any]:

@@ -10,6 +10,7 @@ has it: what that refuses becomes NaN, and ancestors -1; networks that a block h
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Callable
 from contextlib import suppress
 from functools import partial
@@ -92,6 +93,7 @@ def log_likelihood(
     y: Array,
     likelihood: str | Likelihood = "categorical",
     precision: str = "highest",
+    remember: bool = False,
 ) -> Callable[[Array], Array]:
     """The log-likelihood of a batch as a function of one particle [d], to be mapped and differentiated by JAX.
 
@@ -104,8 +106,12 @@ def log_likelihood(
     x : array [B, inputs] or [B, ...]
     y : array [B] or [B, outputs]
         As the likelihood takes it.
+    remember
+        On a CPU, find what was computed before by the bits of the particles, for samplers that ask more than once for
+        the same: those of the latest call, and of the latest that asked for some again. It takes the memory of two
+        gradients for each particle, until `forget`.
     """
-    data, constant, settings = _constants(network, x, y, likelihood, precision)
+    data, constant, settings = _constants(network, x, y, likelihood, precision, remember)
 
     def checked(particle: Array) -> Array:
         particle = _floats(particle, "particle")
@@ -132,6 +138,11 @@ def log_likelihood(
     return value
 
 
+def forget() -> None:
+    """Free what `log_likelihood` and `trajectory` have remembered."""
+    _jax.forget()
+
+
 class Trajectory(NamedTuple):
     """Where a trajectory ends, [P, d], and what is known there of every particle, [P]; all float32.
 
@@ -154,6 +165,7 @@ def trajectory(
     num_steps: int,
     likelihood: str | Likelihood = "categorical",
     precision: str = "highest",
+    remember: bool = False,
 ) -> Callable[..., Trajectory]:
     """Leapfrog steps of all particles in one call: see `fastsmc.ops.trajectory`.
 
@@ -167,8 +179,10 @@ def trajectory(
         As for `log_likelihood`.
     num_steps
         Of the trajectory.
+    remember
+        Where it ends, for `log_likelihood` to find.
     """
-    data, constant, settings = _constants(network, x, y, likelihood, precision)
+    data, constant, settings = _constants(network, x, y, likelihood, precision, remember)
 
     def run(
         particles: Array,
@@ -195,7 +209,7 @@ def trajectory(
 
 
 def _constants(
-    network: Network, x: Array, y: Array, likelihood: str | Likelihood, precision: str
+    network: Network, x: Array, y: Array, likelihood: str | Likelihood, precision: str, remember: bool
 ) -> tuple[tuple[Array, Array], float, dict[str, Any]]:
     """A batch as operands, what the engine leaves out of its likelihood, and what it is told of the network."""
     density = as_likelihood(likelihood).in_kernels()
@@ -211,7 +225,17 @@ def _constants(
         "noise": np.float64(density.noise),
         "precision": np.int64(ops.PRECISIONS.index(precision)),
     }
+    settings["density"] = _digest(inputs, targets, *settings.values()) if remember else np.int64(0)
     return (inputs, jnp.asarray(targets)), float(density.constant(targets, None)), settings
+
+
+def _digest(*arrays: Any) -> np.int64:
+    """A number for what they hold, and never 0."""
+    digest = hashlib.blake2b(digest_size=8)
+    for array in map(np.asarray, arrays):
+        digest.update(repr((array.dtype.str, array.shape)).encode())
+        digest.update(np.ascontiguousarray(array).data)
+    return np.frombuffer(digest.digest(), np.int64)[0] or np.int64(1)
 
 
 def _call(name: str, results: Any) -> Callable[..., Any]:

@@ -9,7 +9,7 @@ from fastsmc.annealing import Target
 
 jax = pytest.importorskip("jax")
 blackjax = pytest.importorskip("blackjax")
-pytest.importorskip("fastsmc._jax", reason="this package was built without its JAX module")
+_jax = pytest.importorskip("fastsmc._jax", reason="this package was built without its JAX module")
 
 from fastsmc.integrations import blackjax as integration  # noqa: E402
 from fastsmc.integrations.blackjax import (  # noqa: E402
@@ -18,6 +18,7 @@ from fastsmc.integrations.blackjax import (  # noqa: E402
     fused_hmc,
     systematic,
 )
+from fastsmc.integrations.jax import forget  # noqa: E402
 
 PARAMETERS = {"step_size": 0.1, "inverse_mass_matrix": np.ones(3), "num_integration_steps": 5}
 SEEDS = range(6)
@@ -215,3 +216,38 @@ def test_blackjax_tempers_a_network_on_our_likelihood_and_resampling():
     found, plain = (np.array([sample(jax.random.key(seed)) for seed in range(4)]) for sample in samplers)
     error = np.sqrt((found.var(0, ddof=1) + plain.var(0, ddof=1)) / 4)
     assert np.all(np.abs(found.mean(0) - plain.mean(0)) < 6 * error)  # 0.2 %, by Student's t; the seeds are fixed
+
+
+def random_walk():
+    kernel = blackjax.rmh.build_kernel()
+
+    def step(rng_key, state, logdensity_fn, scale):
+        return kernel(rng_key, state, logdensity_fn, lambda key, x: x + scale * jax.random.normal(key, x.shape))
+
+    return step, blackjax.rmh.init, blackjax.smc.extend_params({"scale": 0.05})
+
+
+@pytest.mark.parametrize(("kernel", "steps"), [(random_walk, 1), (hmc, 5)])
+def test_blackjax_computes_what_it_asks_for_again_only_once(kernel, steps):
+    """Where a move starts, and for the weight of where it ended; the samples are the same, bit for bit."""
+    posterior, x, y, _ = regression()
+    data = posterior.network, x, y, posterior.likelihood
+
+    def sample(remember):
+        forget()
+        smc = blackjax.tempered_smc(
+            log_prior, bnn_log_likelihood(*data, remember=remember), *kernel(), systematic, num_mcmc_steps=1
+        )
+        step, state = jax.jit(smc.step), smc.init(jax.random.normal(jax.random.key(0), (200, 3)))
+        counts = [_jax.computed()]
+        for k, temperature in enumerate(np.linspace(0, 1, 21)[1:] ** 2):
+            state, info = jax.block_until_ready(step(jax.random.key(k), state, temperature))
+            counts.append(_jax.computed())
+        return np.asarray(state.particles), info.update_info.is_accepted.mean(), np.diff(counts)
+
+    particles, accepted, computed = sample(remember=True)
+    plain, _, uncounted = sample(remember=False)
+    assert 0.1 < accepted < 1  # some stay where they were
+    assert np.array_equal(particles, plain)
+    assert not uncounted.any()
+    assert np.all(computed[3:] == steps * 200)  # at first, it is not yet known how long a trajectory is
