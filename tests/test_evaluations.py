@@ -218,4 +218,3 @@ def test_the_end_of_a_fused_trajectory_is_found():
     assert number == 0
     assert same(found, (end.log_likelihood, end.grad))
     assert same(found, plain(end.particles))
-
