@@ -190,6 +190,8 @@ class Host(Memory):
 
     def read_floats(self, array: Any, name: str) -> tuple[np.ndarray, Back]:
         """See `Memory`."""
+        if type(array) is float:  # such as the one number of systematic resampling
+            return np.array(array), _same
         view, back = self._view(array, name)
         if (dtype := view.dtype) is not FLOAT64 and dtype not in FLOATS:
             raise TypeError(f"{name} has dtype {_shown(array, self.dtype(view))}; it must be float32 or float64")
@@ -247,8 +249,6 @@ class Host(Memory):
     def _view(self, array: Any, name: str) -> tuple[np.ndarray, Back]:
         if type(array) is np.ndarray:
             return array, _same
-        if type(array) is float:
-            return np.array(array), _same
         if (torch := sys.modules.get("torch")) is not None and (
             type(array) is torch.Tensor or isinstance(array, torch.Tensor)
         ):

@@ -20,7 +20,7 @@ def check_float32(dtype: np.dtype, engine: ModuleType) -> None:
 def leading_shape(values: View, name: str) -> tuple[int, ...]:
     """Return the leading dimensions of an array [..., P]."""
     shape = tuple(values.shape)
-    if not shape or math.prod(shape) == 0:
+    if not shape or 0 in shape:
         raise ValueError(f"{name} has shape {shape}; it must have at least one dimension and one entry")
     return shape[:-1]
 
