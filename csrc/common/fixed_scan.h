@@ -97,7 +97,7 @@ FASTSMC_HD static inline uint64_t multiply_high(uint64_t a, uint64_t b) {
 
 // U, in ascending order as u.
 FASTSMC_HD static inline uint64_t bits_of(double u) {
-  return static_cast<uint64_t>(u * 0x1p53);
+  return static_cast<uint64_t>(static_cast<int64_t>(u * 0x1p53));
 }
 
 // R(u) in [0, total), from U.

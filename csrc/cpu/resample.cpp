@@ -12,6 +12,7 @@
 #include <cstring>
 #include <limits>
 #include <numeric>
+#include <utility>
 #include <vector>
 
 #include "common/fixed_scan.h"
@@ -177,23 +178,26 @@ class Draws {
     positions_ = memory_.at<uint64_t>(positions_at);
     begin_ = memory_.at<int32_t>(begin_at);
     const int64_t buckets = (steps_ + kBucket - 1) / kBucket, pieces = std::min<int64_t>(buckets, 64);
+    std::vector<int64_t> next(static_cast<size_t>(pieces * buckets));  // where each piece goes on in each bucket
+    const auto at = [&](int64_t piece, int64_t bucket) -> int64_t& {
+      return next[static_cast<size_t>(piece * buckets + bucket)];
+    };
     const auto for_piece = [&](int64_t piece, const auto& work) {
-      for (int64_t j = piece * m / pieces; j < (piece + 1) * m / pieces; ++j) {
+      const int64_t begin = piece * m / pieces, end = (piece + 1) * m / pieces;
+      for (int64_t j = begin; j < end; ++j) {
         const uint64_t position = fixed::offset(u.bits(j), total);
-        work(position, static_cast<size_t>(step_of(position) / kBucket * pieces + piece));
+        work(position, at(piece, step_of(position) / kBucket));
       }
     };
-    std::vector<int64_t> next(static_cast<size_t>(buckets * pieces + 1));  // of each piece in each bucket
-    for_each(pieces, parallel,
-             [&](int64_t piece) { for_piece(piece, [&](uint64_t, size_t place) { ++next[place]; }); });
-    accumulate(next);
+    for_each(pieces, parallel, [&](int64_t piece) { for_piece(piece, [](uint64_t, int64_t& place) { ++place; }); });
+    int64_t sum = 0;
+    for (int64_t bucket = 0; bucket < buckets; ++bucket)
+      for (int64_t piece = 0; piece < pieces; ++piece) sum += std::exchange(at(piece, bucket), sum);
     for_each(pieces, parallel, [&](int64_t piece) {
-      for_piece(piece, [&](uint64_t position, size_t place) { positions_[next[place]++] = position; });
+      for_piece(piece, [&](uint64_t position, int64_t& place) { positions_[place++] = position; });
     });
-    for_each(buckets, parallel, [&](int64_t bucket) {  // each begin has become the end
-      const auto end_of = [&](int64_t b) { return b < 0 ? 0 : next[static_cast<size_t>((b + 1) * pieces - 1)]; };
-      order(bucket, end_of(bucket - 1), end_of(bucket));
-    });
+    const auto end_of = [&](int64_t bucket) { return bucket < 0 ? 0 : at(pieces - 1, bucket); };  // begins are ends now
+    for_each(buckets, parallel, [&](int64_t bucket) { order(bucket, end_of(bucket - 1), end_of(bucket)); });
     begin_[steps_] = static_cast<int32_t>(m);
     std::fill_n(positions_ + m, kFew, std::numeric_limits<uint64_t>::max());
   }
