@@ -3,6 +3,7 @@
 import numpy as np
 import pytest
 from problems import Problem, as_exact_as
+from processes import printed
 
 import fastsmc as fs
 from fastsmc import ops
@@ -38,6 +39,16 @@ def engine(request, monkeypatch):
 
 
 every_engine = pytest.mark.usefixtures("engine")
+
+AFTER_A_CALL = """
+import jax, numpy as np, fastsmc as fs
+from fastsmc.integrations.jax import log_likelihood
+
+net = fs.MLP((64, 32, 10))
+value = jax.vmap(log_likelihood(net, np.ones((500, 64)), np.zeros(500, int)))
+value(np.ones((8, net.num_params), np.float32)).block_until_ready()
+assert np.array_equal(fs.systematic(np.full(70_001, 5e-324), 0.5), np.arange(70_001))
+"""
 RNG = np.random.default_rng(0)
 WEIGHTS = RNG.random((3, 20)).astype(np.float32)
 
@@ -142,6 +153,37 @@ def test_all_particles_are_one_call_on_data_that_are_not_replicated():
     assert calls(jax.vmap(jax.value_and_grad(value)), problem.theta) == shapes
     nested = jnp.reshape(problem.theta, (2, 2, -1))
     assert np.array_equal(jax.vmap(jax.vmap(value))(nested).ravel(), jax.vmap(value)(problem.theta))
+
+
+@every_engine
+def test_subnormal_weights_are_weights():
+    with jax.enable_x64(True):
+        weights = np.full(70_001, 5e-324)
+        found = jax.jit(lambda w: accelerated.resample(w, 0.5, log=False))(weights)
+        assert np.array_equal(found, np.arange(70_001))
+
+
+def test_threads_that_a_call_starts_are_as_others():
+    """XLA flushes subnormal numbers to zero, and threads take that over from the one that starts them."""
+    printed(AFTER_A_CALL)
+
+
+@every_engine
+def test_data_are_what_they_were():
+    """JAX reads arrays when it comes to it, so what is written to them in the meantime must not matter."""
+    rng = np.random.default_rng(0)
+    net, theta = fs.MLP((100, 1)), rng.standard_normal((3, 101)).astype(np.float32)
+    x, y = rng.standard_normal((3000, 100)).astype(np.float32), np.zeros((3000, 1), np.float32)
+
+    def density(x):
+        return jax.vmap(accelerated.log_likelihood(net, x, y, fs.likelihoods.Gaussian(1.0)))
+
+    before = density(x)(theta)
+    for _ in range(50):
+        later = x.copy()
+        value = density(later)
+        later[:] = 0
+        assert np.array_equal(value(theta), before)
 
 
 @every_engine

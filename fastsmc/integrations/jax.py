@@ -213,7 +213,7 @@ def _constants(
 ) -> tuple[tuple[Array, Array], float, dict[str, Any]]:
     """A batch as operands, what the engine leaves out of its likelihood, and what it is told of the network."""
     density = as_likelihood(likelihood).in_kernels()
-    inputs = jnp.asarray(np.asarray(x, np.float32).reshape(len(x), -1))
+    inputs = np.asarray(x, np.float32).reshape(len(x), -1)
     targets = density.targets(np.asarray(y), network.num_outputs)
     if inputs.shape[1] != network.num_inputs or len(inputs) != len(targets):
         raise ValueError(
@@ -226,7 +226,8 @@ def _constants(
         "precision": np.int64(ops.PRECISIONS.index(precision)),
     }
     settings["density"] = _digest(inputs, targets, *settings.values()) if remember else np.int64(0)
-    return (inputs, jnp.asarray(targets)), float(density.constant(targets, None)), settings
+    data = jax.block_until_ready((jnp.asarray(inputs), jnp.asarray(targets)))  # for x may be written to later
+    return data, float(density.constant(targets, None)), settings
 
 
 def _digest(*arrays: Any) -> np.int64:
