@@ -5,13 +5,10 @@ from concurrent.futures import ThreadPoolExecutor
 import numpy as np
 import pytest
 from problems import Problem
+from test_jax import accelerated, jax
 
 import fastsmc as fs
-
-jax = pytest.importorskip("jax")
-_jax = pytest.importorskip("fastsmc._jax", reason="this package was built without its JAX module")
-
-from fastsmc.integrations import jax as accelerated  # noqa: E402
+from fastsmc import _jax
 
 PROBLEM = Problem(fs.MLP((6, 5, 3), "tanh"), 8, 30, "categorical", seed=1)
 FRESH = iter(range(1 << 30))
@@ -62,8 +59,7 @@ def test_particles_are_found_in_any_order_and_number():
 def test_new_particles_among_old_ones_are_computed_alone():
     theta, others = population(), population()
     new = np.array([1, 4, 5])
-    for which in range(2):
-        plain, remembering = density(remember=False)[which], density()[which]
+    for plain, remembering in zip(density(remember=False), density(), strict=True):
         computed(remembering, theta)
         mixed = theta.copy()
         mixed[new] = others[new]

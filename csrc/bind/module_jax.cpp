@@ -66,15 +66,13 @@ class Cpu {
   void log_likelihood(int64_t density, const NetworkSpec& spec, const Batch& batch, int64_t count,
                       const float* particles, double* totals, float* gradients) {
     note_label(density == 0 ? cpu::network_log_likelihood(spec, batch, count, particles, totals, gradients)
-                            : evaluations().log_likelihood(static_cast<uint64_t>(density), spec, batch, count,
-                                                           particles, totals, gradients));
+                            : evaluations().log_likelihood(density, spec, batch, count, particles, totals, gradients));
   }
 
   void trajectory(int64_t density, const NetworkSpec& spec, const Batch& batch, const cpu::UpdatePlan& plan, float size,
                   int64_t steps, const cpu::Phase& phase) {
-    note_label(density == 0
-                   ? cpu::trajectory(spec, batch, plan, size, steps, phase)
-                   : evaluations().trajectory(static_cast<uint64_t>(density), spec, batch, plan, size, steps, phase));
+    note_label(density == 0 ? cpu::trajectory(spec, batch, plan, size, steps, phase)
+                            : evaluations().trajectory(density, spec, batch, plan, size, steps, phase));
   }
 
   bool fine() const { return !status_; }

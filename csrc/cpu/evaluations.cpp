@@ -58,9 +58,9 @@ void for_particles(size_t count, int64_t dim, const Work& work) {
 
 }  // namespace
 
-Evaluations::Key Evaluations::key_of(uint64_t density, const float* particle, int64_t dim) {
+Evaluations::Key Evaluations::key_of(int64_t density, const float* particle, int64_t dim) {
   constexpr size_t kBytes = sizeof(Fingerprint::Block);
-  Fingerprint print(density);
+  Fingerprint print(static_cast<uint64_t>(density));
   Fingerprint::Block words;
   const size_t size = static_cast<size_t>(dim) * sizeof(float), whole = size / kBytes * kBytes;
   const char* const bytes = reinterpret_cast<const char*>(particle);
@@ -76,7 +76,7 @@ Evaluations::Key Evaluations::key_of(uint64_t density, const float* particle, in
   return {print.low(), print.high()};
 }
 
-std::vector<Evaluations::Key> Evaluations::keys_of(uint64_t density, const float* particles, int64_t count,
+std::vector<Evaluations::Key> Evaluations::keys_of(int64_t density, const float* particles, int64_t count,
                                                    int64_t dim) {
   std::vector<Key> keys(static_cast<size_t>(count));
   for_particles(keys.size(), dim,
@@ -84,7 +84,7 @@ std::vector<Evaluations::Key> Evaluations::keys_of(uint64_t density, const float
   return keys;
 }
 
-int64_t Evaluations::log_likelihood(uint64_t density, const NetworkSpec& spec, const Batch& batch, int64_t count,
+int64_t Evaluations::log_likelihood(int64_t density, const NetworkSpec& spec, const Batch& batch, int64_t count,
                                     const float* particles, double* log_likelihood, float* grad) {
   const std::lock_guard<std::mutex> lock(mutex_);
   make_room(count, spec.num_params());
@@ -95,7 +95,7 @@ int64_t Evaluations::log_likelihood(uint64_t density, const NetworkSpec& spec, c
   return bad;
 }
 
-int64_t Evaluations::trajectory(uint64_t density, const NetworkSpec& spec, const Batch& batch, const UpdatePlan& plan,
+int64_t Evaluations::trajectory(int64_t density, const NetworkSpec& spec, const Batch& batch, const UpdatePlan& plan,
                                 float step_size, int64_t steps, const Phase& phase) {
   const std::lock_guard<std::mutex> lock(mutex_);
   const int64_t bad = cpu::trajectory(spec, batch, plan, step_size, steps, phase);

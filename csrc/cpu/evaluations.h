@@ -3,8 +3,8 @@
 // Samplers that hand no values on ask twice for the same particle: for its weight where a move has ended, and where the
 // next one starts. Two populations are remembered, that of the latest call and that of the latest call that knew any of
 // its particles, which so outlasts the points of a trajectory: at most two gradients for each particle. Of the calls of
-// a trajectory, which know nothing, only those keep gradients that come as late as the last of the trajectory before,
-// since to copy them all would take a fiftieth of their time.
+// a trajectory, which know nothing, only those keep gradients that come as late as the last of the trajectory before:
+// the others would be copied for nothing.
 #pragma once
 
 #include <cstdint>
@@ -21,10 +21,10 @@ class Evaluations {
  public:
   // As network_log_likelihood. `density` is a number for all that a result depends on beside the particles: the data,
   // the network, its precision.
-  int64_t log_likelihood(uint64_t density, const NetworkSpec& spec, const Batch& batch, int64_t count,
+  int64_t log_likelihood(int64_t density, const NetworkSpec& spec, const Batch& batch, int64_t count,
                          const float* particles, double* log_likelihood, float* grad);
   // As cpu::trajectory; what is known at its end is remembered.
-  int64_t trajectory(uint64_t density, const NetworkSpec& spec, const Batch& batch, const UpdatePlan& plan,
+  int64_t trajectory(int64_t density, const NetworkSpec& spec, const Batch& batch, const UpdatePlan& plan,
                      float step_size, int64_t steps, const Phase& phase);
   // Of how many particles the log-likelihood was computed, and not found.
   int64_t computed();
@@ -51,8 +51,8 @@ class Evaluations {
   using Population = std::unordered_map<Key, Evaluation, Low>;
   static constexpr int64_t kNone = -1;
 
-  static Key key_of(uint64_t density, const float* particle, int64_t dim);
-  static std::vector<Key> keys_of(uint64_t density, const float* particles, int64_t count, int64_t dim);
+  static Key key_of(int64_t density, const float* particle, int64_t dim);
+  static std::vector<Key> keys_of(int64_t density, const float* particles, int64_t count, int64_t dim);
 
   // Fills in what is known and returns the indices of the other particles.
   std::vector<int64_t> recall(const std::vector<Key>& keys, double* log_likelihood, float* grad) const;
