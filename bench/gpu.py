@@ -1,7 +1,8 @@
-"""``python -m bench.gpu [--quick]``: the engines of a CUDA device against peers on the same one.
+"""``python -m bench.gpu [--quick] [--only KIND ...]``: the engines of a CUDA device against peers on the same one.
 
 Providers are timed in turn, in queued calls, after their results were compared; calls of ours are replayed from a CUDA
-graph once more, where launches cost the host nothing. Rows go to bench/results/gpu.csv, with card, driver and versions.
+graph once more, where launches cost the host nothing. Rows go to bench/results/gpu.csv, with card, driver and versions;
+those of cases that are not run stay there.
 """
 
 from __future__ import annotations
@@ -11,9 +12,10 @@ import csv
 import subprocess
 import time
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import asdict, dataclass, fields
+from dataclasses import asdict, dataclass
 from datetime import datetime, timezone
 from functools import cache, partial
+from pathlib import Path
 from statistics import median
 from typing import Any
 
@@ -182,12 +184,21 @@ class Bench:
         """To bench/results/, and this card's lines to the table of choices, after every case: runs break off."""
         if not self.keep:
             return
-        with choice.TABLE.open(newline="") as file:
-            reader = csv.DictReader(file)
-            columns = list(reader.fieldnames or ())
-            others = [line for line in reader if line["capability"] != capability(DEVICE)]
-        write_csv(choice.TABLE, others + self.choices, columns)
-        write_csv(RESULTS / "gpu.csv", [asdict(row) for row in self.rows], [field.name for field in fields(Row)])
+        replace_lines(choice.TABLE, self.choices, ("capability", "op", "row"))
+        replace_lines(RESULTS / "gpu.csv", [asdict(row) for row in self.rows], ("case",))
+
+
+def replace_lines(path: Path, lines: Sequence[Mapping[str, Any]], keys: Sequence[str]) -> None:
+    """Write lines to a table, in place of those that agree with one of them in all keys."""
+    with path.open(newline="") as file:
+        reader = csv.DictReader(file)
+        columns, there = list(reader.fieldnames or ()), list(reader)
+
+    def key(line: Mapping[str, Any]) -> tuple[str, ...]:
+        return tuple(str(line[name]) for name in keys)
+
+    new = {key(line) for line in lines}
+    write_csv(path, [line for line in there if key(line) not in new] + list(lines), columns)
 
 
 def gradient(bench: Bench, case: Case, precision: str) -> None:
@@ -311,18 +322,23 @@ def main() -> None:
     """Run all cases."""
     parser = argparse.ArgumentParser("bench.gpu", description=__doc__.partition("\n")[0])
     parser.add_argument("--quick", action="store_true", help="tiny sizes, nothing written: to see that it runs")
-    quick = parser.parse_args().quick
-    bench = Bench(keep=not quick)
-    cases = [Case((5, 4, 3), 2, 8)] if quick else [Case(widths, p, b) for widths, p, b in SHAPES]
-    for n in (300,) if quick else (4096, 1_000_000, 10_000_000):
-        bench.attempt(resampling, n)
-        bench.attempt(resampling_step, n)
-    for case in cases:
-        for precision in ops.PRECISIONS:
-            bench.attempt(gradient, case, precision)
-            bench.attempt(trajectory, case, precision)
-    for case in cases[1:] or cases:
-        bench.attempt(iteration, case)
+    kinds = {kind.__name__: kind for kind in (gradient, trajectory, resampling, resampling_step, iteration)}
+    parser.add_argument("--only", nargs="+", choices=kinds, default=list(kinds), metavar="KIND", help=", ".join(kinds))
+    chosen = parser.parse_args()
+    bench = Bench(keep=not chosen.quick)
+    cases = [Case((5, 4, 3), 2, 8)] if chosen.quick else [Case(widths, p, b) for widths, p, b in SHAPES]
+    sizes = (300,) if chosen.quick else (4096, 1_000_000, 10_000_000)
+    networks, rows = [(case, p) for case in cases for p in ops.PRECISIONS], [(n,) for n in sizes]
+    plans: dict[str, Sequence[tuple[Any, ...]]] = {
+        "gradient": networks,
+        "trajectory": networks,
+        "resampling": rows,
+        "resampling_step": rows,
+        "iteration": [(case,) for case in cases[1:] or cases],
+    }
+    for name in chosen.only:
+        for plan in plans[name]:
+            bench.attempt(kinds[name], *plan)
     if bench.failed:
         raise SystemExit("\n".join(("These failed:", *bench.failed)))
 

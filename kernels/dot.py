@@ -91,15 +91,16 @@ def store_parts(pointers, values, mask, PLANE: tl.constexpr, PRECISION: tl.const
 def product(a, b, acc, PRECISION: tl.constexpr):
     """The sum acc + a b of tiles in parts, the largest products last.
 
-    Tensor cores cut off what they cannot add; where that would count, a tile's products are summed by themselves.
+    Tensor cores cut off what they cannot add; where that would count, a tile's products are summed by themselves: the
+    largest, which alone are a float32's first half, apart from what completes it.
     """
     if PRECISION == HIGHEST:
-        total = tl.dot(a[2], b[0])
-        total = tl.dot(a[1], b[1], total)
-        total = tl.dot(a[0], b[2], total)
-        total = tl.dot(a[1], b[0], total)
-        total = tl.dot(a[0], b[1], total)
-        acc += tl.dot(a[0], b[0], total)
+        rest = tl.dot(a[2], b[0])
+        rest = tl.dot(a[1], b[1], rest)
+        rest = tl.dot(a[0], b[2], rest)
+        rest = tl.dot(a[1], b[0], rest)
+        rest = tl.dot(a[0], b[1], rest)
+        acc += tl.dot(a[0], b[0]) + rest  # in this order: Triton makes `rest + dot` one instruction
     elif PRECISION == HIGH:
         acc = tl.dot(a[1], b[0], acc)
         acc = tl.dot(a[0], b[1], acc)

@@ -82,6 +82,7 @@ class Evaluation:
     """All that stays the same while particles move: network, batch, precision, and how the work is cut."""
 
     convolutions: tuple[Convolution, ...]
+    first: Stack
     stack: Stack
     tiles: Tiles
     data: Data
@@ -99,8 +100,13 @@ class Evaluation:
             begin = convolutions[-1].end
         if len(convolutions) == len(table):
             raise NotImplementedError("layers ends with a convolution; the triton engine needs a dense layer there")
-        stack = dense_stack(layers[len(convolutions) :], tiles, begin, dim)
-        return cls(tuple(convolutions), stack, tiles, data, precision)
+        if table[-1].activation != IDENTITY.value:
+            raise NotImplementedError(
+                f"layers ends with activation {table[-1].activation}; the triton engine needs 0, the identity, there"
+            )
+        dense = layers[len(convolutions) :]
+        first, stack = dense_stack(dense[:1], tiles.first or tiles, begin, dim), dense_stack(dense, tiles, begin, dim)
+        return cls(tuple(convolutions), first, stack, tiles, data, precision)
 
     def rounded(self) -> Evaluation:
         """The same with x once for all particles as products take it: in parts, or rounded where there are images."""
@@ -245,17 +251,25 @@ class Evaluation:
         width = parts_in(self.precision) * self.stack.deltas
         deltas = particles.new_empty((*part.shape, width), dtype=torch.bfloat16) if with_grad else None
         rows = Rows(kept, deltas, outputs)
-        first = self.stack.layers[0]
+        stack, before = self.stack, inputs[-1]
+        input_grad = features[-1].deltas if features else None
+        first = stack.layers[0]
         packed = split(group, self.precision, first.outputs, first.inputs).rows if self._packs else None
+        if packed is not None and len(stack.layers) > 1:
+            before = Inputs(kept[..., first.kept :], first.activation)
+            tiles = self.tiles.first or self.tiles
+            through(self.first, tiles, self.precision, data, 0, group, Rows(kept, None, before.kept), packed=packed)
+            stack, packed = stack.behind_first, None
+            input_grad = deltas[..., first.delta :] if with_grad else None
         through(
-            self.stack,
+            stack,
             self.tiles,
             self.precision,
-            data._replace(x=inputs[-1].kept, plane=inputs[-1].plane),
-            inputs[-1].activation,
+            data._replace(x=before.kept, plane=before.plane),
+            before.activation,
             group,
             rows,
-            features[-1].deltas if features else None,
+            input_grad,
             None if partials is None else partials[part.begin // self.tiles.samples :, part.first :],
             status,
             part.begin,
@@ -273,7 +287,7 @@ class Evaluation:
                 *before,
                 deltas[..., place.delta :],
                 Weights(place.inputs, place.outputs, place.begin, self.stack.dim),
-                self.tiles.slice,
+                self.tiles,
                 self.precision,
                 sums,
                 None if update is None else update.of(part.group),

@@ -17,7 +17,7 @@ scratch once each way.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import pairwise
 from typing import NamedTuple
 
@@ -26,7 +26,7 @@ import torch
 import triton
 import triton.language as tl
 
-from fastsmc.kernels.activations import IDENTITY, kept_of, times_slope, value_of
+from fastsmc.kernels.activations import IDENTITY, TANH, kept_of, times_slope, value_of
 from fastsmc.kernels.build import CAPABILITIES, PRODUCTS, Build
 from fastsmc.kernels.dot import MEDIUM, aligned, load_parts, parts_in, parts_of, product, store, store_parts
 from fastsmc.kernels.losses import CATEGORICAL, FINE, bad_labels, loss
@@ -157,6 +157,8 @@ def _mlp_kernel(
     X_STRIDE: tl.constexpr,
     X_PLANE: tl.constexpr,
     INPUT_ACTIVATION: tl.constexpr,
+    INPUT_GRAD_STRIDE: tl.constexpr,
+    INPUT_GRAD_PLANE: tl.constexpr,
     OUTPUT_STRIDE: tl.constexpr,
     LIKELIHOOD: tl.constexpr,
     SAMPLES: tl.constexpr,
@@ -257,14 +259,14 @@ def _mlp_kernel(
                     deltas + LAYERS[0][5],
                     theta,
                     x,
-                    input_grad + (particle * x_rows + begin) * X_STRIDE,
+                    input_grad + (particle * x_rows + begin) * INPUT_GRAD_STRIDE,
                     row,
                     inside,
                     X_STRIDE,
                     DELTA_STRIDE,
                     DELTA_PLANE,
-                    X_STRIDE,
-                    0,
+                    INPUT_GRAD_STRIDE,
+                    INPUT_GRAD_PLANE,
                     INPUT_ACTIVATION,
                     LAYERS[0][6],
                     LAYERS,
@@ -306,6 +308,11 @@ class Stack:
         return self.layers[-1].outputs
 
     @property
+    def behind_first(self) -> Stack:
+        """The other layers, whose rows are the same."""
+        return replace(self, layers=self.layers[1:])
+
+    @property
     def constants(self) -> dict:
         """What is compiled into the kernel of a network."""
         layers = tuple(map(tuple, self.layers))
@@ -330,10 +337,6 @@ def dense_stack(layers: np.ndarray, tiles: Tiles, first: int = 0, dim: int | Non
         begin += (inputs + 1) * outputs
         last = len(places) == len(layers)
         kept, deltas = kept + (0 if last else aligned(outputs)), deltas + aligned(outputs)
-    if places[-1].activation != IDENTITY.value:
-        raise NotImplementedError(
-            f"layers ends with activation {places[-1].activation}; the triton engine needs 0, the identity, there"
-        )
     return Stack(tuple(places), begin if dim is None else dim, kept, deltas)
 
 
@@ -397,7 +400,7 @@ def through(
         Its x may be what is kept of a layer before, whose ``input_activation`` is yet to be applied.
     input_grad : [P, B, inputs], optional
         Gets the gradient with respect to the pre-activations of the layer before, where particles have inputs of their
-        own; it lies in memory as they do.
+        own: float32, or bfloat16 in parts as deltas are.
     partials : float64 [tiles, P], optional
         Gets the log-likelihood of each tile; without it only outputs are made.
     first_sample
@@ -430,6 +433,8 @@ def through(
         X_STRIDE=data.x.stride(-2),
         X_PLANE=data.plane,
         INPUT_ACTIVATION=input_activation,
+        INPUT_GRAD_STRIDE=0 if input_grad is None else input_grad.stride(1),
+        INPUT_GRAD_PLANE=0 if input_grad is None or input_grad.dtype == torch.float32 else stack.deltas,
         OUTPUT_STRIDE=rows.outputs.stride(1),
         LIKELIHOOD=data.likelihood,
         SAMPLES=tiles.samples,
@@ -443,38 +448,42 @@ def through(
 def _build(
     widths: tuple[int, ...],
     precision: int,
+    part: str,
     with_grad: bool,
-    packed: bool,
     capability: int,
     registers: int,
     shared: int,
 ) -> Build:
-    """Of a categorical network of tanh units with the usual tiles."""
-    layers = [Layer(0, 2 * (k < len(widths) - 2), a, 1, 1, b, 1, 0, 1) for k, (a, b) in enumerate(pairwise(widths))]
-    tiles = choose_tiles(precision, 1000 if packed else 64, f"{capability / 10}")
-    stack = dense_stack(np.array(layers), tiles)
-    kept = "*bf16" if precision == MEDIUM.value else "*fp32"
-    pointers = {"x": "*bf16", "y": "*i64", "particles": "*fp32", "packed": "*bf16", "kept": kept, "deltas": "*bf16"}
-    pointers |= {"outputs": "*fp32", "partials": "*fp64", "status": "*i64"}
-    numbers = dict.fromkeys(("samples", "first_sample", "tiles", "x_rows", "output_rows", "num_particles"), "i32")
-    absent = ["weights", "input_grad"] + ["deltas"] * (not with_grad) + ["packed"] * (not packed)
-    constants = dict.fromkeys(absent) | stack.constants
-    plane = aligned(widths[0] + 1)
-    constants |= {
-        "X_STRIDE": parts_in(precision) * plane,
-        "X_PLANE": plane,
-        "INPUT_ACTIVATION": 0,
-        "OUTPUT_STRIDE": aligned(stack.outputs),
-        "LIKELIHOOD": CATEGORICAL.value,
-        "SAMPLES": tiles.samples,
-    }
-    constants |= {"PRECISION": precision}
+    """Of a categorical network of tanh units with the usual tiles: whole, or where its first layer goes by itself."""
+    tanh = [TANH.value] * (len(widths) - 2) + [IDENTITY.value]
+    layers = np.array([Layer(0, a, n, 1, 1, m, 1, 0, 1) for a, (n, m) in zip(tanh, pairwise(widths), strict=True)])
+    tiles = choose_tiles(precision, 64 if part == WHOLE else 1000, f"{capability / 10}")
+    stack, plane, parts = dense_stack(layers, tiles), aligned(widths[0] + 1), parts_in(precision)
+    rows = "*bf16" if precision == MEDIUM.value else "*fp32"
+    pointers = {"x": "*bf16", "y": "*i64", "weights": None, "particles": "*fp32", "packed": None, "kept": rows}
+    pointers |= {"deltas": "*bf16" if with_grad else None, "outputs": "*fp32", "input_grad": None}
+    pointers |= {"partials": "*fp64", "status": "*i64"}
+    constants = {"X_STRIDE": parts * plane, "X_PLANE": plane, "INPUT_ACTIVATION": 0}
+    constants |= {"INPUT_GRAD_STRIDE": 0, "INPUT_GRAD_PLANE": 0, "OUTPUT_STRIDE": aligned(stack.outputs)}
+    if part == FIRST:
+        pointers |= dict.fromkeys(("y", "deltas", "partials", "status")) | {"packed": "*bf16", "outputs": rows}
+        constants |= {"OUTPUT_STRIDE": stack.kept}
+        tiles = tiles.first or tiles
+        stack = dense_stack(layers[:1], tiles, dim=stack.dim)
+    elif part == BEHIND:
+        stack = stack.behind_first
+        pointers |= {"x": rows, "input_grad": pointers["deltas"]}
+        constants |= {"X_STRIDE": stack.kept, "X_PLANE": 0, "INPUT_ACTIVATION": TANH.value}
+        constants |= {"INPUT_GRAD_STRIDE": parts * stack.deltas, "INPUT_GRAD_PLANE": stack.deltas}
+    constants |= stack.constants | {"LIKELIHOOD": CATEGORICAL.value, "SAMPLES": tiles.samples, "PRECISION": precision}
+    constants |= {name: None for name, kind in pointers.items() if kind is None}
+    numbers = ("samples", "first_sample", "tiles", "x_rows", "output_rows", "num_particles")
+    signature = pointers | dict.fromkeys(numbers, "i32") | {"noise_precision": "fp32"}
     return Build(
-        f"{'gradient' if with_grad else 'log-likelihood'} of {'-'.join(map(str, widths))}, precision {precision}"
-        + ", packed" * packed
-        + f", sm_{capability}",
+        f"{'gradient' if with_grad else 'log-likelihood'} of {'-'.join(map(str, widths))}, {part}, "
+        f"precision {precision}, sm_{capability}",
         _mlp_kernel,
-        pointers | numbers | {"noise_precision": "fp32"} | dict.fromkeys(constants, "constexpr"),
+        signature | dict.fromkeys(constants, "constexpr"),
         constants,
         tiles.warps,
         tiles.stages,
@@ -486,19 +495,21 @@ def _build(
     )
 
 
-# Registers and shared memory for each precision, the most of what is packed or not, by Triton 3.6 and 3.9; of small
-# networks the default precision.
+WHOLE, FIRST, BEHIND = "whole", "first layer", "behind the first layer"
+
+# Registers and shared memory for each precision, the most of all parts, by Triton 3.6 and 3.9; of small networks the
+# default precision.
 _MEANS = {
-    (784, 100, 100, 10): ((255, 110_592), (255, 73_728), (255, 131_072)),
+    (784, 100, 100, 10): ((255, 110_592), (255, 98_304), (255, 131_072)),
     (13, 50, 1): ((200, 39_936),),
     (64, 32, 10): ((184, 92_160),),
 }
 
 BUILDS = tuple(
-    _build(widths, precision, with_grad, packed, capability, registers, shared)
+    _build(widths, precision, part, with_grad, capability, registers, shared)
     for widths, means in _MEANS.items()
     for precision, (registers, shared) in enumerate(means)
-    for with_grad, packed in ((True, False), (True, True), (False, True))
+    for part, with_grad in ((WHOLE, True), (FIRST, False), (BEHIND, True), (BEHIND, False))
     if with_grad or len(widths) == 4  # a value alone needs less
     for capability in CAPABILITIES
 )

@@ -29,13 +29,17 @@ class Tiles:
         Of the kernel that goes through the network.
     slice
         Samples whose weight gradients are summed in one go, in dense layers.
+    columns
+        Inputs whose weight gradients a program of a dense layer has at a time, at most.
     pixels, image_slices
         The same in convolutions: so many pooled pixels, or more if there would be too many slices.
     fused
         Samples of a batch, at most, whose weight gradients are used for a step where they are summed: a step takes
         small tiles, which read more of a large batch than is saved.
     packed
-        Samples of a batch, at least, for which weights are split once, and not where they are read.
+        Samples of a batch, at least, for which the first layer's weights are split once, and not where they are read.
+    first
+        How the first layer is cut where it then goes by itself; without it as the others.
     chunk
         Samples that are in scratch at a time, at most; a multiple of ``slice``.
     scratch
@@ -48,10 +52,12 @@ class Tiles:
     warps: int = 4
     stages: int = 3
     slice: int = 4096
+    columns: int = 128
     pixels: int = 1024
     image_slices: int = 128
     fused: int = 256
     packed: int = 256
+    first: Tiles | None = None
     chunk: int = 65536
     scratch: int = 1 << 30
 
@@ -69,25 +75,30 @@ class Measured:
 
 
 _CUTS = {
-    "8": ((64, 32, 3, 1024), (64, 32, 3, 2048), (64, 64, 2, 4096)),
-    "9": ((64, 32, 3, 1024), (64, 32, 3, 2048), (128, 64, 3, 4096)),
+    "8": ((64, 32, 3, 1024, 64), (64, 32, 3, 2048, 128), (64, 64, 2, 4096, 128)),
+    "9": ((64, 32, 3, 1024, 64), (64, 32, 3, 2048, 128), (128, 64, 3, 4096, 256)),
 }
-"""Units, depth, stages and slice of each precision, by the generation of tensor cores; later ones are cut as Hopper's.
+"""Units, depth, stages, slice and columns of each precision, by the generation of tensor cores; later ones are cut as
+Hopper's.
 
 Slices are as short as exact sums in float32 need, since each costs a pass over the weights.
 """
+_FIRST = {"9": (None, Tiles(128, 128, 32, warps=4), Tiles(128, 128, 64, warps=4))}
+"""Of each precision: tiles this large fill the registers of four warps with sums, which leaves room for two blocks."""
 
 
 def choose_tiles(precision: int, batch: int, capability: str = "") -> Tiles:
     """The tiles for a precision and a batch on a card of this compute capability, or on one that nobody measured."""
-    units, depth, stages, summed = _CUTS.get(capability.partition(".")[0], _CUTS["9"])[precision]
+    generation = capability.partition(".")[0]
+    units, depth, stages, summed, columns = _CUTS.get(generation, _CUTS["9"])[precision]
+    first = None if generation in _CUTS and generation not in _FIRST else _FIRST["9"][precision]
     samples = 128
     if batch < Tiles.packed:  # weights are split where they are read, which takes registers
         samples, depth = 64, 32
     if best := measured(capability, precision, batch):
         samples, depth, stages = best.samples, best.depth, best.stages
     samples = min(samples, power_of_two(batch))
-    return Tiles(samples, units, depth, warps_of(samples), stages, slice=summed)
+    return Tiles(samples, units, depth, warps_of(samples), stages, slice=summed, columns=columns, first=first)
 
 
 def warps_of(samples: int) -> int:

@@ -19,9 +19,13 @@ import triton
 import triton.language as tl
 
 from fastsmc.kernels.activations import value_of
-from fastsmc.kernels.build import PRODUCTS, Build
+from fastsmc.kernels.build import CAPABILITIES, PRODUCTS, Build
 from fastsmc.kernels.dot import MEDIUM, aligned, load_parts, parts_in, parts_of, product
+from fastsmc.kernels.tiles import Tiles, choose_tiles, power_of_two
 from fastsmc.kernels.update import Update, kick_and_drift
+
+FUSED_COLUMNS = 32
+"""Of a tile that moves weights: position and momentum are in registers beside the sums."""
 
 
 @triton.jit
@@ -90,6 +94,9 @@ def _weight_gradient_kernel(
     COLUMNS: tl.constexpr = INPUTS + 1  # the last for the bias
     DELTA_STRIDE: tl.constexpr = (3 - PRECISION) * DELTA_PLANE
     particle, part, n, k, begin, count = gradient_tile(samples, num_particles, slice_samples, OUTPUTS, COLUMNS, N, K)
+    # loads go to a multiple of 16 entries, as rows do, for these are copied 16 bytes at a time; nothing comes of the rest
+    THERE: tl.constexpr = (OUTPUTS + 15) // 16 * 16
+    H_THERE: tl.constexpr = H_PLANE or min((INPUTS + 15) // 16 * 16, H_STRIDE)
     h += (particle * h_rows + begin) * H_STRIDE
     deltas += (particle * samples + begin) * DELTA_STRIDE
 
@@ -98,12 +105,12 @@ def _weight_gradient_kernel(
         b = first + tl.arange(0, DEPTH)
         inside = b < count
         at = deltas + b[None, :] * DELTA_STRIDE + n[:, None]
-        d = load_parts(at, (n < OUTPUTS)[:, None] & inside[None, :], DELTA_PLANE, PRECISION)
-        at = h + b[:, None] * H_STRIDE + k[None, :]
+        d = load_parts(at, (n < THERE)[:, None] & inside[None, :], DELTA_PLANE, PRECISION)
+        at, mask = h + b[:, None] * H_STRIDE + k[None, :], inside[:, None] & (k < H_THERE)[None, :]
         if H_PLANE:  # its column of ones is there
-            v = load_parts(at, inside[:, None] & (k <= INPUTS)[None, :], H_PLANE, PRECISION)
+            v = load_parts(at, mask, H_PLANE, PRECISION)
         else:
-            v = value_of(tl.load(at, mask=inside[:, None] & (k < INPUTS)[None, :], other=0), ACTIVATION)
+            v = value_of(tl.load(at, mask=mask, other=0), ACTIVATION)
             v = parts_of(tl.where((k == INPUTS)[None, :], tl.full((), 1, v.dtype), v), PRECISION)
         total = product(d, v, total, PRECISION)
 
@@ -133,12 +140,12 @@ def weight_gradient(
     plane: int,
     deltas: torch.Tensor,
     weights: Weights,
-    slice_samples: int,
+    tiles: Tiles,
     precision: int,
     sums: torch.Tensor | None = None,
     update: Update | None = None,
 ) -> None:
-    """Sum the gradient of a layer over slices of a batch.
+    """Sum the gradient of a layer over slices of a batch, as ``tiles`` cut it.
 
     Parameters
     ----------
@@ -153,16 +160,16 @@ def weight_gradient(
         What is done with it, where there is one slice.
     """
     P, B = deltas.shape[:2]
-    n, k, depth, warps, stages = _tiles(weights, precision, update is not None)
+    n, k, depth, warps, stages = _tiles(weights, precision, tiles.columns if update is None else FUSED_COLUMNS)
     programs = triton.cdiv(weights.outputs, n) * triton.cdiv(weights.inputs + 1, k)
-    _weight_gradient_kernel[(programs * P * triton.cdiv(B, slice_samples),)](
+    _weight_gradient_kernel[(programs * P * triton.cdiv(B, tiles.slice),)](
         h,
         deltas,
         sums,
         *(update or (None,) * 5),
         B,
         P,
-        slice_samples,
+        tiles.slice,
         0 if h.ndim == 2 else h.stride(0) // h.stride(1),
         H_STRIDE=h.stride(-2),
         H_PLANE=plane,
@@ -182,22 +189,22 @@ def weight_gradient(
     )
 
 
-def _tiles(weights: Weights, precision: int, fused: bool) -> tuple[int, int, int, int, int]:
+def _tiles(weights: Weights, precision: int, columns: int) -> tuple[int, int, int, int, int]:
     """Units, inputs and samples of a tile, warps and stages: such that accumulators and update stay in registers."""
-    n = max(16, min(128, triton.next_power_of_2(weights.outputs)))
-    widest, depth, stages = ((64, 32, 2), (128, 32, 3), (128, 64, 3))[precision]
-    k = max(16, min(32 if fused else widest, triton.next_power_of_2(weights.inputs + 1)))
+    n, k = power_of_two(weights.outputs, 128), power_of_two(weights.inputs + 1, columns)
+    depth, stages = ((32, 2), (32, 3), (64, 3))[precision]
     return n, k, depth, 8 if n == 128 else 4, stages
 
 
-def _build(weights: Weights, precision: int, fused: bool, registers: int, shared: int) -> Build:
+def _build(weights: Weights, precision: int, fused: bool, capability: int, registers: int, shared: int) -> Build:
     """Of the first layer, or of one behind a tanh, its gradient written, or used for a step."""
     first = weights.begin == 0
     kind = "*bf16" if first or precision == MEDIUM.value else "*fp32"
     used = ("particles", "momentum", "prior_precision", "plan") if fused else ("sums",)
     signature = {"h": kind, "deltas": "*bf16"} | dict.fromkeys(used, "*fp32")
     signature |= dict.fromkeys(("samples", "num_particles", "slice_samples", "h_rows"), "i32")
-    n, k, depth, warps, stages = _tiles(weights, precision, fused)
+    columns = FUSED_COLUMNS if fused else choose_tiles(precision, 1000, f"{capability / 10}").columns
+    n, k, depth, warps, stages = _tiles(weights, precision, columns)
     pointers = ("sums", "particles", "momentum", "prior_precision", "scale", "plan")
     constants = dict.fromkeys(name for name in pointers if name not in used)
     plane = aligned(weights.inputs + 1) if first else 0
@@ -206,7 +213,8 @@ def _build(weights: Weights, precision: int, fused: bool, registers: int, shared
     constants |= {"ACTIVATION": 0 if first else 2, "N": n, "K": k, "DEPTH": depth}
     constants |= {"PRECISION": precision}
     return Build(
-        f"weight {'step' if fused else 'gradient'} of {weights.inputs}-{weights.outputs}, precision {precision}",
+        f"weight {'step' if fused else 'gradient'} of {weights.inputs}-{weights.outputs}, precision {precision}"
+        f", sm_{capability}",
         _weight_gradient_kernel,
         signature | dict.fromkeys(constants, "constexpr"),
         constants,
@@ -216,23 +224,25 @@ def _build(weights: Weights, precision: int, fused: bool, registers: int, shared
         shared,
         tensor_cores=True,
         options=PRODUCTS,
+        capabilities=(capability,),
     )
 
 
 # A layer, registers where its gradient is written and where it is used, and shared memory, in any precision, by
 # Triton 3.6 and 3.9; of small layers in the default one.
 _MEANS = (
-    (Weights(784, 100, 0, 79_510), 248, 152, 65_536),
+    (Weights(784, 100, 0, 79_510), 248, 152, 147_456),
     (Weights(100, 100, 78_500, 89_610), 240, 152, 98_304),
     (Weights(100, 10, 78_500, 79_510), 136, 104, 53_248),
-    (Weights(13, 50, 0, 751), 112, 112, 27_648),
+    (Weights(13, 50, 0, 751), 112, 112, 30_720),
     (Weights(50, 1, 700, 751), 128, 96, 26_624),
     (Weights(64, 32, 0, 2_410), 176, 152, 24_576),
 )
 
 BUILDS = tuple(
-    _build(weights, precision, fused, registers, shared)
+    _build(weights, precision, fused, capability, registers, shared)
     for weights, written, used, shared in _MEANS
     for precision in (range(3) if weights.inputs >= 100 else range(1))
     for fused, registers in ((False, written), (True, used))
+    for capability in CAPABILITIES
 )
