@@ -13,6 +13,10 @@ and float32 elsewhere; outputs are float32 always.
 The tiles of a particle are neighbours in the grid: its weights come from memory once, and from the second cache for its
 other tiles, while the rows of x, the same for all particles, stay in that cache. Memory traffic, then: weights once,
 scratch once each way.
+
+Of a large batch the first layer, which is most of the work, has a launch of its own: its weights are split once for all
+tiles, and without the other layers its tile is larger and two blocks go side by side. The launch behind it begins with
+what was kept, and ends with that layer's deltas.
 """
 
 from __future__ import annotations

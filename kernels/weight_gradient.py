@@ -4,7 +4,8 @@
 
 The bias is the weight of one more input that is always 1, so that its gradient is column ``inputs`` of the product. A
 program sums one tile [n, k] of one particle over one slice of the batch, in order; neighbours in the grid share deltas.
-Each tile of deltas is read once for every tile of k, each tile of h once for every tile of n, both through the caches.
+Each tile of deltas is read once for every tile of k, each tile of h once for every tile of n, both through the caches
+and straight into shared memory while the tiles before are multiplied.
 
 Where one slice is the whole batch, the tile may be used for a leapfrog step as it leaves the accumulators: momentum and
 position are read and written once, and the gradient is never written.

@@ -1,5 +1,6 @@
 from dataclasses import dataclass
 from functools import cache
+from importlib import import_module
 
 import numpy as np
 import problems
@@ -201,10 +202,10 @@ def test_lenet_reads_images_and_their_rows(engine, options):
 
 @every_activation
 def test_the_last_layer_may_be_a_convolution(engine, activation):
-    """With its activation and pool, in the engine and in ``to_torch``; Triton's engine refuses it."""
+    """With its activation and pool, in the engine and in ``to_torch``; Triton's engine, a device's, refuses it."""
     problem = problems.Problem(Images((convolution((2, 7, 6), 3, 3, activation, pool=2),)), 3, 21, "gaussian", seed=4)
     double = problem.by_torch(torch.float64)
-    if engine == "triton":
+    if engine == "triton" or (engine == "cuda" and import_module("fastsmc._cuda").device() == "cuda"):
         with pytest.raises(NotImplementedError) as refusal:
             problem.everything(engine)
         assert str(refusal.value) == "layers ends with a convolution; the triton engine needs a dense layer there"
