@@ -36,9 +36,10 @@ def parts_in(precision: int) -> int:
     return 3 - precision
 
 
+@triton.constexpr_function
 def aligned(width: int) -> int:
     """To a multiple of 16."""
-    return triton.cdiv(width, 16) * 16
+    return (width + 15) // 16 * 16
 
 
 @triton.jit

@@ -189,22 +189,23 @@ def _mlp_kernel(
         packed += particle * (LAYERS[0][1] * X_STRIDE)
 
     for k in tl.static_range(len(LAYERS)):
-        _forward(
-            x if k == 0 else kept + LAYERS[k - 1][4],
-            theta,
-            packed if k == 0 else None,
-            outputs if k == LAST else kept + LAYERS[k][4],
-            row,
-            inside,
-            X_STRIDE if k == 0 else KEPT_STRIDE,
-            X_PLANE if k == 0 else 0,
-            INPUT_ACTIVATION if k == 0 else LAYERS[k - 1][2],
-            OUTPUT_STRIDE if k == LAST else KEPT_STRIDE,
-            LAYERS,
-            k,
-            PRECISION,
-        )
-        tl.debug_barrier()  # what some threads wrote others read
+        for i in range(LAYERS[k][9]):
+            _forward(
+                x if k == 0 else kept + (LAYERS[k][4] - aligned(LAYERS[k][0])) + i * aligned(LAYERS[k][1]),
+                theta + i * ((LAYERS[k][0] + 1) * LAYERS[k][1]),
+                packed if k == 0 else None,
+                outputs if k == LAST else kept + LAYERS[k][4] + i * aligned(LAYERS[k][1]),
+                row,
+                inside,
+                X_STRIDE if k == 0 else KEPT_STRIDE,
+                X_PLANE if k == 0 else 0,
+                INPUT_ACTIVATION if k == 0 else LAYERS[k - 1][2],
+                OUTPUT_STRIDE if k == LAST else KEPT_STRIDE,
+                LAYERS,
+                k,
+                PRECISION,
+            )
+            tl.debug_barrier()  # what some threads wrote others read
 
     if y is not None:
         sample = begin + row
@@ -238,25 +239,28 @@ def _mlp_kernel(
 
         if deltas is not None:
             for k in tl.static_range(LAST, 0, -1):
-                tl.debug_barrier()
-                _backward(
-                    deltas + LAYERS[k][5],
-                    theta,
-                    kept + LAYERS[k - 1][4],
-                    deltas + LAYERS[k - 1][5],
-                    row,
-                    inside,
-                    KEPT_STRIDE,
-                    DELTA_STRIDE,
-                    DELTA_PLANE,
-                    DELTA_STRIDE,
-                    DELTA_PLANE,
-                    LAYERS[k - 1][2],
-                    LAYERS[k - 1][6],
-                    LAYERS,
-                    k,
-                    PRECISION,
-                )
+                for j in range(LAYERS[k][9]):
+                    i = LAYERS[k][9] - 1 - j
+                    shift = i * aligned(LAYERS[k][1])
+                    tl.debug_barrier()
+                    _backward(
+                        deltas + LAYERS[k][5] + shift,
+                        theta + i * ((LAYERS[k][0] + 1) * LAYERS[k][1]),
+                        kept + (LAYERS[k][4] - aligned(LAYERS[k][0])) + shift,
+                        deltas + (LAYERS[k][5] - aligned(LAYERS[k][0])) + shift,
+                        row,
+                        inside,
+                        KEPT_STRIDE,
+                        DELTA_STRIDE,
+                        DELTA_PLANE,
+                        DELTA_STRIDE,
+                        DELTA_PLANE,
+                        LAYERS[k - 1][2],
+                        LAYERS[k - 1][6],
+                        LAYERS,
+                        k,
+                        PRECISION,
+                    )
             if input_grad is not None:
                 tl.debug_barrier()
                 _backward(
@@ -283,7 +287,8 @@ class Place(NamedTuple):
     """A dense layer as kernels know it, by position: where its parts are, and its tiles.
 
     ``begin`` is of its weights in a particle, ``kept`` and ``delta`` of its units in the rows of scratch; ``units`` is
-    the tile of its outputs, ``depth`` and ``depth_back`` are those of sums over its inputs and its outputs.
+    the tile of its outputs, ``depth`` and ``depth_back`` are those of sums over its inputs and its outputs. So many
+    ``repeats`` of it, itself among them, come one behind the other.
     """
 
     inputs: int
@@ -295,6 +300,7 @@ class Place(NamedTuple):
     units: int
     depth: int
     depth_back: int
+    repeats: int = 1
 
 
 @dataclass(frozen=True)
@@ -319,8 +325,23 @@ class Stack:
     @property
     def constants(self) -> dict:
         """What is compiled into the kernel of a network."""
-        layers = tuple(map(tuple, self.layers))
-        return {"LAYERS": layers, "DIM": self.dim, "KEPT_STRIDE": self.kept, "DELTA_PLANE": self.deltas}
+        return {
+            "LAYERS": tuple(map(tuple, self._runs())),
+            "DIM": self.dim,
+            "KEPT_STRIDE": self.kept,
+            "DELTA_PLANE": self.deltas,
+        }
+
+    def _runs(self) -> list[Place]:
+        """Layers; hidden ones that differ from the one before in their places alone are compiled as one."""
+        runs = list(self.layers[:2])
+        for above, before, place in zip(self.layers, self.layers[1:], self.layers[2:-1], strict=False):
+            same = place._replace(begin=before.begin, kept=before.kept, delta=before.delta) == before
+            if same and above.activation == place.activation:
+                runs[-1] = runs[-1]._replace(repeats=runs[-1].repeats + 1)
+            else:
+                runs.append(place)
+        return runs + list(self.layers[2:][-1:])
 
 
 def dense_stack(layers: np.ndarray, tiles: Tiles, first: int = 0, dim: int | None = None) -> Stack:

@@ -96,8 +96,8 @@ def _weight_gradient_kernel(
     DELTA_STRIDE: tl.constexpr = (3 - PRECISION) * DELTA_PLANE
     particle, part, n, k, begin, count = gradient_tile(samples, num_particles, slice_samples, OUTPUTS, COLUMNS, N, K)
     # loads go to a multiple of 16 entries, as rows do, so that 16 bytes are copied at a time; nothing comes of the rest
-    THERE: tl.constexpr = (OUTPUTS + 15) // 16 * 16
-    H_THERE: tl.constexpr = H_PLANE or min((INPUTS + 15) // 16 * 16, H_STRIDE)
+    THERE: tl.constexpr = aligned(OUTPUTS)
+    H_THERE: tl.constexpr = H_PLANE or min(aligned(INPUTS), H_STRIDE)
     h += (particle * h_rows + begin) * H_STRIDE
     deltas += (particle * samples + begin) * DELTA_STRIDE
 

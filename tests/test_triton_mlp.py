@@ -8,11 +8,12 @@ import pytest
 import test_precision
 import torch
 from problems import as_exact_as, fewer_interpreted
+from test_convolution import Images
 
 import fastsmc as fs
 from fastsmc.backends import INTERPRETED
 from fastsmc.likelihoods import LIKELIHOODS
-from fastsmc.networks import ACTIVATIONS
+from fastsmc.networks import ACTIVATIONS, dense
 from fastsmc.ops import PRECISIONS
 
 if not (INTERPRETED or torch.cuda.is_available()):
@@ -48,6 +49,8 @@ SHAPES = {
     "more outputs than a tile": ((5, 35), 2, 17, SMALL),
     "whole tiles": ((32, 16, 16), 2, 32, SMALL),
     "weights split once": ((37, 40, 5), 3, 20, PACKED),
+    "equal layers in a row": ((7, 4, 4, 4, 6, 6, 6, 6, 2), 2, 19, USUAL),
+    "equal layers behind the first, which goes alone": ((9, 5, 5, 5, 5, 3), 2, 20, PACKED),
     "several slices of one chunk": ((6, 5, 3), 2, 40, SLICED),
     "several chunks of several slices": ((6, 5, 3), 2, 80, CHUNKED),
     "particles in groups, chunks without a slice": ((33, 17, 3), 3, 18, CROWDED),
@@ -200,6 +203,17 @@ def test_the_first_bad_label_is_reported(shape, label):
     label = problem.net.num_outputs if label == "classes" else label
     problem.y[len(problem.y) // 2 :: 7] = label
     assert problem.by_triton(with_grad=False)[3] == 10 << 48 | len(problem.y) // 2
+
+
+@pytest.mark.parametrize("tiles", [USUAL, PACKED], ids=["usual", "packed"])
+def test_equal_layers_are_told_apart_by_the_activation_above_them(tiles):
+    """One that is compiled with those behind it reads what they read."""
+    activations = ["tanh", "relu", "relu", "silu", "silu", "silu", "tanh", "identity", "identity"]
+    problem = Problem()
+    layers = (dense(6, 5, "gelu"), *(dense(5, 5, activation) for activation in activations), dense(5, 3))
+    problems.Problem.__init__(problem, Images(layers), 3, 20, "categorical", seed=2)
+    problem.tiles = tiles
+    is_exact(problem, "highest")
 
 
 def test_precisions_are_in_use_and_not_another():
