@@ -79,7 +79,10 @@ class Scratch(NamedTuple):
 
 @dataclass(frozen=True)
 class Evaluation:
-    """All that stays the same while particles move: network, batch, precision, and how the work is cut."""
+    """All that stays the same while particles move: network, batch, precision, and how the work is cut.
+
+    ``first`` is the first of the dense layers as a launch of its own has it, where the batch is worth one.
+    """
 
     convolutions: tuple[Convolution, ...]
     first: Stack
