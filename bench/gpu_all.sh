@@ -19,7 +19,8 @@ build() {  # without pip: the module is put beside the sources, and kernels/ whe
 }
 
 # Without the file that needs ArviZ, which has no test of a device; interrupted, it tells what failed until then.
-test_all() { OMP_NUM_THREADS=1 timeout -s INT "${SECONDS_OF_TESTS:-540}" pytest -q -n "$WORKERS" -m gpu -p no:cacheprovider --timeout 240 \
+test_all() { OMP_NUM_THREADS=1 timeout -s INT "${SECONDS_OF_TESTS:-540}" \
+  pytest -q -n "$WORKERS" -m gpu -p no:cacheprovider --timeout 240 \
   --junitxml="$OUT/gpu.xml" --ignore tests/integrations/test_arviz.py tests; }
 
 # The smallest shapes, since every access is watched; the tools side by side, since that takes the host's time.

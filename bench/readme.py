@@ -93,9 +93,9 @@ def figures() -> str:
 
 
 def device_figures() -> str:
-    """The same of the card that was measured last."""
+    """The same of the cards that were measured."""
     lines = ["| work | fastsmc | by | over the floor | best peer | ratio |", "|---|---|---|---|---|---|"]
-    cards = set()
+    cards = defaultdict(set)
     cases = _cases("gpu")
     for case in (case for case in ON_DEVICES if case in cases):
         rows = cases[case]
@@ -109,8 +109,9 @@ def device_figures() -> str:
             ratio = f"{float(best['median_us']) / float(ours['median_us']):.2f}x"
         engine = ours["provider"].removeprefix(f"{OURS} ")
         lines.append(f"| {ON_DEVICES[case]} | {_time(ours)} | {engine} | {floor} | {peer} | {ratio} |")
-        cards.add(f"{ours['card']}, driver {ours['driver']}, torch {ours['torch']}, {ours['date']}")
-    return f"Medians; {'; '.join(sorted(cards))}.\n\n" + "\n".join(lines) + "\n"
+        cards[f"{ours['card']}, driver {ours['driver']}, torch {ours['torch']}"].add(ours["date"])
+    measured = "; ".join(f"{card}, {' and '.join(sorted(dates))}" for card, dates in sorted(cards.items()))
+    return f"Medians; {measured}.\n\n" + "\n".join(lines) + "\n"
 
 
 def _cases(bench: str) -> Cases:

@@ -79,13 +79,9 @@ class Scratch(NamedTuple):
 
 @dataclass(frozen=True)
 class Evaluation:
-    """All that stays the same while particles move: network, batch, precision, and how the work is cut.
-
-    ``first`` is the first of the dense layers as a launch of its own has it, where the batch is worth one.
-    """
+    """All that stays the same while particles move: network, batch, precision, and how the work is cut."""
 
     convolutions: tuple[Convolution, ...]
-    first: Stack
     stack: Stack
     tiles: Tiles
     data: Data
@@ -103,13 +99,8 @@ class Evaluation:
             begin = convolutions[-1].end
         if len(convolutions) == len(table):
             raise NotImplementedError("layers ends with a convolution; the triton engine needs a dense layer there")
-        if table[-1].activation != IDENTITY.value:
-            raise NotImplementedError(
-                f"layers ends with activation {table[-1].activation}; the triton engine needs 0, the identity, there"
-            )
-        dense = layers[len(convolutions) :]
-        first, stack = dense_stack(dense[:1], tiles.first or tiles, begin, dim), dense_stack(dense, tiles, begin, dim)
-        return cls(tuple(convolutions), first, stack, tiles, data, precision)
+        stack = dense_stack(layers[len(convolutions) :], tiles, begin, dim)
+        return cls(tuple(convolutions), stack, tiles, data, precision)
 
     def rounded(self) -> Evaluation:
         """The same with x once for all particles as products take it: in parts, or rounded where there are images."""
@@ -260,8 +251,8 @@ class Evaluation:
         packed = split(group, self.precision, first.outputs, first.inputs).rows if self._packs else None
         if packed is not None and len(stack.layers) > 1:
             before = Inputs(kept[..., first.kept :], first.activation)
-            tiles = self.tiles.first or self.tiles
-            through(self.first, tiles, self.precision, data, 0, group, Rows(kept, None, before.kept), packed=packed)
+            alone, tiles = Rows(kept, None, before.kept), self.tiles.first or self.tiles
+            through(stack.first_alone(tiles), tiles, self.precision, data, 0, group, alone, packed=packed)
             stack, packed = stack.behind_first, None
             input_grad = deltas[..., first.delta :] if with_grad else None
         through(

@@ -317,6 +317,12 @@ class Stack:
         """Of the last layer."""
         return self.layers[-1].outputs
 
+    def first_alone(self, tiles: Tiles) -> Stack:
+        """The first layer, cut by tiles of its own; its rows are the same."""
+        first = self.layers[0]
+        units, depth = power_of_two(first.outputs, tiles.units), power_of_two(first.inputs, tiles.depth)
+        return replace(self, layers=(first._replace(units=units, depth=depth),))
+
     @property
     def behind_first(self) -> Stack:
         """The other layers, whose rows are the same."""
@@ -362,6 +368,10 @@ def dense_stack(layers: np.ndarray, tiles: Tiles, first: int = 0, dim: int | Non
         begin += (inputs + 1) * outputs
         last = len(places) == len(layers)
         kept, deltas = kept + (0 if last else aligned(outputs)), deltas + aligned(outputs)
+    if places[-1].activation != IDENTITY.value:
+        raise NotImplementedError(
+            f"layers ends with activation {places[-1].activation}; the triton engine needs 0, the identity, there"
+        )
     return Stack(tuple(places), begin if dim is None else dim, kept, deltas)
 
 
@@ -494,7 +504,7 @@ def _build(
         pointers |= dict.fromkeys(("y", "deltas", "partials", "status")) | {"packed": "*bf16", "outputs": rows}
         constants |= {"OUTPUT_STRIDE": stack.kept}
         tiles = tiles.first or tiles
-        stack = dense_stack(layers[:1], tiles, dim=stack.dim)
+        stack = stack.first_alone(tiles)
     elif part == BEHIND:
         stack = stack.behind_first
         pointers |= {"x": rows, "input_grad": pointers["deltas"]}

@@ -83,7 +83,7 @@ Hopper's.
 
 Slices are as short as exact sums in float32 need, since each costs a pass over the weights.
 """
-_FIRST = {"9": (None, Tiles(128, 128, 32, warps=4), Tiles(128, 128, 64, warps=4))}
+_FIRST = {"8": (None,) * 3, "9": (None, Tiles(128, 128, 32, warps=4), Tiles(128, 128, 64, warps=4))}
 """Of each precision: tiles this large fill the registers of four warps with sums, which leaves room for two blocks."""
 
 
@@ -91,7 +91,7 @@ def choose_tiles(precision: int, batch: int, capability: str = "") -> Tiles:
     """The tiles for a precision and a batch on a card of this compute capability, or on one that nobody measured."""
     generation = capability.partition(".")[0]
     units, depth, stages, summed, columns = _CUTS.get(generation, _CUTS["9"])[precision]
-    first = None if generation in _CUTS and generation not in _FIRST else _FIRST["9"][precision]
+    first = _FIRST.get(generation, _FIRST["9"])[precision]
     samples = 128
     if batch < Tiles.packed:  # weights are split where they are read, which takes registers
         samples, depth = 64, 32

@@ -144,6 +144,7 @@ def test_a_trajectory_is_its_steps(shape, precision):
             [convolution((1, 4, 4), 2, 3, "relu")],
             "ends with a convolution; the triton engine needs a dense layer there",
         ),
+        ([dense(16, 3), dense(3, 2, "relu")], "ends with activation 1; the triton engine needs 0, the identity, there"),
         ([dense(9, 16), convolution((1, 4, 4), 2, 3, "relu"), dense(8, 1)], "a convolution behind a dense layer"),
     ],
 )
