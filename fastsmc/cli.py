@@ -261,7 +261,7 @@ def _precisions() -> str:
     from fastsmc import MLP, ops
 
     try:
-        in_use = {name: ops.precision_in_use(MLP([1, 1]), name) for name in ops.PRECISIONS}
+        in_use = {name: ops.precision_in_use(MLP([784, 100, 10]), name) for name in ops.PRECISIONS}
     except ValueError as error:
         return f"unknown: {error}"
     return ", ".join(name if used == name else f"{name} (computed as {used} here)" for name, used in in_use.items())

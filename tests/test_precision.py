@@ -1,4 +1,4 @@
-"""What products of bfloat16 numbers may lose, and that they lose nothing where the processor has no tiles for them."""
+"""What products of bfloat16 numbers may lose, and that they lose nothing where the processor is no faster with them."""
 
 from functools import cache
 
@@ -6,6 +6,7 @@ import numpy as np
 import problems
 import pytest
 import test_trajectory
+import torch
 from problems import EPS, threads_change_no_bit
 
 import fastsmc as fs
@@ -19,7 +20,8 @@ ROUNDING = 2.0**-9  # of one operand to bfloat16
 
 # widths, particles, samples. A block of an operand is 32 x 32, a tile 384 samples, a chunk up to 4096.
 SHAPES = {
-    "odd widths": ((13, 7, 5, 3), 5, 29),
+    "odd widths": ((37, 7, 5, 3), 5, 29),
+    "few inputs": ((3, 7, 5, 2), 5, 29),
     "no hidden layer": ((6, 4), 3, 50),
     "batch of one": ((5, 4, 3), 7, 1),
     "one of everything": ((1, 1, 1), 1, 1),
@@ -28,7 +30,7 @@ SHAPES = {
     "half blocks": ((16, 48, 16), 2, 48),
     "batch over the tile": ((20, 9, 2), 3, 389),
     "the main job's network": ((784, 100, 10), 2, 20),
-    "several chunks": ((3, 4, 2), 2, 4096 + 5),
+    "several chunks": ((35, 4, 2), 2, 4096 + 5),
 }
 
 
@@ -90,11 +92,18 @@ every_precision = pytest.mark.parametrize("precision", ops.PRECISIONS)
 every_lower_precision = pytest.mark.parametrize("precision", ["high", "medium"])
 
 
+# of many and of few inputs to a unit; devices have them all
+IN_USE = {"amx": (ops.PRECISIONS, ops.PRECISIONS), "avx512bf16": (("highest", "medium"), ("highest",))}
+
+
+@pytest.mark.parametrize("widths", [(20, 5), (15, 5)])
 @every_precision
-def test_the_precision_in_use_is_what_the_processor_has(engine, precision):
-    tiles = engine != "cpu" or backends.choose("cpu").ops.simd_level() == "amx"  # devices have them all
-    posterior = fs.Posterior(fs.MLP([3, 2]), precision=precision, backend=engine)
-    assert posterior.precision_in_use == (precision if tiles else "highest")
+def test_the_precision_in_use_is_what_the_processor_is_faster_with(engine, precision, widths):
+    has = ops.PRECISIONS
+    if engine == "cpu":
+        has = IN_USE.get(backends.choose("cpu").ops.simd_level(), (("highest",),) * 2)[widths[0] < 16]
+    posterior = fs.Posterior(fs.MLP(widths), precision=precision, backend=engine)
+    assert posterior.precision_in_use == (precision if precision in has else "highest")
 
 
 @pytest.mark.parametrize("shape", SHAPES)
@@ -138,6 +147,36 @@ def test_lower_precision_is_in_use_and_not_another(engine, precision, shape):
     assert not any(same) if in_use == precision else all(same)
 
 
+@pytest.fixture
+def level():
+    """The instruction set of the cpu engine."""
+    return backends.choose("cpu").ops.simd_level() if backends.BACKENDS["cpu"].available()[0] else None
+
+
+def test_a_sum_of_pairs_is_a_chain_of_fused_additions(level):
+    if level != "avx512bf16":
+        pytest.skip(f"{level} has other sums")
+    problem = Problem(((417, 21), 1, 33), "identity")
+    x, theta = (torch.as_tensor(a).bfloat16().double().numpy() for a in (problem.x, problem.theta[0]))
+    weight, chain = theta[: 417 * 21].reshape(21, 417), np.zeros((33, 21), np.float32)
+    for k in range(0, 417, 2):
+        for j in [j for j in (k + 1, k) if j < 417]:
+            chain = (chain + np.outer(x[:, j], weight[:, j])).astype(np.float32)
+    _, _, outputs = problem.by("cpu", "medium")
+    assert np.array_equal(outputs[0], chain + problem.theta[0, 417 * 21 :])
+
+
+@pytest.mark.parametrize("density", [0.1, 0.9])
+@pytest.mark.parametrize("particles", [1, 5])
+def test_what_is_mostly_zeros_is_multiplied_in_float32_where_that_is_faster(level, particles, density):
+    if level != "avx512bf16":
+        pytest.skip(f"{level} is not faster in float32")
+    problem = Problem(((100, 40, 3), particles, 300))
+    problem.x *= np.random.default_rng(1).random(problem.x.shape) < density
+    same = [np.array_equal(a, b) for a, b in zip(problem.by("cpu"), problem.by("cpu", "medium"), strict=True)]
+    assert all(same) if density < 0.5 else not any(same)
+
+
 @every_precision
 def test_large_logits_and_a_saturated_softmax(engine, precision):
     problem = Problem("odd widths", "relu")
@@ -178,7 +217,7 @@ def test_denormal_numbers(engine, precision, what):
 
 @every_precision
 def test_cancellation_in_the_log_likelihood_of_60_000_points(engine, precision):
-    shape = ((5, 4, 1), 2, 60_000)
+    shape = ((20, 4, 1), 2, 60_000)
     problem = Problem(shape, "tanh", "gaussian", noise=0.1)
     residual = 0.05 * np.random.default_rng(3).standard_normal((60_000, 1))
     problem.y = (problem.truth()[2][0] + residual).astype(np.float32)
@@ -247,7 +286,7 @@ def everything():
         for shape in ("odd widths", "batch over the tile", "several chunks"):
             yield from Problem(shape).by("cpu", precision)
             yield from Problem(shape).weighted().by("cpu", precision)
-        yield from Problem(((6, 5, 3), 1, 4000)).by("cpu", precision)  # fewer particles than threads
+        yield from Problem(((36, 5, 3), 1, 4000)).by("cpu", precision)  # fewer particles than threads
 
 
 def test_the_number_of_threads_changes_no_bit():

@@ -23,7 +23,7 @@ OP_TESTS = (
     "test_vector_math.py",
 )
 SLOW = "million or tail"  # whose sizes add nothing to what a level does
-LEVELS = ("none", "avx2", "avx512", "amx")
+LEVELS = ("none", "avx2", "avx512", "avx512bf16", "amx")
 
 
 def run(level, *arguments):

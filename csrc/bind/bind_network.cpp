@@ -192,10 +192,11 @@ Rows<float> elementary_of(int function, const Rows<float>& x) {
 }
 
 // On all threads at once.
-double multiply_adds(int64_t rounds) {
+double multiply_adds(int64_t rounds, int precision) {
+  require(precision >= 0 && precision < kPrecisions, "the engine takes a precision of 0, 1 or 2");
   double operations = 0;
 #pragma omp parallel num_threads(available_threads()) reduction(+ : operations)
-  operations += kernels().multiply_adds(rounds);
+  operations += kernels().network[precision]->multiply_adds(rounds);
   return operations;
 }
 
@@ -234,7 +235,7 @@ void bind_network(py::module_& m) {
   fill_with("uniform", fill<double, uniform>);
   fill_with("normal", fill<float, standard_normal>);
   m.def("elementary", elementary_of, py::arg("function"), py::arg("x").noconvert());
-  m.def("multiply_adds", multiply_adds, py::arg("rounds"));
+  m.def("multiply_adds", multiply_adds, py::arg("rounds"), py::arg("precision") = 0);
   m.def("simd_level", [] { return kernels().level; });
   m.def("simd_levels", levels);
 }

@@ -43,6 +43,11 @@ struct Level {
          __builtin_cpu_supports("avx512dq") && __builtin_cpu_supports("avx512vl");
 }
 
+[[maybe_unused]] bool has_avx512bf16() {
+  if (kEmulated) return has_avx2();
+  return has_avx512() && __builtin_cpu_supports("avx512bf16");
+}
+
 // Tiles are 8 KiB of state that Linux keeps only for processes that ask for it.
 [[maybe_unused]] bool has_amx() {
   if (kEmulated) return has_avx2();
@@ -50,7 +55,7 @@ struct Level {
   unsigned eax, ebx, ecx, edx;
   if (!__get_cpuid_count(7, 0, &eax, &ebx, &ecx, &edx)) return false;
   constexpr unsigned kBfloat16 = 1u << 22, kTile = 1u << 24;
-  if ((edx & kBfloat16) == 0 || (edx & kTile) == 0 || !has_avx512()) return false;
+  if ((edx & kBfloat16) == 0 || (edx & kTile) == 0 || !has_avx512bf16()) return false;
   constexpr long kRequestPermission = 0x1023, kTileData = 18;  // ARCH_REQ_XCOMP_PERM, XFEATURE_XTILEDATA
   return syscall(SYS_arch_prctl, kRequestPermission, kTileData) == 0;
 #else
@@ -66,6 +71,9 @@ const Level kLevels[] = {
 #endif
 #if defined(FASTSMC_HAS_AVX512)
     {"avx512", kEmulated, has_avx512, kernels_avx512},
+#endif
+#if defined(FASTSMC_HAS_AVX512BF16)
+    {"avx512bf16", kEmulated, has_avx512bf16, kernels_avx512bf16},
 #endif
 #if defined(FASTSMC_HAS_AMX)
     {"amx", kEmulated, has_amx, kernels_amx},
@@ -94,9 +102,9 @@ const Kernels& kernels() {
   return chosen;
 }
 
-const NetworkKernels& network_kernels(const NetworkSpec& spec) {
+const NetworkKernels& network_kernels(const NetworkSpec& spec, const Batch* batch) {
   const NetworkKernels& wanted = *kernels().network[static_cast<int>(spec.precision)];
-  return wanted.serves(spec) ? wanted : *kernels().network[static_cast<int>(Precision::kHighest)];
+  return wanted.serves(spec, batch) ? wanted : *kernels().network[static_cast<int>(Precision::kHighest)];
 }
 
 int available_levels(const char** names, int capacity) {

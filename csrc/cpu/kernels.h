@@ -40,7 +40,8 @@ struct Gradient {
 struct NetworkKernels {
   Precision precision;
   int64_t tile, tiles_in_sum;
-  bool (*serves)(const NetworkSpec&);  // whether these kernels know all its layers
+  // Whether these kernels know all layers, and are worth using for some batch, or for this one where it is not null.
+  bool (*serves)(const NetworkSpec&, const Batch*);
   size_t (*chunk_bytes)(const NetworkSpec&, const Chunk&);
   void (*pack)(const NetworkSpec&, const Batch&, const Chunk&, int64_t tile);
   size_t (*scratch_bytes)(const NetworkSpec&);
@@ -48,6 +49,8 @@ struct NetworkKernels {
   // are written there, [chunk.samples, outputs], and nothing else is done.
   double (*particle)(const NetworkSpec&, const Chunk&, Groups, const float* params, Gradient, float* outputs,
                      char* scratch);
+  // Products and sums alone, which bound every network; returns how many operations they were.
+  double (*multiply_adds)(int64_t rounds);
 };
 
 // One pass over the weights of one particle:
@@ -121,15 +124,14 @@ struct WeightKernels {
 struct Kernels {
   const char* level;
   const NetworkKernels* network[kPrecisions];
-  double (*multiply_adds)(int64_t rounds);  // of float32, as fast as the processor can; returns how many operations
   UpdateKernels update;
   WeightKernels weights;
 };
 
 // The level in use: the highest that the processor has, or the one that FASTSMC_SIMD names.
 const Kernels& kernels();
-// The kernels for a network at its precision, or at `highest` where there are none for its layers at that.
-const NetworkKernels& network_kernels(const NetworkSpec& spec);
+// The kernels for a network at its precision, or at `highest` where those do not serve it, or not this batch of it.
+const NetworkKernels& network_kernels(const NetworkSpec& spec, const Batch* batch = nullptr);
 // The levels this processor can run, lowest first; returns how many were written.
 int available_levels(const char** names, int capacity);
 
@@ -137,6 +139,7 @@ const Kernels& kernels_none();
 #if defined(__x86_64__)
 const Kernels& kernels_avx2();
 const Kernels& kernels_avx512();
+const Kernels& kernels_avx512bf16();
 const Kernels& kernels_amx();
 #endif
 

@@ -6,8 +6,8 @@
 
 #include "cpu/kernels.h"
 #include "cpu/network_kernel.h"
-#if FASTSMC_TILES
-#include "cpu/tile_kernel.h"
+#if defined(FASTSMC_MULTIPLIER)
+#include "cpu/block_kernel.h"
 #endif
 #include "cpu/update_kernel.h"
 #include "cpu/weight_kernel.h"
@@ -16,12 +16,11 @@ namespace fastsmc::cpu::FASTSMC_LEVEL {
 
 static const Kernels table = {
     FASTSMC_STRINGIFY(FASTSMC_LEVEL),
-#if FASTSMC_TILES
-    {&network_kernels, &high_tile_kernels, &medium_tile_kernels},
+#if defined(FASTSMC_MULTIPLIER)
+    {&network_kernels, block_kernels<2>(), block_kernels<1>()},
 #else
     {&network_kernels, &network_kernels, &network_kernels},
 #endif
-    multiply_adds,
     update_kernels,
     weight_kernels,
 };

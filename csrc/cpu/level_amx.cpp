@@ -1,6 +1,6 @@
 #define FASTSMC_LEVEL amx
 #define FASTSMC_VECTOR_BYTES 64
-#define FASTSMC_TILES 1
+#define FASTSMC_MULTIPLIER "cpu/tile_product.h"
 #include "cpu/level.h"
 
 namespace fastsmc::cpu {

@@ -52,7 +52,7 @@ class Pass {
         count_(count),
         dim_(spec.num_params()),
         with_grad_(with_grad),
-        engine_(network_kernels(spec)) {
+        engine_(network_kernels(spec, &batch)) {
     const int64_t tile = engine_.tile;
     // as if there were no weights: chunks decide bits, and weights of one are to change none
     const Chunk unweighted{0, tile, with_grad, batch.has_targets(), false, nullptr};

@@ -47,7 +47,7 @@ static int64_t kept_floats(const Layer& layer, int64_t samples) {
 }
 
 // Networks of dense layers alone, which every way of computing knows.
-static bool serves(const NetworkSpec& spec) {
+static bool all_dense(const NetworkSpec& spec) {
   for (int l = 0; l < spec.layers; ++l)
     if (!spec.layer[l].dense()) return false;
   return true;
@@ -55,7 +55,7 @@ static bool serves(const NetworkSpec& spec) {
 
 // Samples that go forward and back together: kStretch, or as many as fit kStretchBytes where there are images.
 static int64_t stretch_of(const NetworkSpec& spec) {
-  if (serves(spec)) return kStretch;
+  if (all_dense(spec)) return kStretch;
   int64_t bytes = 0, samples = kStretch;
   for (int l = 0; l < spec.layers; ++l)
     bytes += kept_floats(spec.layer[l], kStretch) * static_cast<int64_t>(sizeof(float));
@@ -319,11 +319,12 @@ static double particle(const NetworkSpec& spec, const Chunk& chunk, Groups group
   return log_likelihood;
 }
 
-static bool serves_images(const NetworkSpec&) {
+static bool serves_all(const NetworkSpec&, const Batch*) {
   return true;
 }
 
-static const NetworkKernels network_kernels = {Precision::kHighest, kTile, kTilesInSum,   serves_images,
-                                               chunk_bytes,         pack,  scratch_bytes, particle};
+static const NetworkKernels network_kernels = {
+    Precision::kHighest, kTile, kTilesInSum, serves_all, chunk_bytes, pack, scratch_bytes, particle, multiply_adds,
+};
 
 }  // namespace fastsmc::cpu::FASTSMC_LEVEL

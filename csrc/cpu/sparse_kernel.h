@@ -58,6 +58,12 @@ struct SparseTile {
   int32_t* input_starts() const { return starts + blocks() * depth + 1; }
 };
 
+static inline int64_t sum_of_counts(vint counts) {
+  int64_t sum = 0;
+  for (int i = 0; i < kLanes; ++i) sum += counts[i];
+  return sum;
+}
+
 // A rectangle of a batch.
 struct Strided {
   const float* data;
@@ -69,15 +75,28 @@ struct Strided {
     return load_row(at(row, column), column_stride, end - column < kLanes ? end - column : kLanes);
   }
   Strided from(int64_t row) const { return {at(row, 0), rows - row, columns, row_stride, column_stride}; }
+  // The share of at most 128 rows evenly apart that is not zero.
+  double density() const {
+    const int64_t looked_at = rows < 128 ? rows : 128;
+    vint found{};
+    for (int64_t r = 0; r < looked_at; ++r)
+      for (int64_t k = 0; k < columns; k += kLanes) found -= row(r * rows / looked_at, k, columns) != vfloat{};
+    return static_cast<double>(sum_of_counts(found)) / static_cast<double>(looked_at * columns);
+  }
 };
 
-// Whether so many entries have room in the place of x, and are multiplied in less time where `tiles` tiles share W^T.
-// Counted in rows of units of the micro-kernel: an entry waits for about three loads more than its vectors, and to turn
-// W and dW over takes as long as 16 samples.
+// The time an entry takes, in rows of units of the micro-kernel: it waits for about three loads more than its vectors.
+static double time_of_entry(int64_t width) {
+  return 1 + 3. * kLanes / static_cast<double>(width);
+}
+
+// Whether so many entries have room in the place of x, and are multiplied in less time where `tiles` tiles share W^T:
+// to turn W and dW over takes as long as 16 samples.
 static bool worth_listing(int64_t entries, int64_t samples, int64_t tiles, const SparseTile& tile) {
-  const int64_t vectors = tile.width / kLanes, all = tile.inputs * samples;
   if (2 * (entries + kLanes) > tile.inputs * tile.depth || tile.inputs * tile.width > INT32_MAX) return false;
-  return entries * (vectors + 3) / vectors + 16 * tile.inputs / tiles < all;
+  const double entry = time_of_entry(tile.width), inputs = static_cast<double>(tile.inputs);
+  return static_cast<double>(entries) * entry + 16 * inputs / static_cast<double>(tiles) <
+         inputs * static_cast<double>(samples);
 }
 
 // Entries of the lanes of a mask, whose numbers start with `first`; returns how many. There is room for kLanes.
@@ -107,8 +126,7 @@ static void list_entries(Strided x, int64_t tiles, SparseTile tile) {
   vint found{};
   for (int64_t s = 0; s < samples; ++s)
     for (int64_t k = 0; k < tile.inputs; k += kLanes) found -= x.row(s, k, tile.inputs) != vfloat{};
-  int64_t count = 0;
-  for (int i = 0; i < kLanes; ++i) count += found[i];
+  const int64_t count = sum_of_counts(found);
   tile.starts[0] = -1;
   if (!worth_listing(count, samples, tiles, tile)) return;
 

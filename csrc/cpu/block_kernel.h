@@ -1,6 +1,6 @@
-// Log-likelihood and gradient of one particle's dense network by tile products (tile.h): operands in bfloat16, or as
-// sums of two bfloat16 numbers; sums, biases, activations and losses in float32 with samples as lanes, by the
-// functions of the float32 kernels.
+// Log-likelihood and gradient of one particle's dense network by products of blocks (block_pack.h): operands in
+// bfloat16, or as sums of two bfloat16 numbers; sums, biases, activations and losses in float32 with samples as lanes,
+// by the functions of the float32 kernels.
 //
 //   forward          z   = b + W h            left W       (packed per call)    right h   (x: packed once per chunk)
 //   input gradient   dh  = W^T dz             left W^T     (packed per call)    right dz
@@ -8,123 +8,35 @@
 //
 // A panel of 32 samples goes forward through all layers and back to its dz; when all panels of a tile have, the weight
 // gradients are summed over the tile. Of a panel float32 z and slopes are kept, of a tile only dz and h as operands, so
-// scratch is W, and kTile times the sum of the hidden widths, whatever the batch.
+// scratch is W, and kTile times the sum of the hidden widths, whatever the batch. Beside what the products read W is
+// read once per panel (packed), dW read and written once per tile, x streamed once per pass.
 //
-// Register tile: 32 x 32 of C in four tiles, two of A, two of B. Products of terms t, u of the operands are made for
-// t + u < Terms, along a path on which one operand changes at a time: 4 tile loads for 4 products, or 8 for 12. A
-// product takes 16 cycles, a load 8 if it hits L1, so the products bound both if L2 delivers 43 bytes a cycle for two
-// terms; with one term the loads of a step would need 64, so its sums are cut to 12 blocks, of which one operand then
-// stays in L1. MLP 784-100-10 and 600 samples take 13,000 tile products per term product: 0.21 M cycles a particle at 1
-// term, 0.63 M at 2, where float32 at 64 operations a cycle takes 3.0 M. That is arithmetic, not a measurement. Beside
-// it W is read once per panel (packed), dW read and written once per tile, x streamed once per pass.
-//
-// Order of sums: blocks of 32 terms ascending; within a block the term products in the order of the path; within a tile
-// product as tile.h says. Weight gradients start from zero in each tile of samples and are then added to grad, but for
-// whole tiles with one term, which are summed on top of it. Nothing depends on the number of threads.
+// Order of sums: blocks of 32 terms ascending; within a block as the level's multiplier says. Weight gradients start
+// from zero in each tile of samples and are then added to grad, but for whole blocks with one term, which are summed on
+// top of it. Nothing depends on the number of threads.
 #pragma once
 
+#include "cpu/block_pack.h"
 #include "cpu/network_kernel.h"
-#include "cpu/tile.h"
-#include "cpu/tile_pack.h"
+#include FASTSMC_MULTIPLIER
 
 namespace fastsmc::cpu::FASTSMC_LEVEL {
 
-constexpr int64_t kDepthSteps = 12;  // blocks in one sum where L1 must hold one operand
+constexpr int64_t kDepthSteps = 12;  // blocks in one sum of one term, of which L1 holds one operand
 
-// The products of terms in their order, the small ones first.
+// C [rows][32 samples] = left [row blocks][blocks of depth] right [blocks of depth].
 template <int Terms>
-struct TermPath;
-template <>
-struct TermPath<1> {
-  static constexpr int kProducts = 1, kLeft[] = {0}, kRight[] = {0};
-};
-template <>
-struct TermPath<2> {
-  static constexpr int kProducts = 3, kLeft[] = {1, 0, 0}, kRight[] = {0, 0, 1};
-};
-
-// C [16 Rows][16 Columns] = the product of `steps` blocks on either side, added to what C is if wanted.
-struct TileProduct {
-  int64_t steps;
-  const uint32_t *left, *right;
-  float* c;
-  int64_t c_row;
-  bool accumulate;
-};
-
-template <int N>
-struct Number {
-  static constexpr int value = N;
-};
-
-// f(number of the tile, row, column) for the tiles of C, numbered 2 row + column.
-template <int Rows, int Columns, class F>
-static inline void for_tiles(F f) {
-  f(Number<0>{}, 0, 0);
-  if constexpr (Columns == 2) f(Number<1>{}, 0, 1);
-  if constexpr (Rows == 2) f(Number<2>{}, 1, 0);
-  if constexpr (Rows == 2 && Columns == 2) f(Number<3>{}, 1, 1);
-}
-
-// Term products I, I + 1 ... of one block; tiles 4, 5 hold the left operand, 6, 7 the right one.
-template <int Terms, int Rows, int Columns, int I = 0>
-static inline void term_products(TileRegisters& tiles, const uint32_t* left, const uint32_t* right) {
-  using Path = TermPath<Terms>;
-  constexpr int before = I == 0 ? 0 : I - 1;
-  if constexpr (I == 0 || Path::kLeft[I] != Path::kLeft[before]) {
-    const uint32_t* from = left + Path::kLeft[I] * kBlockWords;
-    tiles.load<4>(from, 64);
-    if constexpr (Rows == 2) tiles.load<5>(from + 256, 64);
-  }
-  if constexpr (I == 0 || Path::kRight[I] != Path::kRight[before]) {
-    const uint32_t* from = right + Path::kRight[I] * kBlockWords;
-    tiles.load<6>(from, 128);
-    if constexpr (Columns == 2) tiles.load<7>(from + 16, 128);
-  }
-  for_tiles<Rows, Columns>([&](auto tile, int, int) {
-    constexpr int kTileNumber = decltype(tile)::value;
-    tiles.dot<kTileNumber, 4 + kTileNumber / 2, 6 + kTileNumber % 2>();
-  });
-  if constexpr (I + 1 < Path::kProducts) term_products<Terms, Rows, Columns, I + 1>(tiles, left, right);
-}
-
-template <int Terms, int Rows, int Columns>
-static void tile_product(TileRegisters& tiles, const TileProduct& p) {
-  for_tiles<Rows, Columns>([&](auto tile, int row, int column) {
-    constexpr int kTileNumber = decltype(tile)::value;
-    if (p.accumulate)
-      tiles.load<kTileNumber>(p.c + 16 * row * p.c_row + 16 * column, 4 * p.c_row);
-    else
-      tiles.zero<kTileNumber>();
-  });
-  const uint32_t *left = p.left, *right = p.right;
-  for (int64_t step = 0; step < p.steps; ++step, left += Terms * kBlockWords, right += Terms * kBlockWords)
-    term_products<Terms, Rows, Columns>(tiles, left, right);
-  for_tiles<Rows, Columns>([&](auto tile, int row, int column) {
-    tiles.store<decltype(tile)::value>(p.c + 16 * row * p.c_row + 16 * column, 4 * p.c_row);
-  });
-}
-
-template <int Terms>
-static inline void tile_product(TileRegisters& tiles, const TileProduct& p, int64_t rows, int64_t columns) {
-  if (rows > 16)
-    columns > 16 ? tile_product<Terms, 2, 2>(tiles, p) : tile_product<Terms, 2, 1>(tiles, p);
-  else
-    columns > 16 ? tile_product<Terms, 1, 2>(tiles, p) : tile_product<Terms, 1, 1>(tiles, p);
-}
-
-// C [rows, up to a multiple of 16][32 samples] = left [row blocks][steps] right [steps].
-template <int Terms>
-static void multiply_panel(TileRegisters& tiles, const uint32_t* left, const uint32_t* right, int64_t steps, float* c,
+static void multiply_panel(Multiplier& multiplier, const uint32_t* left, const uint32_t* right, int64_t depth, float* c,
                            int64_t rows) {
   constexpr int64_t kWords = Terms * kBlockWords;
-  const int64_t parts = Terms == 1 ? (steps + kDepthSteps - 1) / kDepthSteps : 1, depth = (steps + parts - 1) / parts;
-  for (int64_t k = 0; k < steps; k += depth)
+  const int64_t steps = blocks_of(depth), parts = Terms == 1 ? (steps + kDepthSteps - 1) / kDepthSteps : 1;
+  const int64_t part = (steps + parts - 1) / parts;
+  for (int64_t k = 0; k < steps; k += part)
     for (int64_t r = 0; r < rows; r += kEdge) {
-      const int64_t blocks = depth < steps - k ? depth : steps - k;
+      const int64_t left_over = depth - k * kEdge, terms = part * kEdge < left_over ? part * kEdge : left_over;
       const uint32_t* rows_of_left = left + (r / kEdge * steps + k) * kWords;
-      tile_product<Terms>(tiles, {blocks, rows_of_left, right + k * kWords, c + r * kEdge, kEdge, k > 0}, rows - r,
-                          kEdge);
+      const int64_t height = rows - r < kEdge ? rows - r : kEdge;
+      multiplier.multiply<Terms>({terms, height, kEdge, rows_of_left, right + k * kWords, c + r * kEdge, kEdge, k > 0});
     }
 }
 
@@ -133,10 +45,11 @@ static inline void add_bias(const float* bias, float* z, int64_t width) {
     for (int64_t i = 0; i < kEdge; i += kLanes) store(z + i, load<vfloat>(z + i) + bias[r]);
 }
 
-// grad [out, in] += dz h^T; dz [out blocks][left_steps], h^T [in blocks][right_steps], of which `steps` are summed.
+// grad [out, in] += dz h^T, or = where `set`; dz [out blocks][left_steps], h^T [in blocks][right_steps], summed over
+// `samples`.
 template <int Terms>
-static void add_weight_gradient_by_tiles(TileRegisters& tiles, const Layer& layer, int64_t steps, const uint32_t* left,
-                                         int64_t left_steps, const uint32_t* right, int64_t right_steps, float* grad) {
+static void add_weight_gradient(Multiplier& multiplier, const Layer& layer, int64_t samples, const uint32_t* left,
+                                int64_t left_steps, const uint32_t* right, int64_t right_steps, bool set, float* grad) {
   constexpr int64_t kWords = Terms * kBlockWords;
   const int64_t inputs = layer.inputs(), outputs = layer.out_channels;
   alignas(64) float sum[kEdge * kEdge];
@@ -146,17 +59,21 @@ static void add_weight_gradient_by_tiles(TileRegisters& tiles, const Layer& laye
       const int64_t columns = inputs - i < kEdge ? inputs - i : kEdge;
       float* to = grad + r * inputs + i;
       const uint32_t* dz = left + r / kEdge * left_steps * kWords;
-      if (Terms == 1 && rows % 16 == 0 && columns % 16 == 0) {
-        tile_product<Terms>(tiles, {steps, dz, right, to, inputs, true}, rows, columns);
+      if (Terms == 1 && rows % Multiplier::kRowStep == 0 && columns % 16 == 0) {
+        multiplier.multiply<Terms>({samples, rows, columns, dz, right, to, inputs, !set});
         continue;
       }
-      tile_product<Terms>(tiles, {steps, dz, right, sum, kEdge, false}, rows, columns);
-      for (int64_t k = 0; k < rows; ++k) add_to(to + k * inputs, sum + k * kEdge, columns);
+      multiplier.multiply<Terms>({samples, rows, columns, dz, right, sum, kEdge, false});
+      for (int64_t k = 0; k < rows; ++k)
+        if (set)
+          memcpy(to + k * inputs, sum + k * kEdge, static_cast<size_t>(columns) * sizeof(float));
+        else
+          add_to(to + k * inputs, sum + k * kEdge, columns);
     }
 }
 
 template <int Terms>
-class TileNetwork {
+class BlockNetwork {
  public:
   static constexpr int64_t kTileSamples = 384, kTileSteps = kTileSamples / kEdge, kTilesInSum = 4;
 
@@ -186,14 +103,14 @@ class TileNetwork {
     const int64_t dim = spec.num_params();
     Pass pass{spec, chunk, params, grad.total, outputs, memory, Packed(spec, chunk), Scratch(spec), spec.layers - 1};
     pass.pack_weights();
-    TileRegisters tiles;
+    Multiplier multiplier;
     double log_likelihood = 0;
     for (int64_t g = groups.begin; g < groups.end; ++g) {
       const bool set = grad.total == nullptr || (grad.fresh && g == groups.begin);
       if (!set) pass.grad = grad.sum;
-      if (pass.grad != nullptr) memset(pass.grad, 0, static_cast<size_t>(dim) * sizeof(float));
       double sum = 0;
-      for (int64_t tile = groups[g].begin; tile < groups[g].end; ++tile) sum += pass.tile(tiles, tile);
+      for (int64_t tile = groups[g].begin; tile < groups[g].end; ++tile)
+        sum += pass.tile(multiplier, tile, tile == groups[g].begin);
       log_likelihood += sum;
       if (!set) add_to(grad.total, grad.sum, dim);
     }
@@ -294,14 +211,15 @@ class TileNetwork {
       }
     }
 
-    double tile(TileRegisters& tiles, int64_t number) const {
-      const int64_t begin = number * kTileSteps, left = packed.steps - begin;
-      const int64_t steps = left < kTileSteps ? left : kTileSteps;
+    // The gradient of the first tile of a sum sets it, those of the others are added.
+    double tile(Multiplier& multiplier, int64_t number, bool first_of_sum) const {
+      const int64_t begin = number * kTileSteps, left = chunk.samples - begin * kEdge;
+      const int64_t samples = left < kTileSamples ? left : kTileSamples;
       for (int l = 0; l <= last; ++l)
         memset(floats(at.layer[l].dz_sums), 0, static_cast<size_t>(spec.layer[l].out_channels) * 64);
       double log_likelihood = 0;
-      for (int64_t step = 0; step < steps; ++step) {
-        forward(tiles, begin + step, step);
+      for (int64_t step = 0; step < blocks_of(samples); ++step) {
+        forward(multiplier, begin + step, step);
         const int64_t first = (begin + step) * kEdge, valid = chunk.samples - first;
         if (outputs != nullptr) {
           write_outputs(floats(at.z), spec.outputs(), 2, valid, outputs + first * spec.outputs());
@@ -309,20 +227,20 @@ class TileNetwork {
         }
         log_likelihood += panel_loss(spec, floats(at.z), 2, packed.targets(first * target_rows(spec, chunk)),
                                      chunk.has_weights, valid);
-        if (grad != nullptr) backward(tiles, step);
+        if (grad != nullptr) backward(multiplier, step);
       }
-      if (grad != nullptr) add_gradients(tiles, begin, steps);
+      if (grad != nullptr) add_gradients(multiplier, begin, samples, first_of_sum);
       return log_likelihood;
     }
 
     // The outputs of a panel come to lie at z.
-    void forward(TileRegisters& tiles, int64_t step_of_chunk, int64_t step) const {
+    void forward(Multiplier& multiplier, int64_t step_of_chunk, int64_t step) const {
       const uint32_t* h = packed.x(step_of_chunk * blocks_of(spec.inputs()));
       float* z = floats(at.z);
       for (int l = 0; l <= last; ++l) {
         const Layer& layer = spec.layer[l];
         const int64_t out = layer.out_channels, out_blocks = blocks_of(out);
-        multiply_panel<Terms>(tiles, words(at.layer[l].weight, 0), h, blocks_of(layer.inputs()), z, out);
+        multiply_panel<Terms>(multiplier, words(at.layer[l].weight, 0), h, layer.inputs(), z, out);
         add_bias(params + at.layer[l].params + layer.inputs() * out, z, out);
         if (layer.activation != Activation::kIdentity)
           activate(layer.activation, z, grad != nullptr ? floats(at.layer[l].slope) : nullptr, out * kEdge);
@@ -338,7 +256,7 @@ class TileNetwork {
     }
 
     // From the gradient with respect to the outputs of a panel, at z, to dz of every layer.
-    void backward(TileRegisters& tiles, int64_t step) const {
+    void backward(Multiplier& multiplier, int64_t step) const {
       float* z = floats(at.z);
       for (int l = last; l >= 0; --l) {
         const Layer& layer = spec.layer[l];
@@ -356,34 +274,51 @@ class TileNetwork {
           if (l > 0) pack_block<Terms, Side::kRight, Sum::kDown>(block, words(at.operand, r));
         }
         if (l > 0)
-          multiply_panel<Terms>(tiles, words(at.layer[l].weight_columns, 0), words(at.operand, 0), out_blocks, z,
+          multiply_panel<Terms>(multiplier, words(at.layer[l].weight_columns, 0), words(at.operand, 0), out, z,
                                 layer.inputs());
       }
     }
 
-    void add_gradients(TileRegisters& tiles, int64_t begin, int64_t steps) const {
+    void add_gradients(Multiplier& multiplier, int64_t begin, int64_t samples, bool set) const {
       for (int l = 0; l <= last; ++l) {
         const Layer& layer = spec.layer[l];
         float* weight_grad = grad + at.layer[l].params;
         const uint32_t* right = l > 0 ? words(at.layer[l].h, 0) : packed.x_gradient(begin);
-        add_weight_gradient_by_tiles<Terms>(tiles, layer, steps, words(at.layer[l].dz, 0), kTileSteps, right,
-                                            l > 0 ? kTileSteps : packed.steps, weight_grad);
+        add_weight_gradient<Terms>(multiplier, layer, samples, words(at.layer[l].dz, 0), kTileSteps, right,
+                                   l > 0 ? kTileSteps : packed.steps, set, weight_grad);
         float* bias_grad = weight_grad + layer.inputs() * layer.out_channels;
         for (int64_t r = 0; r < layer.out_channels; ++r)
-          bias_grad[r] += static_cast<float>(sum_lanes(load<vfloat>(floats(at.layer[l].dz_sums) + 16 * r)));
+          bias_grad[r] = (set ? 0 : bias_grad[r]) +
+                         static_cast<float>(sum_lanes(load<vfloat>(floats(at.layer[l].dz_sums) + 16 * r)));
       }
     }
   };
 };
 
-template <int Terms>
-static constexpr NetworkKernels tile_kernels(Precision precision) {
-  using Network = TileNetwork<Terms>;
-  return {precision,     Network::kTileSamples,  Network::kTilesInSum, serves, Network::chunk_bytes,
-          Network::pack, Network::scratch_bytes, Network::particle};
+static bool serves_dense(const NetworkSpec& spec, const Batch* batch) {
+  return all_dense(spec) && Multiplier::pays(spec, batch);
 }
 
-static const NetworkKernels high_tile_kernels = tile_kernels<2>(Precision::kHigh);
-static const NetworkKernels medium_tile_kernels = tile_kernels<1>(Precision::kMedium);
+template <int Terms>
+static constexpr NetworkKernels kBlockKernels = {
+    Terms == 1 ? Precision::kMedium : Precision::kHigh,
+    BlockNetwork<Terms>::kTileSamples,
+    BlockNetwork<Terms>::kTilesInSum,
+    serves_dense,
+    BlockNetwork<Terms>::chunk_bytes,
+    BlockNetwork<Terms>::pack,
+    BlockNetwork<Terms>::scratch_bytes,
+    BlockNetwork<Terms>::particle,
+    Multiplier::multiply_adds,
+};
+
+// Those of float32 where the level does not multiply operands of so many terms faster.
+template <int Terms>
+static constexpr const NetworkKernels* block_kernels() {
+  if constexpr (Terms <= Multiplier::kMostTerms)
+    return &kBlockKernels<Terms>;
+  else
+    return &network_kernels;
+}
 
 }  // namespace fastsmc::cpu::FASTSMC_LEVEL
