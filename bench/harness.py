@@ -21,7 +21,7 @@ import numpy as np
 from rich.console import Console
 from rich.table import Table
 
-from fastsmc import environment
+from fastsmc import environment, ops
 
 OURS, LIMIT = "fastsmc", "limit"
 RESULTS = Path(__file__).parent / "results"
@@ -96,20 +96,21 @@ class Work:
     amount: float
     unit: str
     limit: Prepare
+    args: tuple = ()
 
     @classmethod
-    def of(cls, flops: float, moved_bytes: float) -> Work | None:
+    def of(cls, flops: float, moved_bytes: float, precision: str) -> Work | None:
         """Arithmetic where there is some, memory traffic otherwise."""
         if flops:
-            return cls(flops, "GF/s", _multiply_adds)
+            return cls(flops, "GF/s", _multiply_adds, (ops.PRECISIONS.index(precision),))
         return cls(moved_bytes, "GB/s", _copy) if moved_bytes else None
 
 
-def _multiply_adds() -> Call:
-    """Multiplications and additions of float32 in registers, on all cores; returns how many."""
+def _multiply_adds(precision: int) -> Call:
+    """Multiplications and additions in registers, on all cores; returns how many."""
     from fastsmc import _cpu
 
-    return lambda: _cpu.multiply_adds(100_000)
+    return lambda: _cpu.multiply_adds(100_000, precision)
 
 
 def _copy(size: int = 1 << 27) -> Call:
@@ -142,6 +143,7 @@ class Bench:
         *,
         flops: float = 0.0,
         moved_bytes: float = 0.0,
+        precision: str = "highest",
     ) -> list[Row]:
         """Measure one case.
 
@@ -159,12 +161,14 @@ class Bench:
         flops, moved_bytes
             What the work needs at least. The rates are then set against the machine's limit, which is measured in
             turn with the providers: multiplications and additions in registers, or a copy by torch.
+        precision
+            Of these multiplications.
         """
-        work = Work.of(flops, moved_bytes)
+        work = Work.of(flops, moved_bytes, precision)
         with ExitStack() as stack:
             workers = {p: stack.enter_context(Worker(prepare, args, self.effort)) for p, prepare in providers.items()}
             if work:
-                workers[LIMIT] = stack.enter_context(Worker(work.limit, (), self.effort))
+                workers[LIMIT] = stack.enter_context(Worker(work.limit, work.args, self.effort))
             for provider in [p for p, worker in workers.items() if worker.missing]:
                 self.console.print(f"{provider} is left out of {name}: {workers.pop(provider).missing}")
             for provider in workers.keys() - {OURS, LIMIT}:

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+from functools import partial
 from typing import NamedTuple
 
 import numpy as np
 
 import fastsmc as fs
 from bench.harness import OURS, Bench, Effort
+from fastsmc import ops
 
 
 class Case(NamedTuple):
@@ -17,9 +19,16 @@ class Case(NamedTuple):
     particles: int
     batch: int
     likelihood: str = "categorical"
+    precision: str = "highest"
 
     def __str__(self) -> str:
-        return f"{'-'.join(map(str, self.widths))} P={self.particles} B={self.batch} {self.likelihood}"
+        lower = f" {self.precision}" * (self.precision != "highest")
+        return f"{'-'.join(map(str, self.widths))} P={self.particles} B={self.batch} {self.likelihood}{lower}"
+
+    @property
+    def in_use(self) -> bool:
+        """Whether this machine computes it at its precision."""
+        return ops.precision_in_use(fs.MLP(self.widths), self.precision) == self.precision
 
     @property
     def layers(self) -> list[tuple[int, int]]:
@@ -51,10 +60,18 @@ CASES = (
     Case((784, 100, 10), 64, 10_000),
     Case((784, 64, 64, 10), 64, 512),
 )
+LOWER = tuple(
+    case._replace(precision=precision)
+    for precision in ("high", "medium")
+    for case in (Case((784, 100, 10), 64, 600), Case((784, 64, 64, 10), 64, 512), Case((64, 32, 10), 64, 1437))
+)
+"""Cases of the lower precisions, which not every machine has."""
+AGREE = {"highest": (1e-5, 5e-2), "high": (1e-4, 5e-2), "medium": (5e-2, 2e-1)}
+"""How far most numbers, and whole particles, of two providers may be apart."""
 
 
 def with_fastsmc(case, theta, x, y):
-    post = fs.Posterior(fs.MLP(case.widths), likelihood=case.likelihood)
+    post = fs.Posterior(fs.MLP(case.widths), likelihood=case.likelihood, precision=case.precision)
     return lambda: post.log_likelihood_and_grad(theta, x, y)
 
 
@@ -116,10 +133,23 @@ def with_torch_by_hand(case, theta, x, y, device="cpu"):
         h = (x @ parts[0].view(P * o, i).T).view(-1, P, o).transpose(0, 1) + parts[1][:, None]
         for weight, bias in zip(parts[2::2], parts[3::2], strict=True):
             h = torch.baddbmm(bias[:, None], torch.relu(h), weight.transpose(1, 2))
-        value = _torch_log_likelihood(h, y.expand(P, -1), case)
+        value = _torch_log_likelihood(h.float(), y.expand(P, -1), case)
         return value.detach(), torch.autograd.grad(value.sum(), parts)
 
     return call
+
+
+def with_torch_mixed(case, theta, x, y):
+    """The same with matrix products of bfloat16 numbers."""
+    import torch
+
+    call = with_torch_by_hand(case, theta, x, y)
+
+    def mixed():
+        with torch.autocast("cpu", torch.bfloat16):
+            return call()
+
+    return mixed
 
 
 def _torch_log_likelihood(h, y, case):
@@ -136,9 +166,10 @@ PROVIDERS = {
     "torch.func.vmap": with_torch_func,
     "torch baddbmm + autograd": with_torch_by_hand,
 }
+MIXED_PROVIDERS = PROVIDERS | {"torch baddbmm + autograd, bfloat16": with_torch_mixed}
 
 
-def agree(ours, other) -> None:
+def agree(ours, other, precision="highest") -> None:
     """Agree to rounding in most numbers, and roughly in all.
 
     A ReLU whose input is zero to rounding may be on for one provider and off for another, as may the place of a
@@ -153,7 +184,7 @@ def agree(ours, other) -> None:
         norms, root = np.linalg.norm(mine, axis=1), np.sqrt(mine.shape[1])
         worst = np.max(np.linalg.norm(theirs - mine, axis=1) / norms)
         typical = np.median(root * np.abs(theirs - mine) / norms[:, None])
-        if not (typical < 1e-5 and worst < 5e-2):
+        if not (typical < AGREE[precision][0] and worst < AGREE[precision][1]):
             raise AssertionError(f"numbers of the providers differ by {typical:.1e}, particles by {worst:.1e} at worst")
 
 
@@ -174,5 +205,8 @@ def run(effort: Effort, quick: bool) -> None:
     bench = Bench("mlp_gradient", effort)
     for case in CASES[: 3 if quick else None]:
         bench.case(str(case), PROVIDERS, (case, *problem(case)), agree, flops=case.flops)
+    for case in [case for case in LOWER if case.in_use and not quick]:
+        agreement, how = partial(agree, precision=case.precision), {"flops": case.flops, "precision": case.precision}
+        bench.case(str(case), MIXED_PROVIDERS, (case, *problem(case)), agreement, **how)
     if not quick:
         bench.write()

@@ -13,6 +13,7 @@ CASES = (
     Case((64, 32, 10), 64, 1437),
     Case((784, 100, 10), 64, 64),
     Case((784, 100, 10), 64, 600),
+    Case((784, 100, 10), 64, 600, precision="medium"),
 )
 
 
@@ -22,7 +23,7 @@ def acceptance(log_ratio) -> float:
 
 
 def with_fastsmc(case, theta, x, y):
-    post = fs.Posterior(fs.MLP(case.widths))
+    post = fs.Posterior(fs.MLP(case.widths), precision=case.precision)
     start, grad = post.log_likelihood_and_grad(theta, x, y)
     start, state = start + post.log_prior(theta), tuple(np.empty_like(theta) for _ in range(3))
 
@@ -37,7 +38,7 @@ def with_fastsmc(case, theta, x, y):
 
 
 def gradients_alone(case, theta, x, y):
-    post = fs.Posterior(fs.MLP(case.widths))
+    post = fs.Posterior(fs.MLP(case.widths), precision=case.precision)
 
     def call():
         for _ in range(STEPS):
@@ -98,8 +99,9 @@ def agree(ours, other) -> None:
 def run(effort: Effort, quick: bool) -> None:
     """Measure all shapes."""
     bench = Bench("trajectory", effort)
-    for case in CASES[: 1 if quick else None]:
+    for case in [case for case in CASES[: 1 if quick else None] if case.in_use]:
         name = str(case).replace(" categorical", f", {STEPS} steps")
-        bench.case(name, PROVIDERS, (case, *problem(case)), agree, flops=STEPS * case.flops)
+        flops = STEPS * case.flops
+        bench.case(name, PROVIDERS, (case, *problem(case)), agree, flops=flops, precision=case.precision)
     if not quick:
         bench.write()
