@@ -127,6 +127,7 @@ def _split_kernel(
     width,
     group,
     stride,
+    parts_stride,
     ROWS: tl.constexpr,
     BLOCK: tl.constexpr,
     PLANE: tl.constexpr,
@@ -138,7 +139,7 @@ def _split_kernel(
     begin = (row // group).to(tl.int64) * stride + row % group * width
     values = tl.load(x + begin + column, mask=(row < rows) & (column < width), other=0)
     values = tl.where(column == width, 1.0, values)
-    begin = row.to(tl.int64) * ((3 - PRECISION) * PLANE)
+    begin = (row // group).to(tl.int64) * parts_stride + row % group * ((3 - PRECISION) * PLANE)
     store_parts(parts + begin + column, values, (row < rows) & (column < PLANE), PLANE, PRECISION)
 
 
@@ -152,18 +153,24 @@ class Parts(NamedTuple):
     plane: int
 
 
-def split(x: torch.Tensor, precision: int, group: int | None = None, width: int | None = None) -> Parts:
-    """The parts of rows of float32, each followed by 1, which is what the weight of a bias is multiplied by.
+def split(x: torch.Tensor, precision: int) -> Parts:
+    """The parts of the rows of x, float32 [B, width]."""
+    plane = aligned(x.shape[1] + 1)
+    parts = x.new_empty((len(x), parts_in(precision) * plane), dtype=torch.bfloat16)
+    split_into(parts, x, precision, 1, x.shape[1])
+    return Parts(parts, plane)
 
-    Rows are those of x [B, width], or the first ``group`` of this ``width`` in each row of x.
+
+def split_into(parts: torch.Tensor, x: torch.Tensor, precision: int, group: int, width: int) -> None:
+    """The parts of the first ``group`` rows of this ``width`` in each row of x, one behind the other in a row of parts.
+
+    Each is followed by 1, which is what the weight of a bias is multiplied by.
     """
-    rows, width = len(x) * (group or 1), width or x.shape[1]
-    plane = aligned(width + 1)
-    parts = x.new_empty((rows, parts_in(precision) * plane), dtype=torch.bfloat16)
+    rows, plane = len(x) * group, aligned(width + 1)
     grid = triton.cdiv(rows, _ROWS), triton.cdiv(plane, _BLOCK)
     constants = {"ROWS": _ROWS, "BLOCK": _BLOCK, "PLANE": plane, "PRECISION": precision}
-    _split_kernel[grid](x, parts, rows, width, group or 1, x.stride(0), **constants, num_warps=4, **EXACT)
-    return Parts(parts, plane)
+    strides = x.stride(0), parts.stride(0)
+    _split_kernel[grid](x, parts, rows, width, group, *strides, **constants, num_warps=4, **EXACT)
 
 
 BUILDS = tuple(
@@ -171,7 +178,7 @@ BUILDS = tuple(
         f"split rows, precision {precision}",
         _split_kernel,
         {"x": "*fp32", "parts": "*bf16"}
-        | dict.fromkeys(("rows", "width", "group", "stride"), "i32")
+        | dict.fromkeys(("rows", "width", "group", "stride", "parts_stride"), "i32")
         | dict.fromkeys(("ROWS", "BLOCK", "PLANE", "PRECISION"), "constexpr"),
         {"ROWS": _ROWS, "BLOCK": _BLOCK, "PLANE": 800, "PRECISION": precision},
         registers=64,

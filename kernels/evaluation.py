@@ -137,8 +137,8 @@ class Evaluation:
 
     @property
     def _packs(self) -> bool:
-        """Whether so many tiles read the first layer's weights that these are worth splitting once for all."""
-        return not self.convolutions and self.data.samples >= self.tiles.packed
+        """Whether so many tiles read the dense layers' weights that these are worth splitting once for all."""
+        return self.data.samples >= self.tiles.packed
 
     @property
     def _dense_in_one(self) -> bool:
@@ -169,8 +169,7 @@ class Evaluation:
         """Bytes of scratch for a particle."""
         dense = 0 if self._dense_in_one else self.stack.dim * triton.cdiv(self.chunk, self.tiles.slice)
         images = 0 if self.in_one else self._image_weights * triton.cdiv(self.chunk, self._image_slice)
-        first = self.stack.layers[0]
-        packed = 2 * parts_in(self.precision) * first.outputs * aligned(first.inputs + 1) if self._packs else 0
+        packed = 2 * parts_in(self.precision) * self.stack.packed if self._packs else 0
         return self.chunk * self._row + 4 * (dense + images) + packed
 
     @property
@@ -245,15 +244,25 @@ class Evaluation:
         width = parts_in(self.precision) * self.stack.deltas
         deltas = particles.new_empty((*part.shape, width), dtype=torch.bfloat16) if with_grad else None
         rows = Rows(kept, deltas, outputs)
-        stack, before = self.stack, inputs[-1]
+        stack, before, behind = self.stack, inputs[-1], False
         input_grad = features[-1].deltas if features else None
         first = stack.layers[0]
-        packed = split(group, self.precision, first.outputs, first.inputs).rows if self._packs else None
-        if packed is not None and len(stack.layers) > 1:
+        packed = stack.pack(group, self.precision) if self._packs else None
+        if packed is not None and not self.convolutions and len(stack.layers) > 1:
             before = Inputs(kept[..., first.kept :], first.activation)
             alone, tiles = Rows(kept, None, before.kept), self.tiles.first or self.tiles
-            through(stack.first_alone(tiles), tiles, self.precision, data, 0, group, alone, packed=packed)
-            stack, packed = stack.behind_first, None
+            through(
+                stack.first_alone(tiles),
+                tiles,
+                self.precision,
+                data,
+                0,
+                group,
+                alone,
+                packed=packed,
+                outputs_padded=True,
+            )
+            stack, behind = stack.behind_first, True
             input_grad = deltas[..., first.delta :] if with_grad else None
         through(
             stack,
@@ -268,6 +277,7 @@ class Evaluation:
             status,
             part.begin,
             packed,
+            behind,
         )
         return Scratch(inputs, features, rows)
 

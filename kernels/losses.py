@@ -10,7 +10,7 @@ import triton
 import triton.language as tl
 
 from fastsmc import backends
-from fastsmc.kernels.dot import store_parts
+from fastsmc.kernels.dot import aligned, store_parts
 from fastsmc.kernels.elementary import exp, log, sigmoid, softplus
 from fastsmc.kernels.sums import sum_in_any_order
 
@@ -57,8 +57,8 @@ def loss(
 ):
     """Log-likelihood of each sample, float32 [rows] and zero outside.
 
-    The gradient goes to ``delta`` in parts, if that is given. ``sample`` finds targets, ``row`` outputs and deltas;
-    ``weight`` is the factor of each sample.
+    The gradient goes to ``delta`` in parts, if that is given, with zeros up to a multiple of 16. ``sample`` finds
+    targets, ``row`` outputs and deltas; ``weight`` is the factor of each sample.
     """
     value = tl.zeros(row.shape, tl.float32)
     if LIKELIHOOD == CATEGORICAL:
@@ -83,7 +83,9 @@ def loss(
                 hit = tl.where(column[None, :] == label[:, None], 1.0, 0.0)
                 grad = hit - exp(z - top[:, None]) / total[:, None]
                 at = delta + row[:, None] * DELTA_STRIDE + column[None, :]
-                store_parts(at, weight[:, None] * grad, mask, DELTA_PLANE, PRECISION)
+                grad = tl.where(mask, weight[:, None] * grad, 0.0)
+                padded = inside[:, None] & (column < aligned(OUTPUTS))[None, :]
+                store_parts(at, grad, padded, DELTA_PLANE, PRECISION)
     else:
         for begin in range(0, OUTPUTS, COLUMNS):
             column = begin + tl.arange(0, COLUMNS)
@@ -102,5 +104,7 @@ def loss(
             value += sum_in_any_order(tl.where(mask, term, 0.0), 1).to(tl.float32)
             if delta is not None:
                 at = delta + row[:, None] * DELTA_STRIDE + column[None, :]
-                store_parts(at, weight[:, None] * grad, mask, DELTA_PLANE, PRECISION)
+                grad = tl.where(mask, weight[:, None] * grad, 0.0)
+                padded = inside[:, None] & (column < aligned(OUTPUTS))[None, :]
+                store_parts(at, grad, padded, DELTA_PLANE, PRECISION)
     return tl.where(inside, weight * value, 0.0)

@@ -37,7 +37,7 @@ class Tiles:
         Samples of a batch, at most, whose weight gradients are used for a step where they are summed: a step takes
         small tiles, which read more of a large batch than is saved.
     packed
-        Samples of a batch, at least, for which the first layer's weights are split once, and not where they are read.
+        Samples of a batch, at least, for which dense layers' weights are split once, and not where they are read.
     first
         How the first layer is cut where it then goes by itself; without it as the others.
     chunk
@@ -75,7 +75,7 @@ class Measured:
 
 
 _CUTS = {
-    "8": ((64, 32, 3, 1024, 64), (64, 32, 3, 2048, 128), (64, 64, 2, 4096, 128)),
+    "8": ((64, 32, 2, 1024, 64), (64, 32, 2, 2048, 128), (64, 64, 2, 4096, 128)),
     "9": ((64, 32, 3, 1024, 64), (64, 32, 3, 2048, 128), (128, 64, 3, 4096, 256)),
 }
 """Units, depth, stages, slice and columns of each precision, by the generation of tensor cores; later ones are cut as

@@ -77,6 +77,17 @@ def test_the_largest_products_of_highest_are_summed_apart():
     assert [start.startswith("%cst") for start in products] == [True] + 4 * [False] + [True]
 
 
+@pytest.mark.parametrize("precision", range(3))
+def test_packed_weights_are_copied_in_advance_sixteen_bytes_at_a_time(precision):
+    """But for the tile of few outputs, unless a mask is at another multiple or a type is changed on the way."""
+    name = f"gradient of 784-100-100-10, behind the first layer, precision {precision}, sm_90"
+    build = next(b for b in BUILDS if b.name == name)
+    ptx = compiled(build, 90).asm["ptx"]
+    sizes = re.findall(r"cp\.async\.c[ag]\.shared\.global [^;]*?, 0x(\w+), ", ptx)
+    assert len(sizes) > 20
+    assert sizes.count("10") >= 0.75 * len(sizes)
+
+
 def test_names_are_unique():
     names = [build.name for build in BUILDS]
     assert len(set(names)) == len(names)

@@ -19,7 +19,7 @@ from fastsmc.ops import PRECISIONS
 ODD = "odd everything"
 NO_POOL = "no pool"
 SLICED = Tiles(samples=16, units=16, depth=16, pixels=16)
-CHUNKED = Tiles(samples=16, units=16, depth=16, slice=16, chunk=32, pixels=24)
+CHUNKED = Tiles(samples=16, units=16, depth=16, slice=16, chunk=32, pixels=24, packed=1)
 CROWDED = Tiles(samples=16, units=16, depth=16, slice=16, chunk=32, pixels=24, scratch=26_000)  # bytes
 
 # image, convolutions (channels, kernel, padding, pool), classes, particles, samples, tiles: one for every regime. A
