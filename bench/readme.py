@@ -84,7 +84,7 @@ def write() -> None:
 def figures() -> str:
     """A sentence on the machine, and a row for every case that is shown and measured."""
     lines = ["| work | fastsmc | of the limit | best peer | ratio |", "|---|---|---|---|---|"]
-    machines = set()
+    machines = defaultdict(set)
     for bench, shown in SHOWN.items():
         cases = _cases(bench)
         for case, words in shown.items():
@@ -95,12 +95,10 @@ def figures() -> str:
             share = f"{100 * float(ours['share_of_limit']):.0f} %"
             peer = f"{best['provider']}: {_time(best)}"
             lines.append(f"| {words} | {_time(ours)} | {share} | {peer} | {float(best['ratio']):.2f}x |")
-            machines.add(f"{ours['machine']}, {ours['cores']} cores, {ours['simd']}, {ours['date']}")
-    return (
-        f"Medians; {'; '.join(sorted(machines))}; float32 but where it says `high` or `medium`.\n\n"
-        + "\n".join(lines)
-        + "\n"
-    )
+            machines[f"{ours['machine']}, {ours['cores']} cores"] |= {ours["simd"], ours["date"]}
+    measured = "; ".join(f"{name}, {', '.join(sorted(how, reverse=True))}" for name, how in sorted(machines.items()))
+    lines.insert(0, f"Medians; {measured}; float32 but where it says `high` or `medium`.\n")
+    return "\n".join(lines) + "\n"
 
 
 def device_figures() -> str:
