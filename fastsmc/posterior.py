@@ -43,7 +43,7 @@ class Posterior:
     precision
         ``"highest"``: float32 arithmetic. ``"high"``: products of operands that are each the sum of two bfloat16
         numbers. ``"medium"``: products of bfloat16 numbers. The names are torch's; sums are float32 always. Where the
-        processor has no instructions for the lower ones, they are computed at a higher one: see ``precision_in_use``.
+        processor is no faster with the lower ones, they are computed at a higher one: see ``precision_in_use``.
     backend
         Forces one of ``backends.names()``; otherwise the best for the particles' device.
     """
@@ -95,7 +95,7 @@ class Posterior:
 
     @property
     def precision_in_use(self) -> str:
-        """The precision of the products here: the one that was asked for, or a higher one."""
+        """The precision that products have here at least: the one that was asked for, or a higher one."""
         return self._density.precision_on(self.device)
 
     def on(self, backend: str | None = None, device: str = "cpu") -> Posterior:

@@ -38,6 +38,13 @@ def _tile(outputs, row, inside, column, OUTPUTS: tl.constexpr, STRIDE: tl.conste
 
 
 @triton.jit
+def _store_padded(rows, grad, inside, column, OUTPUTS: tl.constexpr, PLANE: tl.constexpr, PRECISION: tl.constexpr):
+    grad = tl.where((column < OUTPUTS)[None, :], grad, 0.0)
+    mask = inside[:, None] & (column < aligned(OUTPUTS))[None, :]
+    store_parts(rows + column[None, :], grad, mask, PLANE, PRECISION)
+
+
+@triton.jit
 def loss(
     outputs,
     delta,
@@ -82,10 +89,8 @@ def loss(
                 z, mask = _tile(outputs, row, inside, column, OUTPUTS, OUTPUT_STRIDE)
                 hit = tl.where(column[None, :] == label[:, None], 1.0, 0.0)
                 grad = hit - exp(z - top[:, None]) / total[:, None]
-                at = delta + row[:, None] * DELTA_STRIDE + column[None, :]
-                grad = tl.where(mask, weight[:, None] * grad, 0.0)
-                padded = inside[:, None] & (column < aligned(OUTPUTS))[None, :]
-                store_parts(at, grad, padded, DELTA_PLANE, PRECISION)
+                at = delta + row[:, None] * DELTA_STRIDE
+                _store_padded(at, weight[:, None] * grad, inside, column, OUTPUTS, DELTA_PLANE, PRECISION)
     else:
         for begin in range(0, OUTPUTS, COLUMNS):
             column = begin + tl.arange(0, COLUMNS)
@@ -103,8 +108,6 @@ def loss(
                 term = -0.5 * (target - z) * grad
             value += sum_in_any_order(tl.where(mask, term, 0.0), 1).to(tl.float32)
             if delta is not None:
-                at = delta + row[:, None] * DELTA_STRIDE + column[None, :]
-                grad = tl.where(mask, weight[:, None] * grad, 0.0)
-                padded = inside[:, None] & (column < aligned(OUTPUTS))[None, :]
-                store_parts(at, grad, padded, DELTA_PLANE, PRECISION)
+                at = delta + row[:, None] * DELTA_STRIDE
+                _store_padded(at, weight[:, None] * grad, inside, column, OUTPUTS, DELTA_PLANE, PRECISION)
     return tl.where(inside, weight * value, 0.0)
