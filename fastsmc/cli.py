@@ -18,6 +18,7 @@ from fastsmc import data, logs, plotting
 from fastsmc.demo import BASELINE, PRESETS, SCHEMES, picture, run_schemes, summarise, table
 from fastsmc.environment import usable_cores, version, versions
 from fastsmc.networks import MLP, LeNet5, Network
+from fastsmc.ops import PRECISIONS
 
 INTERRUPTED = 130
 MOVES = {
@@ -82,6 +83,9 @@ def _parser() -> argparse.ArgumentParser:
         help="count every data point of a batch once (the default), or scale the batch up to all the data",
     )
     train.add_argument("--device", help="such as cuda (default: the cpu)")
+    train.add_argument(
+        "--precision", choices=PRECISIONS, default=PRECISIONS[0], help="of products (default: highest, float32)"
+    )
     train.add_argument("--move", choices=MOVES, help="default: exact moves up to 5,000 rows, sghmc beyond")
     train.add_argument(
         "--num-steps", type=_whole, default=10, help="steps of --move hmc, kinetic and sghmc (default: 10)"
@@ -168,8 +172,9 @@ def _train(args: argparse.Namespace) -> int:
     net = NETWORKS[args.network](dataset.x_train.shape[1], outputs, args)
     likelihood = fs.Gaussian(noise=args.noise) if regression else args.likelihood
     start = args.start or max(1, len(dataset.x_train) // 20)
+    posterior = fs.Posterior(net, prior=fs.Normal(args.prior_scale), likelihood=likelihood, precision=args.precision)
     smc = fs.SMC(
-        fs.Posterior(net, prior=fs.Normal(args.prior_scale), likelihood=likelihood),
+        posterior,
         num_particles=args.particles,
         annealing=SCHEMES[args.scheme].make(fs, start, args.likelihood_scale),
         move=args.move and MOVES[args.move](fs, args.num_steps),
@@ -192,6 +197,8 @@ def _train(args: argparse.Namespace) -> int:
     sizes = f"{len(dataset.x_train):,} rows, {net.num_params:,} weights, {args.particles} particles"
     print(f"{dataset.name}: {sizes}")
     print(f"test data: {shown}  ({seconds:.1f} s)")
+    if result.precision_in_use != args.precision:
+        print(f"note: precision {args.precision} was computed as {result.precision_in_use}", file=sys.stderr)
     _warn(result.warnings)
     if args.out:
         result.save(args.out)
@@ -210,6 +217,7 @@ def _train(args: argparse.Namespace) -> int:
             "data": dataset.name,
             "test": quality,
             "seed": args.seed,
+            "precision": result.precision_in_use,
             "versions": versions(),
             **features,
         }

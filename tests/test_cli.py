@@ -5,7 +5,8 @@ import sys
 import numpy as np
 import pytest
 
-from fastsmc import cli, demo, progress
+from fastsmc import cli, demo, ops, progress
+from fastsmc.networks import MLP
 from fastsmc.result import History
 
 TINY = ["--particles", "4", "--iterations", "8", "--quiet"]
@@ -100,6 +101,17 @@ def test_train_a_classifier(blobs, tmp_path, capsys):
 
     dataset = cli.data.load(blobs)
     assert fs.load(model).evaluate(dataset.x_test, dataset.y_test) == pytest.approx(report["test"])
+
+
+def test_train_at_another_precision(blobs, tmp_path, capsys):
+    figures = tmp_path / "r.json"
+    options = ["--hidden", "64", "64", "--precision", "medium", "--json", str(figures)]
+    assert cli.main(["train", str(blobs), *options, *TINY]) == 0
+    features, classes = cli.data.load(blobs).x_train.shape[1], cli.data.load(blobs).classes
+    in_use = ops.precision_in_use(MLP([features, 64, 64, classes]), "medium")
+    assert json.loads(figures.read_text())["precision"] == in_use
+    note = f"note: precision medium was computed as {in_use}\n"
+    assert (note in capsys.readouterr().err) == (in_use != "medium")
 
 
 def test_train_a_regression_without_hidden_layer(line, capsys, tmp_path):
