@@ -150,31 +150,50 @@ def test_lower_precision_is_in_use_and_not_another(engine, precision, shape):
 @pytest.fixture
 def level():
     """The instruction set of the cpu engine."""
-    return backends.choose("cpu").ops.simd_level() if backends.BACKENDS["cpu"].available()[0] else None
+    if not backends.BACKENDS["cpu"].available()[0]:
+        pytest.skip("the cpu engine is not available")
+    return backends.choose("cpu").ops.simd_level()
 
 
-def test_a_sum_of_pairs_is_a_chain_of_fused_additions(level):
-    if level != "avx512bf16":
-        pytest.skip(f"{level} has other sums")
-    problem = Problem(((417, 21), 1, 33), "identity")
+def chained(total, x, weight, columns):
+    """Fused additions of one product after the other."""
+    for k in columns:
+        total = (total + np.outer(x[:, k], weight[:, k])).astype(np.float32)
+    return total
+
+
+def by_pairs(x, weight):
+    """A chain in which the second of each pair comes first: vdpbf16ps."""
+    order = np.arange(x.shape[1]).reshape(-1, 2)[:, ::-1]
+    return chained(np.zeros((len(x), len(weight)), np.float32), x, weight, order.ravel())
+
+
+def by_tiles(x, weight):
+    """Of every 32 products those at even and at odd places in a chain of their own: tdpbf16ps."""
+    zero = np.zeros((len(x), len(weight)), np.float32)
+    total = zero
+    for first in range(0, x.shape[1], 32):
+        total = total + sum(chained(zero, x, weight, range(first + odd, first + 32, 2)) for odd in (0, 1))
+    return total
+
+
+def test_sums_of_bfloat16_products_are_in_the_order_of_the_instruction(level):
+    problem = Problem(((416, 21), 1, 33), "identity")
     x, theta = (torch.as_tensor(a).bfloat16().double().numpy() for a in (problem.x, problem.theta[0]))
-    weight, chain = theta[: 417 * 21].reshape(21, 417), np.zeros((33, 21), np.float32)
-    for k in range(0, 417, 2):
-        for j in [j for j in (k + 1, k) if j < 417]:
-            chain = (chain + np.outer(x[:, j], weight[:, j])).astype(np.float32)
-    _, _, outputs = problem.by("cpu", "medium")
-    assert np.array_equal(outputs[0], chain + problem.theta[0, 417 * 21 :])
+    weight, bias = theta[: 21 * 416].reshape(21, 416), problem.theta[0, 21 * 416 :]
+    found, exact = (problem.by("cpu", precision)[2][0] for precision in ("medium", "highest"))
+    instructions = {"amx": by_tiles, "avx512bf16": by_pairs}
+    assert np.array_equal(found, instructions[level](x, weight) + bias if level in instructions else exact)
 
 
 @pytest.mark.parametrize("density", [0.1, 0.9])
 @pytest.mark.parametrize("particles", [1, 5])
 def test_what_is_mostly_zeros_is_multiplied_in_float32_where_that_is_faster(level, particles, density):
-    if level != "avx512bf16":
-        pytest.skip(f"{level} is not faster in float32")
     problem = Problem(((100, 40, 3), particles, 300))
     problem.x *= np.random.default_rng(1).random(problem.x.shape) < density
     same = [np.array_equal(a, b) for a, b in zip(problem.by("cpu"), problem.by("cpu", "medium"), strict=True)]
-    assert all(same) if density < 0.5 else not any(same)
+    rounds = level == "amx" or (level == "avx512bf16" and density > 0.5)
+    assert not any(same) if rounds else all(same)
 
 
 @every_precision
@@ -289,7 +308,6 @@ def everything():
         yield from Problem(((36, 5, 3), 1, 4000)).by("cpu", precision)  # fewer particles than threads
 
 
+@pytest.mark.usefixtures("level")
 def test_the_number_of_threads_changes_no_bit():
-    if not backends.BACKENDS["cpu"].available()[0]:
-        pytest.skip("the cpu engine is not available")
     threads_change_no_bit(everything)
