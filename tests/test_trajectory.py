@@ -12,8 +12,8 @@ from fastsmc import ops
 NAMES = {"seed": 7, "iteration": 3, "stream": 2, "first_slot": 4}
 # widths, particles, samples: one chunk, several chunks, fewer particles than threads
 CASES = {
-    "one chunk": ((24, 7, 3), 5, 300),
-    "one particle of many groups": ((24, 7, 3), 1, 4000),
+    "one chunk": ((24, 67, 3), 5, 300),
+    "one particle of many groups": ((24, 67, 3), 1, 4000),
     "several chunks": ((900, 3), 3, 4500),
 }
 
@@ -122,8 +122,8 @@ def test_a_bad_label_leaves_the_state_alone(backend):
     ("change", "sentence"),
     [
         ({"weights": [1.0] * 299 + [-1.0]}, r"weights\[299\] is -1.0; weights must be non-negative and finite"),
-        ({"scale": np.zeros(199, np.float32)}, r"scale\[0\] is 0.0; scale must be positive and finite"),
-        ({"scale": np.ones(3, np.float32)}, r"scale has shape \(3,\), particles \(5, 199\); they must be"),
+        ({"scale": np.zeros(1879, np.float32)}, r"scale\[0\] is 0.0; scale must be positive and finite"),
+        ({"scale": np.ones(3, np.float32)}, r"scale has shape \(3,\), particles \(5, 1879\); they must be"),
         ({"num_steps": 0}, "num_steps is 0; it must be at least 1"),
         ({"refresh": 1.5}, "refresh is 1.5; it must lie between 0 and 1"),
         ({"seed": -1}, "seed"),

@@ -201,13 +201,13 @@ class BlockNetwork {
         const int64_t in = spec.layer[l].inputs(), out = spec.layer[l].out_channels;
         const float* weight = params + at.layer[l].params;
         const int64_t in_blocks = blocks_of(in), out_blocks = blocks_of(out);
+        pack_rows<Terms>({weight, in, 1, out, in}, out, in, words(at.layer[l].weight, 0), in_blocks);
+        if (l == 0 || grad == nullptr) continue;
         for (int64_t r = 0; r < out_blocks; ++r)
-          for (int64_t j = 0; j < in_blocks; ++j) {
-            const FloatBlock block(weight + (r * in + j) * kEdge, in, 1, out - r * kEdge, in - j * kEdge);
-            pack_block<Terms, Side::kLeft, Sum::kAcross>(block, words(at.layer[l].weight, r * in_blocks + j));
-            if (l > 0 && grad != nullptr)
-              pack_block<Terms, Side::kLeft, Sum::kDown>(block, words(at.layer[l].weight_columns, j * out_blocks + r));
-          }
+          for (int64_t j = 0; j < in_blocks; ++j)
+            pack_block<Terms, Side::kLeft, Sum::kDown>(
+                {weight + (r * in + j) * kEdge, in, 1, out - r * kEdge, in - j * kEdge},
+                words(at.layer[l].weight_columns, j * out_blocks + r));
       }
     }
 
@@ -295,8 +295,17 @@ class BlockNetwork {
   };
 };
 
+// Dense layers that take less time than in float32: what goes into a unit and comes out of it is packed, in whole
+// blocks, in the time of some 8 products a term.
+template <int Terms>
 static bool serves_dense(const NetworkSpec& spec, const Batch* batch) {
-  return all_dense(spec) && Multiplier::pays(spec, batch);
+  if (!all_dense(spec)) return false;
+  int64_t products = 0, units = 0;
+  for (int l = 0; l < spec.layers; ++l) {
+    products += spec.layer[l].inputs() * spec.layer[l].out_channels;
+    units += blocks_of(spec.layer[l].out_channels) * kEdge;
+  }
+  return products >= 8 * Terms * units && (batch == nullptr || Multiplier::pays(spec, *batch));
 }
 
 template <int Terms>
@@ -304,7 +313,7 @@ static constexpr NetworkKernels kBlockKernels = {
     Terms == 1 ? Precision::kMedium : Precision::kHigh,
     BlockNetwork<Terms>::kTileSamples,
     BlockNetwork<Terms>::kTilesInSum,
-    serves_dense,
+    serves_dense<Terms>,
     BlockNetwork<Terms>::chunk_bytes,
     BlockNetwork<Terms>::pack,
     BlockNetwork<Terms>::scratch_bytes,

@@ -33,57 +33,64 @@ struct BlockProduct {
   bool accumulate;
 };
 
-// The bits of each term in the upper half of a word.
+typedef uint16_t vhalf __attribute__((vector_size(FASTSMC_VECTOR_BYTES)));
+
+// The numbers of two vectors, one after the other, rounded to bfloat16; denormal numbers become zero.
+static inline vhalf rounded(vfloat low, vfloat high) {
+#if defined(__AVX512BF16__)
+  return (vhalf)_mm512_cvtne2ps_pbh((__m512)high, (__m512)low);
+#else
+  const auto in_upper_half = [](vfloat x) {
+    const vuint bits = (vuint)x, nearest = bits + ((bits >> 16 & 1) + 0x7FFFu);
+    const vuint number = x == x ? nearest : bits | 0x400000u;  // a carry would make a number of some NaN
+    return (vhalf)((bits & 0x7F800000u) != 0 ? number : bits & 0x80000000u);
+  };
+  vhalf upper;
+  for (int i = 0; i < 2 * kLanes; ++i) upper[i] = static_cast<uint16_t>(2 * i + 1);
+  return __builtin_shuffle(in_upper_half(low), in_upper_half(high), upper);
+#endif
+}
+
+// The first or the second vector of two.
+template <int Number>
+static inline vfloat widened(vhalf numbers) {
+#if defined(__AVX512BF16__)
+  const __m256i part = _mm512_maskz_extracti64x4_epi64(0xF, (__m512i)numbers, Number);
+  return (vfloat)_mm512_maskz_slli_epi32(0xFFFF, _mm512_maskz_cvtepu16_epi32(0xFFFF, part), 16);
+#else
+  vhalf upper;
+  for (int i = 0; i < 2 * kLanes; ++i)
+    upper[i] = static_cast<uint16_t>(i % 2 == 0 ? 0 : 2 * kLanes + Number * kLanes + i / 2);
+  return (vfloat)__builtin_shuffle(vhalf{}, numbers, upper);
+#endif
+}
+
+// What a term leaves, exactly.
+static inline vfloat without(vfloat x, vfloat term) {
+  const vfloat rest = x - term;
+  return rest - rest == 0.f ? rest : vfloat{};
+}
+
+// Each term of two vectors, one after the other.
 template <int Terms>
-static inline void split(vfloat x, vuint (&term)[Terms]) {
+static inline void split(vfloat low, vfloat high, vhalf (&term)[Terms]) {
 #pragma GCC unroll 3
   for (int t = 0; t < Terms; ++t) {
-    const vuint bits = (vuint)x;
-    const vuint rounded = bits + ((bits >> 16 & 1) + 0x7FFFu);
-    term[t] = (x == x ? rounded : bits | 0x400000u) & 0xFFFF0000u;  // a carry would make a number of some NaN
+    term[t] = rounded(low, high);
     if (t + 1 == Terms) break;
-    const vfloat rest = x - (vfloat)term[t];  // exact
-    x = rest - rest == 0.f ? rest : vfloat{};
+    low = without(low, widened<0>(term[t]));
+    high = without(high, widened<1>(term[t]));
   }
 }
 
-// Pairs (first[i], second[i]).
-template <int Terms>
-static inline void split_pairs(vfloat first, vfloat second, vuint (&words)[Terms]) {
-#if defined(__AVX512BF16__)
-  if constexpr (Terms == 1) {
-    typedef uint16_t Halves __attribute__((vector_size(FASTSMC_VECTOR_BYTES)));
-    Halves turns;
-    for (int i = 0; i < 2 * kLanes; ++i) turns[i] = static_cast<uint16_t>(i % 2 * kLanes + i / 2);
-    words[0] = (vuint)__builtin_shuffle((Halves)_mm512_cvtne2ps_pbh((__m512)second, (__m512)first), turns);
-    return;
-  }
-#endif
-  vuint a[Terms], b[Terms];
-  split(first, a);
-  split(second, b);
-#pragma GCC unroll 3
-  for (int t = 0; t < Terms; ++t) words[t] = a[t] >> 16 | b[t];
+// Those of two vectors in turn.
+static inline vhalf in_turn(vhalf numbers) {
+  vhalf turns;
+  for (int i = 0; i < 2 * kLanes; ++i) turns[i] = static_cast<uint16_t>(i % 2 * kLanes + i / 2);
+  return __builtin_shuffle(numbers, turns);
 }
 
-// Pairs of neighbours in the lanes of low, then of high.
-template <int Terms>
-static inline void split_neighbours(vfloat low, vfloat high, vuint (&words)[Terms]) {
-#if defined(__AVX512BF16__)
-  if constexpr (Terms == 1) {
-    words[0] = (vuint)_mm512_cvtne2ps_pbh((__m512)high, (__m512)low);
-    return;
-  }
-#endif
-  vint even, odd;
-  for (int i = 0; i < kLanes; ++i) {
-    even[i] = 2 * i;
-    odd[i] = 2 * i + 1;
-  }
-  split_pairs(__builtin_shuffle(low, high, even), __builtin_shuffle(low, high, odd), words);
-}
-
-// 32 x 32 floats of a matrix; what it does not have of them is zero. Columns that are not neighbours are copied.
+// Floats of a matrix; what it does not have is zero. Columns that are not neighbours are copied, 32 x 32 of them.
 class FloatBlock {
  public:
   FloatBlock(const float* from, int64_t row, int64_t column, int64_t rows, int64_t columns)
@@ -120,18 +127,31 @@ static void pack_block(const FloatBlock& block, uint32_t* to) {
   for (int half = 0; half < 2; ++half) {
     vuint words[Terms][16];
     for (int i = 0; i < 16; ++i) {
-      vuint pairs[Terms];
-      if (Over == Sum::kDown) {
-        split_pairs(block.load_at(2 * i, 16 * half), block.load_at(2 * i + 1, 16 * half), pairs);
-      } else {
-        split_neighbours(block.load_at(16 * half + i, 0), block.load_at(16 * half + i, 16), pairs);
-      }
-      for (int t = 0; t < Terms; ++t) words[t][i] = pairs[t];
+      vhalf term[Terms];
+      if (Over == Sum::kDown)
+        split(block.load_at(2 * i, 16 * half), block.load_at(2 * i + 1, 16 * half), term);
+      else
+        split(block.load_at(16 * half + i, 0), block.load_at(16 * half + i, 16), term);
+      for (int t = 0; t < Terms; ++t) words[t][i] = (vuint)(Over == Sum::kDown ? in_turn(term[t]) : term[t]);
     }
     for (int t = 0; t < Terms; ++t) {
       if (kTransposed) transpose(words[t]);
       uint32_t* half_block = to + t * kBlockWords + (Operand == Side::kLeft ? half * 256 : half * 16);
       for (int i = 0; i < 16; ++i) store(half_block + i * (Operand == Side::kLeft ? 16 : 32), words[t][i]);
+    }
+  }
+}
+
+// The left operand of a product that sums over the columns of a matrix, block (r, k) of it at to[r * row_blocks + k].
+// Row by row, as the matrix lies in memory: a row of a block is one line of 64 bytes.
+template <int Terms>
+static void pack_rows(const FloatBlock& matrix, int64_t rows, int64_t columns, uint32_t* to, int64_t row_blocks) {
+  for (int64_t r = 0; r < blocks_of(rows) * kEdge; ++r) {
+    uint32_t* line = to + r / kEdge * row_blocks * Terms * kBlockWords + r % kEdge * kPairs;
+    for (int64_t c = 0; c < columns; c += kEdge, line += Terms * kBlockWords) {
+      vhalf term[Terms];
+      split(matrix.load_at(r, c), matrix.load_at(r, c + kLanes), term);
+      for (int t = 0; t < Terms; ++t) store(line + t * kBlockWords, term[t]);
     }
   }
 }

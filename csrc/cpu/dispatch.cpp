@@ -17,12 +17,14 @@
 namespace fastsmc::cpu {
 namespace {
 
-// FASTSMC_EMULATE compiles the levels above avx2 for AVX2, with the same results: they run where the processor lacks
-// them, but only when they are asked for.
-#if defined(FASTSMC_EMULATE)
-constexpr bool kEmulated = true;
+// FASTSMC_EMULATE compiles the levels above avx2 for AVX2, or amx for avx512bf16, with the same results: they run where
+// the processor lacks them, but only when they are asked for.
+#if defined(FASTSMC_EMULATE_ON)
+constexpr bool kEmulated = true, kTilesEmulated = true;
+#elif defined(FASTSMC_EMULATE_TILES)
+constexpr bool kEmulated = false, kTilesEmulated = true;
 #else
-constexpr bool kEmulated = false;
+constexpr bool kEmulated = false, kTilesEmulated = false;
 #endif
 
 struct Level {
@@ -50,7 +52,7 @@ struct Level {
 
 // Tiles are 8 KiB of state that Linux keeps only for processes that ask for it.
 [[maybe_unused]] bool has_amx() {
-  if (kEmulated) return has_avx2();
+  if (kTilesEmulated) return has_avx512bf16();
 #if defined(__linux__)
   unsigned eax, ebx, ecx, edx;
   if (!__get_cpuid_count(7, 0, &eax, &ebx, &ecx, &edx)) return false;
@@ -76,7 +78,7 @@ const Level kLevels[] = {
     {"avx512bf16", kEmulated, has_avx512bf16, kernels_avx512bf16},
 #endif
 #if defined(FASTSMC_HAS_AMX)
-    {"amx", kEmulated, has_amx, kernels_amx},
+    {"amx", kTilesEmulated, has_amx, kernels_amx},
 #endif
 };
 

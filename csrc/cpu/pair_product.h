@@ -45,19 +45,15 @@ class Multiplier {
   static constexpr int kMostTerms = 1;
   static constexpr int64_t kRowStep = 1;
 
-  // Whether dense layers take less time than in float32. What goes into a unit and comes out of it is packed in the
-  // time of some 16 products; and float32 leaves out what is zero in x.
-  static bool pays(const NetworkSpec& spec, const Batch* batch) {
-    double products = 0, units = 0;
-    for (int l = 0; l < spec.layers; ++l) {
+  // Whether a batch is not so empty that float32, which leaves out what is zero in x, takes less time.
+  static bool pays(const NetworkSpec& spec, const Batch& batch) {
+    if (batch.samples == 0) return true;
+    double products = 0;
+    for (int l = 0; l < spec.layers; ++l)
       products += static_cast<double>(spec.layer[l].inputs() * spec.layer[l].out_channels);
-      units += static_cast<double>(spec.layer[l].out_channels);
-    }
-    if (products < 16 * units) return false;
-    if (batch == nullptr || batch->samples == 0) return true;
     const int64_t inputs = spec.inputs(), outputs = spec.layer[0].out_channels;
     const double first = static_cast<double>(inputs * outputs);
-    const Strided x{batch->x, batch->samples, inputs, batch->row_stride, batch->column_stride};
+    const Strided x{batch.x, batch.samples, inputs, batch.row_stride, batch.column_stride};
     const double listed = x.density() * time_of_entry(UnitPanels(outputs).width);
     return products - first + listed * first > 0.3 * products;
   }

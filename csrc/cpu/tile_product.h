@@ -48,7 +48,7 @@ class Multiplier {
   static constexpr int kMostTerms = 2;
   static constexpr int64_t kRowStep = 16;
 
-  static bool pays(const NetworkSpec&, const Batch*) { return true; }
+  static bool pays(const NetworkSpec&, const Batch&) { return true; }
 
   template <int Terms>
   void multiply(const BlockProduct& p) {
