@@ -25,7 +25,7 @@ import numpy as np
 from fastsmc import arrays, sources
 from fastsmc.files import PARTS, describe, encoded, given_or_made, legible, load_state, write_atomically
 from fastsmc.ranks import ALONE, Alone
-from fastsmc.start import Resumption
+from fastsmc.start import Resumption, Start
 
 if TYPE_CHECKING:
     from fastsmc.result import Result
@@ -64,18 +64,19 @@ class Checkpoint:
 
 @dataclass(frozen=True)
 class Description:
-    """What ``run.json`` says of a run: its sampler's name and parameters, what its data were, and where they are."""
+    """What ``run.json`` says of a run: its sampler's name and parameters, its data and where they are, its start."""
 
     sampler: str
     parameters: dict[str, Any]
     data: dict[str, dict[str, Any]]
     fingerprint: str
+    started_from: str = Start.origin
 
     @classmethod
-    def of(cls, sampler: Sampler, data: dict[str, Any]) -> Description:
+    def of(cls, sampler: Sampler, data: dict[str, Any], started_from: str) -> Description:
         """That of a run on data by the names ``x``, ``y`` and, if there are any, ``weights``."""
         where = {name: _reference(value) for name, value in data.items()}
-        return cls(type(sampler).__name__, _parameters(sampler), where, fingerprint(**data))
+        return cls(type(sampler).__name__, _parameters(sampler), where, fingerprint(**data), started_from)
 
     def encoded(self) -> bytes:
         """JSON, with a checksum."""
@@ -93,8 +94,9 @@ class Description:
         if not isinstance(held, dict) or held.pop("sha256", None) != _digest(held):
             raise ValueError(f"{path} is damaged: its contents are not those that were written")
         with legible(path):
-            description = cls(**{f.name: held[f.name] for f in fields(cls)})
+            description = cls(**held)
             kinds = [(description.sampler, str), (description.parameters, dict), (description.fingerprint, str)]
+            kinds += [(description.started_from, str)]
             kinds += [(where, dict) for where in description.data.values()]
             if not all(isinstance(value, kind) for value, kind in kinds) or not {"x", "y"} <= description.data.keys():
                 raise TypeError(f"its {', '.join(f.name for f in fields(cls))} are not what a run has")
@@ -116,6 +118,7 @@ class Keeper:
         plain = checkpoint is None or isinstance(checkpoint, Checkpoint)
         self._plan = checkpoint if plain else Checkpoint(checkpoint)
         self._since, self._due = 0, 0.0
+        self._newest: Resumption | None = None
         self._writer: ThreadPoolExecutor | None = None
         self._pending: Future | None = None
         self._failed: str | None = None
@@ -126,9 +129,12 @@ class Keeper:
             self._folder.mkdir(parents=True, exist_ok=True)
             self._writer = ThreadPoolExecutor(1, "fastsmc-checkpoint")
 
-    def begin(self, sampler: Sampler, x: Any, y: Any, weights: Any) -> None:
-        """Write what the run is, and its data."""
+    def begin(self, sampler: Sampler, x: Any, y: Any, weights: Any, start: Start) -> None:
+        """Write what the run is, and its data, unless it goes on."""
         if self._plan is None:
+            return
+        if isinstance(start, Resumption):
+            self._newest = start
             return
         if any((self._folder / name).exists() for name in (RUN, LAST, PREVIOUS)):
             raise ValueError(
@@ -141,7 +147,7 @@ class Keeper:
         weights = sources.table(weights, "weights")
         data = {"x": x, "y": y} | ({} if weights is None else {"weights": weights})
         in_memory = {name: value for name, value in data.items() if not isinstance(value, sources.Rows)}
-        run = Description.of(sampler, data).encoded()
+        run = Description.of(sampler, data, start.origin).encoded()
         self._pending = self._writer.submit(self._write_run, _encoded_arrays(in_memory), run)
 
     def listen(self) -> None:
@@ -152,7 +158,7 @@ class Keeper:
             self._listens = True
 
     def offer(self, result: Result) -> None:
-        """Keep a state if it is time to."""
+        """Keep a state if it is time to; or a copy in memory, for the run may be interrupted where it has no state."""
         if self._plan is None:
             return
         self._since += 1
@@ -160,6 +166,8 @@ class Keeper:
         if self._ranks.numbers(enough or time.monotonic() >= self._due)[0]:
             self._keep(result)
             self._since, self._due = 0, time.monotonic() + self._plan.seconds
+        elif self._ranks.count == 1:  # several do not outlive an interruption
+            self._newest = Resumption.of(result)
 
     def close(self, result: Result | None) -> None:
         """Keep the last state, wait until it is written, and end the process if it was told to."""
@@ -183,11 +191,12 @@ class Keeper:
 
     def _keep(self, result: Result) -> None:
         self._settle(result)
-        state = None if result.state is None else Resumption.of(result)
+        if result.state is not None:
+            self._newest = Resumption.of(result)
         result.particles = self._ranks.whole(result.particles)
         if self._ranks.index > 0:
             return
-        self._pending = self._writer.submit(self._write, encoded(result, state))
+        self._pending = self._writer.submit(self._write, encoded(result, self._newest))
 
     def _settle(self, result: Result) -> None:
         """Wait for what is being written, and warn where that failed."""
@@ -279,7 +288,13 @@ def opened(
     weights = found.get("weights") if weights is None else sources.table(weights, "weights")
     if fingerprint(*sources.read(x, y), weights) != run.fingerprint:
         raise ValueError(f"x, y and weights are not the data of the run in {folder}, which go on with it")
-    return sampler, (x, y, weights), _last_state(folder, given)
+    state = _last_state(folder, given)
+    if state is None and run.started_from != Start.origin:
+        raise ValueError(
+            f"{folder} holds a run that started from initial and ended before its first iteration; it must be run "
+            "again, with initial and another folder"
+        )
+    return sampler, (x, y, weights), state
 
 
 def _sampler(run: Description, folder: Path, given: dict[str, Any], distributed: bool) -> Sampler:
@@ -329,6 +344,7 @@ def _last_state(folder: Path, given: dict[str, Any]) -> Resumption | None:
             continue
         if state is not None:
             return state
+        failed = failed or ValueError(f"{folder / name} holds a result, but not the state that its run goes on from")
     if failed is not None:
         raise failed
     return None

@@ -99,11 +99,14 @@ class PersistentSMC(Sampler):
         start, pool, target, step, history, _, first, mixture = state
         mixture, clock = [Component(*component) for component in mixture], Stopwatch(state.seconds)
         _, lost = _reweight(pool, target, mixture)
+        result = None
         for iteration in range(first, self.num_iterations):
             # anneal
             previous = target
             if previous.temperature == 1.0:
                 return
+            if result is not None:
+                result.state = None  # which goes on
             target = replace(target, temperature=self._next_temperature(previous.temperature, pool))
 
             # reweight
@@ -143,7 +146,6 @@ class PersistentSMC(Sampler):
             state = State(start, pool, target, step, history, [], iteration + 1, mixture)
             with clock.paused():
                 yield (result := Result.of(state, len(data), data.like))
-            result.state = None  # which goes on
 
     def _begin(self, posterior: Posterior, data: Data) -> State:
         """Draws from the prior, and the likelihood of all the data there."""

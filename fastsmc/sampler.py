@@ -23,7 +23,7 @@ from fastsmc.progress import Progress
 from fastsmc.ranks import ALONE, Ranks
 from fastsmc.result import Result
 from fastsmc.sources import read
-from fastsmc.start import Resumption
+from fastsmc.start import Resumption, as_start
 
 
 class Sampler(ABC):
@@ -155,10 +155,10 @@ class Sampler(ABC):
         result: Result | None = None
         x, y = read(x, y)
         settings, keep, whole = self.settings(x), Keeper(checkpoint, self.ranks), False
-        if isinstance(initial, Resumption):
-            result = initial.result
-        else:
-            keep.begin(self, x, y, weights)
+        start = as_start(initial, self.num_particles)
+        if isinstance(start, Resumption):
+            result = start.result
+        keep.begin(self, x, y, weights, start)
         states = self.iterate(x, y, weights=weights, initial=initial)
         what = f"{self.num_particles} particles on {len(x):,} data points"
         logs.emit(logging.INFO, "start", f"{settings['sampler']} begins: {what}", **settings)
@@ -176,16 +176,17 @@ class Sampler(ABC):
         except KeyboardInterrupt:
             if result is None or self.ranks.count > 1:
                 raise
-            result.interrupted = True
             of = "" if self.num_iterations is None else f" of {self.num_iterations}"
-            result.warnings.append(f"the run was interrupted after {len(result.history)}{of} iterations")
+            if not result.interrupted:  # nor was it before it went on from here
+                result.warnings.append(f"the run was interrupted after {len(result.history)}{of} iterations")
+            result.interrupted = True
         except DegenerateError as error:
             error.result = result
             logs.emit(logging.ERROR, "error", str(error))
             raise
         finally:
             keep.close(result if whole or self.ranks.count == 1 else None)
-        result.particles = self.ranks.whole(result.particles)
+        result.particles, result.state = self.ranks.whole(result.particles), None
         for sentence in result.warnings:
             logs.emit(logging.WARNING, "warning", sentence)
         logs.emit(logging.INFO, "end", f"{settings['sampler']} ends: {len(result.history)} iterations")

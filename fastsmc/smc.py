@@ -119,12 +119,15 @@ class SMC(Sampler):
         state = start.begin(self, posterior, data)
         cloud, target, step, log_evidence = state.cloud, state.target, state.step, state.log_evidence
         history, genealogy, move, clock = state.history, state.genealogy, step.move, Stopwatch(state.seconds)
+        result = None
         for number in islice(count(state.number), self.num_iterations and self.num_iterations - state.number):
             # anneal: the likelihood of the data that join, where the particles are
             iteration, previous = start.iteration + number, target
             target = self.annealing.next_target(number, self.num_iterations, data, previous, cloud)
             if target is None:
                 return
+            if result is not None:
+                result.state = None  # which goes on
             target = replace(target, mean_weight=data.mean_weight)
             increment = cloud.observe(data, previous, target)
 
@@ -173,4 +176,3 @@ class SMC(Sampler):
             state = State(start, cloud, target, step, history, genealogy, number + 1)
             with clock.paused():
                 yield (result := Result.of(state, len(data), data.like))
-            result.state = None  # which goes on

@@ -220,7 +220,7 @@ class Resumption(Start):
         """A copy of the state that a result has come with."""
         state = result.state
         began = {name: getattr(state.start, name) for name in ("origin", "num_data", "iteration", "evidence_variance")}
-        return cls(result, *state.cloud.stored(), state.step.value, state.number, state.mixture, **began)
+        return cls(result, *state.cloud.stored(), state.step.value, state.number, tuple(state.mixture), **began)
 
     def begin(self, sampler: Any, posterior: Posterior, data: Data) -> State:
         """See `Start`."""

@@ -261,18 +261,51 @@ def test_a_full_disk_does_not_lose_the_run(tmp_path, monkeypatch, from_call):
     assert not [name for name in os.listdir(tmp_path) if name.endswith(".tmp")]
 
 
-def test_an_interrupted_run_leaves_its_result_and_goes_on(tmp_path):
-    whole, seen = sampler().run(*data_of(), progress=False), []
+class Interrupted(HMC):
+    """A move that Ctrl-C ends, in the middle of an iteration, when it has been made so many times."""
 
-    class Ends(fs.DataAnnealing):
-        def next_target(self, iteration, *arguments):
-            if iteration == 3 and not seen:
-                seen.append(iteration)
-                raise KeyboardInterrupt
-            return super().next_target(iteration, *arguments)
+    left = 2**63
 
-    smc = sampler(annealing=Ends(sizes=[10, 20]))
-    result = smc.run(*data_of(), progress=False, checkpoint=fs.Checkpoint(tmp_path, iterations=1))
-    assert result.interrupted and len(result.history) == 3
-    assert same(fs.load(tmp_path / LAST), result)
+    def __call__(self, *arguments):
+        Interrupted.left -= 1
+        outcome = super().__call__(*arguments)
+        if Interrupted.left < 0:
+            raise KeyboardInterrupt
+        return outcome
+
+
+@pytest.mark.parametrize("moves", [1, 4])
+def test_an_interrupted_run_leaves_its_result_and_goes_on(tmp_path, monkeypatch, moves):
+    smc = sampler(move=Interrupted(num_steps=2))
+    whole = smc.run(*data_of(), progress=False)
+    plan = fs.Checkpoint(tmp_path, seconds=3600)  # the folder has the first state until the run ends
+    monkeypatch.setattr(Interrupted, "left", moves)
+    result = smc.run(*data_of(), progress=False, checkpoint=plan)
+    assert result.interrupted and len(result.history) == moves and result.state is None
+    for _ in range(3):  # again, before it has come any further
+        assert same(fs.load(tmp_path / LAST), result)
+        monkeypatch.setattr(Interrupted, "left", 0)
+        result = fs.resume(tmp_path, sampler=smc, progress=False)
+        assert result.interrupted and len(result.history) == moves
+        assert sum("was interrupted" in warning for warning in result.warnings) == 1
+    monkeypatch.undo()
     assert same_but_time(fs.resume(tmp_path, sampler=smc, progress=False), whole)
+
+
+@pytest.mark.parametrize("name", ["data annealing, HMC", "defaults", "persistent"])
+def test_a_run_that_has_ended_can_be_resumed_for_ever(tmp_path, name):
+    whole = RUNS[name]().run(*data_of(), progress=False, checkpoint=tmp_path)
+    for _ in range(4):
+        assert same_but_time(fs.resume(tmp_path, progress=False), whole)
+
+
+def test_a_run_from_particles_that_has_no_state_yet_is_not_begun_at_the_prior(tmp_path):
+    smc = sampler(move=Interrupted(num_steps=2))
+    Interrupted.left = 0
+    start = np.full((8, posterior_of().num_params), 0.1, np.float32)
+    with pytest.raises(KeyboardInterrupt):
+        smc.run(*data_of(), progress=False, checkpoint=tmp_path, initial=start)
+    Interrupted.left = 2**63
+    for _ in range(2):
+        with pytest.raises(ValueError, match="started from initial and ended before its first iteration; it must be"):
+            fs.resume(tmp_path, sampler=smc, progress=False)
