@@ -11,9 +11,12 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Sequence, Sized
 from dataclasses import dataclass, replace
+from itertools import count, takewhile
 from typing import TYPE_CHECKING, ClassVar, NamedTuple
 
 import numpy as np
+
+from fastsmc.checks import check_whole
 
 if TYPE_CHECKING:
     from fastsmc.batches import Data
@@ -120,11 +123,6 @@ class Annealing:
 SCALES = ("full", "none")
 
 
-def _check(name: str, value: float, low: float, what: str) -> None:
-    if not (math.isfinite(value) and value >= low):
-        raise ValueError(f"{name} is {value!r}; it must be {what}")
-
-
 def _check_scale(scale: str) -> None:
     if scale not in SCALES:
         raise ValueError(f"likelihood_scale is {scale!r}; it must be 'full' (N/M) or 'none' (1)")
@@ -149,7 +147,8 @@ class FullBatch(Annealing):
 class MiniBatch(Annealing):
     """``batch_size`` fresh points every ``every`` iterations: consecutive blocks of the shuffled data, over and over.
 
-    The particles end on the posterior of one block, so that the run has no evidence.
+    Where blocks do not fill the data, they begin at the first point and end at the last in turn, time by time. The
+    particles end on the posterior of one block, so that the run has no evidence.
     """
 
     batch_size: int
@@ -157,14 +156,15 @@ class MiniBatch(Annealing):
     likelihood_scale: str = "full"
 
     def __post_init__(self) -> None:
-        _check("batch_size", self.batch_size, 1, "at least 1")
-        _check("every", self.every, 1, "at least 1")
+        check_whole("batch_size", self.batch_size)
+        check_whole("every", self.every)
         _check_scale(self.likelihood_scale)
 
     def next_target(self, iteration: int, num_iterations: int, data: Sized, previous: Target, cloud: Cloud) -> Target:
         """See `Annealing`."""
         size = min(self.batch_size, len(data))
-        start = iteration // self.every % (len(data) // size) * size
+        time, block = divmod(iteration // self.every, len(data) // size)
+        start = block * size + time % 2 * (len(data) % size)
         return replace(_nested(size, len(data), self.likelihood_scale), start=start, stop=start + size)
 
 
@@ -184,7 +184,7 @@ class DataAnnealing(Annealing):
     extends: ClassVar[bool] = True
 
     def __post_init__(self) -> None:
-        _check("start", self.start, 1, "at least 1")
+        check_whole("start", self.start)
         if not self.factor > 1:
             raise ValueError(f"factor is {self.factor!r}; it must be greater than 1")
         if self.sizes is not None and (len(self.sizes) == 0 or np.any(np.diff(self.sizes, prepend=0) < 1)):
@@ -195,8 +195,8 @@ class DataAnnealing(Annealing):
         """The batch sizes, the last of which is all the data."""
         if self.sizes is not None:
             return [*(int(m) for m in self.sizes if m < num_data), num_data]
-        count = math.ceil(math.log(max(num_data / self.start, 1), self.factor))
-        return [*(round(self.start * self.factor**k) for k in range(count)), num_data]
+        sizes = (round(self.start * self.factor**k) for k in count())
+        return [*takewhile(lambda size: size < num_data, sizes), num_data]
 
     def next_target(self, iteration: int, num_iterations: int, data: Sized, previous: Target, cloud: Cloud) -> Target:
         """See `Annealing`."""
@@ -242,7 +242,7 @@ class SmoothDataAnnealing(Annealing):
     extends: ClassVar[bool] = True
 
     def __post_init__(self) -> None:
-        _check("start", self.start, 1, "at least 1")
+        check_whole("start", self.start)
         if self.ramp not in RAMPS:
             raise ValueError(f"ramp is {self.ramp!r}; it must be one of {', '.join(RAMPS)}")
         if not 0 <= self.full <= 1:
@@ -331,10 +331,10 @@ class AdaptiveDataAnnealing(Annealing):
     extends: ClassVar[bool] = True
 
     def __post_init__(self) -> None:
-        _check("start", self.start, 1, "at least 1")
+        check_whole("start", self.start)
         if not 0 < self.ess < 1:
             raise ValueError(f"ess is {self.ess!r}; it must lie between 0 and 1")
-        _check("settle", self.settle, 0, "at least 0")
+        check_whole("settle", self.settle, 0)
         if not 0 < self.growth <= 1:
             raise ValueError(f"growth is {self.growth!r}; it must lie between 0 and 1")
 

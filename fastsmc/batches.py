@@ -70,13 +70,25 @@ class Data:
         first: int = 0,
         ranks: Alone = ALONE,
     ) -> None:
-        rows = Rows.of(x)
-        targets = posterior.likelihood.targets(arrays.on_host(y, "y"), posterior.network.num_outputs)
-        if len(rows) != len(targets):
-            raise ValueError(f"x has {len(rows)} rows, but y has {len(targets)}; they must agree")
+        rows, y, likelihood, outputs = (
+            Rows.of(x),
+            arrays.on_host(y, "y"),
+            posterior.likelihood,
+            posterior.network.num_outputs,
+        )
+        if y.ndim > 0 and len(rows) != len(y):
+            raise ValueError(f"x has {len(rows)} rows, but y has {len(y)}; they must agree")
         factors = None if weights is None else _factors(weights, len(rows))
         used = np.arange(len(rows)) if factors is None else np.flatnonzero(factors)
-        posterior.likelihood.check_labels(targets, used, posterior.network.num_outputs)
+        if len(used) < len(rows):  # what is left out may hold anything
+            y = y.copy()
+            y[factors == 0] = y[used[0]]
+        targets = likelihood.targets(y, outputs)
+        likelihood.check_labels(targets, used, outputs)
+        if stratify and not (likelihood.classifies or targets.dtype.kind in "iu"):
+            raise ValueError(
+                "stratify is True, but the likelihood has no classes; it must be False unless y holds labels"
+            )
         if first > len(used):
             raise ValueError(f"x has {len(used)} rows that count; there must be at least the {first} of initial")
         u = random.uniform((1, len(used)), seed=seed, stream=random.Stream.ORDER, backend=posterior.host_backend)[0]
@@ -128,11 +140,10 @@ def _factors(weights: Any, count: int) -> np.ndarray:
 
 def _spread(u: np.ndarray, labels: np.ndarray) -> np.ndarray:
     """Keys that sort points by the share of their class that comes before them, in the random order of u."""
-    if labels.dtype.kind not in "iu":
-        raise ValueError("stratify is True, but the likelihood has no classes; it must be False unless y holds labels")
     keys = np.empty_like(u)
-    for label in np.unique(labels):
-        members = np.flatnonzero(labels == label)
+    classes = np.unique(labels, axis=0, return_inverse=True)[1].ravel() if len(labels) else labels
+    for number in np.unique(classes):
+        members = np.flatnonzero(classes == number)
         rank = np.argsort(np.argsort(u[members], kind="stable"))
         keys[members] = (rank + u[members]) / len(members)
     return keys

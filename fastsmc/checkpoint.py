@@ -23,6 +23,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from fastsmc import arrays, sources
+from fastsmc.checks import check_whole
 from fastsmc.files import PARTS, describe, encoded, given_or_made, legible, load_state, write_atomically
 from fastsmc.ranks import ALONE, Alone
 from fastsmc.start import Resumption, Start
@@ -58,8 +59,8 @@ class Checkpoint:
     def __post_init__(self) -> None:
         if not self.seconds >= 0:
             raise ValueError(f"seconds is {self.seconds!r}; it must be a number of seconds, zero or more")
-        if self.iterations is not None and self.iterations < 1:
-            raise ValueError(f"iterations is {self.iterations!r}; it must be at least 1, or None")
+        if self.iterations is not None:
+            check_whole("iterations", self.iterations, also=", or None")
 
 
 @dataclass(frozen=True)

@@ -23,6 +23,15 @@ class DegenerateError(RuntimeError):
     result = None
 
 
+def _check_any_counts(log_weights: np.ndarray) -> None:
+    """Raise DegenerateError where all particles have weight zero."""
+    if np.all(np.isneginf(log_weights)):
+        raise DegenerateError(
+            f"all {len(log_weights)} particles have a density that is zero or not finite; "
+            "the data may hold NaN, or the step size may be too large"
+        )
+
+
 class Proposal(NamedTuple):
     """Where every particle would go, what is known there, and the log ratio that accepts or weights it, [P].
 
@@ -178,6 +187,7 @@ class Cloud:
         """Sum over all particles, float64 [d], of `sums` of all that are here, in the order of the particles."""
         return self.memory.host(self.ranks.total(self.memory.concatenate(sums)))
 
+    @np.errstate(invalid="ignore")  # zero times -inf
     def log_density(self, target: Target) -> np.ndarray:
         """Unnormalised log density of a target that uses the current batch, [P]."""
         return self.log_prior + target.power * self.log_likelihood
@@ -311,6 +321,7 @@ class Cloud:
         if self.momentum is not None:
             self.momentum = proposal.momentum
 
+    @np.errstate(invalid="ignore")  # -inf less -inf: reweight knows what NaN is
     def observe(self, data: Data, previous: Target, target: Target) -> np.ndarray:
         """Go from one target's batch to the next's, and return what that adds to the particles' log densities, [P].
 
@@ -343,17 +354,14 @@ class Cloud:
         Returns the log of the mean increment under the old weights, which is the step of the evidence, and how many
         particles were lost.
         """
-        log_weights = self.log_weights + increment
+        with np.errstate(invalid="ignore"):
+            log_weights = self.log_weights + increment
         bad = ~(log_weights < np.inf) | ~np.isfinite(self.log_prior)
         if self.log_likelihood is not None:
             bad |= ~np.isfinite(self.log_likelihood)
         lost = np.count_nonzero(bad & (self.log_weights > -np.inf))
         log_weights[bad] = -np.inf
-        if np.all(np.isneginf(log_weights)):
-            raise DegenerateError(
-                f"all {len(log_weights)} particles have a density that is zero or not finite; "
-                "the data may hold NaN, or the step size may be too large"
-            )
+        _check_any_counts(log_weights)
         _, log_sum, ess = ops.normalize_log_weights(log_weights, backend=self.posterior.host_backend)
         self.log_weights, self.ess = log_weights - log_sum, float(ess)
         return float(log_sum), lost
@@ -379,8 +387,9 @@ class Cloud:
 
     def log_conditional_ess(self, increment: np.ndarray) -> float:
         """Log of the conditional effective sample size of increments as a fraction of one, (sum W v)^2 / sum W v^2."""
-        usable = np.where(np.isnan(increment), -np.inf, increment)
+        usable = np.where(increment < np.inf, increment, -np.inf)  # also where it is NaN
         powers = self.log_weights + np.multiply.outer((1, 2), usable)
+        _check_any_counts(powers[0])
         first, second = ops.normalize_log_weights(powers, backend=self.posterior.host_backend).log_sum
         return float(2 * first - second)
 

@@ -203,7 +203,7 @@ def describe(value: Any) -> Any:
     """A value in JSON: a dataclass by its name and fields, one that `KINDS` does not have by its name alone."""
     if isinstance(value, Mapping):
         return {"entries": {name: describe(entry) for name, entry in value.items()}}
-    if isinstance(value, np.ndarray):
+    if isinstance(value, np.ndarray | np.generic):
         return value.tolist()
     if isinstance(value, tuple | list):
         return [describe(entry) for entry in value]

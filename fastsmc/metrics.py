@@ -7,6 +7,8 @@ from typing import NamedTuple
 import numpy as np
 from numpy.typing import ArrayLike
 
+from fastsmc.checks import check_whole
+
 
 class Reliability(NamedTuple):
     """Predictions sorted into bins by confidence; empty bins hold NaN."""
@@ -37,8 +39,7 @@ def expected_calibration_error(proba: ArrayLike, y: ArrayLike, bins: int = 15) -
 
 def reliability(proba: ArrayLike, y: ArrayLike, bins: int = 15) -> Reliability:
     """Mean confidence, accuracy and count of the predictions in `bins` equally wide bins (lower, upper]."""
-    if bins < 1:
-        raise ValueError(f"bins is {bins}, but must be at least 1")
+    check_whole("bins", bins)
     proba, y = _checked(proba, y)
     confidence = proba.max(axis=1)
     place = np.clip(np.ceil(confidence * bins).astype(int) - 1, 0, bins - 1)

@@ -12,6 +12,7 @@ import numpy as np
 from fastsmc import random
 from fastsmc.annealing import Target
 from fastsmc.batches import Data
+from fastsmc.checks import check_whole
 from fastsmc.cloud import Cloud, Proposal
 from fastsmc.lkernels import LKERNELS, LKernel, Reversible
 
@@ -50,7 +51,8 @@ class Move:
 
     ``step_size`` None is found at the first batch and adapted from iteration to iteration towards
     ``target_acceptance``: the mean over particles of min(1, exp(log ratio)), which for moves without accept/reject
-    measures their energy error. A number is held fixed.
+    measures their energy error. A number is held fixed. ``target_acceptance`` None is what suits the move; without
+    accept/reject 0.95 or so, since steps near the longest that are stable leave all weight to a few particles.
 
     With ``precondition`` the steps of every weight are in units of its deviation under the target as the Fisher
     information estimates it (``Cloud.scale``), which is learned from the particles' gradients as the run goes on. It
@@ -61,21 +63,33 @@ class Move:
     """
 
     step_size: float | None = None
-    target_acceptance: float = 0.8
+    target_acceptance: float | None = None
     num_moves: int | None = 1
     precondition: bool = False
 
     uses_gradient: ClassVar[bool] = True
+    best_acceptance: ClassVar[float] = 0.8
+    """For the distance per step, where proposals are accepted or rejected."""
+    safe_acceptance: ClassVar[float] = 0.95
+    """Where they are not."""
     decorrelation: ClassVar[float] = 0.5
     most_moves: ClassVar[int] = 50
 
     def __post_init__(self) -> None:
         if self.step_size is not None and not (math.isfinite(self.step_size) and self.step_size > 0):
             raise ValueError(f"step_size is {self.step_size!r}; it must be positive, or None to be adapted")
+        if self.target_acceptance is None:
+            suits = self.best_acceptance if self.tests else self.safe_acceptance
+            object.__setattr__(self, "target_acceptance", suits)
         if not 0 < self.target_acceptance < 1:
             raise ValueError(f"target_acceptance is {self.target_acceptance!r}; it must lie between 0 and 1")
-        if self.num_moves is not None and self.num_moves < 1:
-            raise ValueError(f"num_moves is {self.num_moves!r}; it must be at least 1, or None to be adapted")
+        if self.num_moves is not None:
+            check_whole("num_moves", self.num_moves, also=", or None to be adapted")
+
+    @property
+    def tests(self) -> bool:
+        """Whether proposals are accepted or rejected, where forces are exact."""
+        return True
 
     def backward_kernel(self, target: Target) -> LKernel:
         """The weight update of this move under a target."""
@@ -138,7 +152,7 @@ class Move:
             return Outcome(increment, math.nan, math.nan, proposal.heat)
         finite = ratio[np.isfinite(ratio)]
         energy_error = float(np.mean(np.abs(finite))) if len(finite) else math.inf
-        return Outcome(increment, acceptance_of(ratio), energy_error, proposal.heat)
+        return Outcome(increment, acceptance_of(ratio, cloud), energy_error, proposal.heat)
 
 
 def check_persistence(persistence: float) -> None:
@@ -147,9 +161,10 @@ def check_persistence(persistence: float) -> None:
         raise ValueError(f"persistence is {persistence!r}; it must be at least 0 and less than 1")
 
 
-def acceptance_of(log_ratio: np.ndarray) -> float:
-    """Mean acceptance probability; a ratio that is NaN counts as zero."""
-    return float(np.mean(np.exp(np.minimum(np.where(np.isnan(log_ratio), -np.inf, log_ratio), 0.0))))
+def acceptance_of(log_ratio: np.ndarray, cloud: Cloud) -> float:
+    """Mean acceptance probability of the particles that have a weight; a ratio that is NaN counts as zero."""
+    ratio = log_ratio[cloud.log_weights > -np.inf]
+    return float(np.mean(np.exp(np.minimum(np.where(np.isnan(ratio), -np.inf, ratio), 0.0))))
 
 
 def correlation(before: np.ndarray, after: np.ndarray) -> float:
@@ -164,8 +179,8 @@ def correlation(before: np.ndarray, after: np.ndarray) -> float:
 class RandomWalk(Move):
     """Metropolis random walk: ``theta' = theta + step_size * xi``. Needs no gradient, and has no preconditioner."""
 
-    target_acceptance: float = 0.234
     uses_gradient: ClassVar[bool] = False
+    best_acceptance: ClassVar[float] = 0.234
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -174,6 +189,7 @@ class RandomWalk(Move):
                 "precondition is True; it must be False for RandomWalk, which has no gradients to learn from"
             )
 
+    @np.errstate(invalid="ignore")  # -inf less -inf, where a particle has weight zero
     def propose(self, cloud: Cloud, data: Data, target: Target, step_size: float, draw: Draw) -> Proposal:
         """See `Move`."""
         stream = draw.key(random.Stream.MOMENTUM)
@@ -206,8 +222,7 @@ class HMC(Move):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        if self.num_steps < 1:
-            raise ValueError(f"num_steps is {self.num_steps!r}; it must be at least 1")
+        check_whole("num_steps", self.num_steps)
         check_persistence(self.persistence)
         if not 0 <= self.jitter < 1:
             raise ValueError(f"jitter is {self.jitter!r}; it must be at least 0 and less than 1")
@@ -218,6 +233,11 @@ class HMC(Move):
                 f"lkernel is {self.lkernel!r}; it must be 'forward' unless adjusted is False and all momenta are fresh"
             )
 
+    @property
+    def tests(self) -> bool:
+        """See `Move`."""
+        return self.adjusted
+
     def backward_kernel(self, target: Target) -> LKernel:
         """Reversible where adjusted, otherwise what ``lkernel`` names."""
         return Reversible() if self.adjusted else LKERNELS[self.lkernel]()
@@ -226,6 +246,7 @@ class HMC(Move):
         """One leapfrog step."""
         return replace(self, num_steps=1)
 
+    @np.errstate(invalid="ignore")  # -inf less -inf, where a particle has weight zero
     def propose(self, cloud: Cloud, data: Data, target: Target, step_size: float, draw: Draw) -> Proposal:
         """See `Move`."""
         key, backend = draw.key(random.Stream.MOMENTUM), cloud.posterior.host_backend
@@ -248,8 +269,9 @@ class MALA(HMC):
     """Metropolis-adjusted Langevin: HMC with one leapfrog step (Roberts and Tweedie, 1996)."""
 
     num_steps: int = 1
-    target_acceptance: float = 0.574
     jitter: float = field(default=0.0, kw_only=True)
+
+    best_acceptance: ClassVar[float] = 0.574
 
 
 @dataclass(frozen=True)
@@ -257,9 +279,11 @@ class Langevin(HMC):
     """Unadjusted Langevin: ``theta' = theta + step^2/2 grad log pi + step * xi``, weighted by the forward proposal."""
 
     num_steps: int = 1
-    target_acceptance: float = 0.9
     adjusted: bool = False
     jitter: float = field(default=0.0, kw_only=True)
+
+    best_acceptance: ClassVar[float] = MALA.best_acceptance
+    safe_acceptance: ClassVar[float] = 0.9
 
 
 @dataclass(frozen=True)

@@ -69,7 +69,7 @@ def normal(
     return _fill("normal", np.float32, shape, seed, iteration, stream, first_slot, backend, device)
 
 
-def check_key(seed: int, iteration: int, stream: int, first_slot: int) -> None:
+def check_key(seed: int, iteration: int = 0, stream: int = 0, first_slot: int = 0) -> None:
     """Raise ValueError unless these are whole numbers that fit the key and the counter."""
     for argument, value, bits in (
         ("seed", seed, 64),
@@ -78,7 +78,7 @@ def check_key(seed: int, iteration: int, stream: int, first_slot: int) -> None:
         ("first_slot", first_slot, 32),
     ):
         if not (hasattr(value, "__index__") and 0 <= value < 2**bits):
-            raise ValueError(f"{argument} is {value}; it must be a whole number from 0 to 2**{bits} - 1")
+            raise ValueError(f"{argument} is {value!r}; it must be a whole number from 0 to 2**{bits} - 1")
 
 
 def _fill(

@@ -24,6 +24,12 @@ MOVED = 0.01
 """Acceptance below which particles are taken to stand still."""
 
 
+EARLIER = "earlier: "
+"""Before what the result had warned of that a run started from."""
+FEW, FEWEST = 0.05, 2
+"""An effective sample size is low that is less than this share of the particles, or than this number."""
+
+
 class History(Mapping[str, np.ndarray]):
     """One row an iteration; ``history["ess"]`` or ``history.ess`` is a column.
 
@@ -52,6 +58,10 @@ class History(Mapping[str, np.ndarray]):
     def copy(self) -> History:
         """A history that later iterations leave alone."""
         return History(self._columns)
+
+    def ended(self, **row: Any) -> History:
+        """A copy whose newest row has other values."""
+        return History(self._columns | {name: [*self._columns[name][:-1], value] for name, value in row.items()})
 
     @property
     def last(self) -> dict[str, Any]:
@@ -138,7 +148,9 @@ class Result:
             started_from=state.start.origin,
             state=state,
         )
-        result.warnings = result._judge()
+        judged = result._judge()
+        earlier = (said for said in state.start.warnings if said not in judged)
+        result.warnings = judged + [f"{EARLIER}{said.removeprefix(EARLIER)}" for said in earlier]
         return result
 
     def _judge(self) -> list[str]:
@@ -155,12 +167,22 @@ class Result:
                 "do not correct for it: there is no log_evidence, and they are a sample of the posterior only as far "
                 "as the moves made them forget where they started"
             )
-        collapsed = self.history["iteration"][self.history["distinct_ancestors"] == 1]
+        ancestors = self.history["distinct_ancestors"]
+        collapsed = self.history["iteration"][ancestors == 1]
         if count > 1 and len(collapsed):
             found.append(
                 f"the particles collapsed to one ancestor at {len(collapsed)} of {len(self.history)} iterations, "
                 f"last at iteration {collapsed[-1]}; they are independent only as far as the moves since then made them"
             )
+        if self.genealogy is not None:
+            few = (self.history["ess"] < max(FEW * count, min(FEWEST, count))) & (ancestors > 1)
+            if few.any():
+                lowest, last = self.history["ess"][few].min(), self.history["iteration"][few][-1]
+                found.append(
+                    f"the effective sample size of the {count} particles was low at {few.sum()} of {len(self.history)} "
+                    f"iterations, {lowest:.3g} at the least, last at iteration {last}: so few of them said what came "
+                    "after, and log_evidence"
+                )
         loose = np.isnan(self.history["acceptance"]).sum()
         if loose:
             found.append(

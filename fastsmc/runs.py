@@ -6,11 +6,13 @@ import copy
 import math
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 from fastsmc import arrays
+from fastsmc.checkpoint import Checkpoint
 from fastsmc.result import Result
 from fastsmc.sampler import Sampler
 
@@ -38,10 +40,14 @@ class Runs:
     def combined(self) -> Result:
         """All particles as one result, each run weighted by its evidence; equally where it has none.
 
-        The history is that of the last run.
+        The history is that of the last run, but for the evidence at its end, which is that of all.
         """
         ratios = self._ratios()
-        return _together(self.results, np.ones(len(self.results)) if ratios is None else ratios)
+        if ratios is None:
+            return _together(self.results, np.ones(len(self.results)))
+        pooled, error = _together(self.results, ratios), self.log_evidence_error
+        end = {"log_evidence": self.log_evidence} | ({} if error is None else {"evidence_variance": error**2})
+        return replace(pooled, history=pooled.history.ended(**end))
 
     def to_arviz(self, x: Any = None, y: Any = None, **options: Any) -> Any:
         """For ArviZ, each run a chain: `fastsmc.integrations.arviz.to_arviz`."""
@@ -112,9 +118,11 @@ def run_many(smc: Sampler, x: Any, y: Any, seeds: Iterable[int] = range(4), **op
     chosen = list(seeds)
     if not chosen or len(set(chosen)) < len(chosen):
         raise ValueError(f"seeds is {chosen!r}; it must hold at least one number, and none twice")
-    folder, results = options.pop("checkpoint", None), []
+    plan, results = options.pop("checkpoint", None), []
+    plan = plan if plan is None or isinstance(plan, Checkpoint) else Checkpoint(plan)
     for seed in chosen:
         one = copy.copy(smc)
         one.seed = seed
-        results.append(one.run(x, y, checkpoint=folder and f"{folder}/{seed}", **options))
+        keep = plan and replace(plan, folder=Path(plan.folder) / str(seed))
+        results.append(one.run(x, y, checkpoint=keep, **options))
     return Runs(tuple(results))

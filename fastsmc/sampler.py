@@ -15,11 +15,13 @@ from typing import Any
 from fastsmc import arrays, backends, environment, logs, ops
 from fastsmc.annealing import Target
 from fastsmc.checkpoint import Checkpoint, Keeper
+from fastsmc.checks import check_kind, check_whole
 from fastsmc.cloud import DegenerateError
 from fastsmc.lkernels import Reversible
 from fastsmc.moves import Move
 from fastsmc.posterior import Posterior
 from fastsmc.progress import Progress
+from fastsmc.random import check_key
 from fastsmc.ranks import ALONE, Ranks
 from fastsmc.result import Result
 from fastsmc.sources import read
@@ -44,9 +46,12 @@ class Sampler(ABC):
         seed: int,
         distributed: bool = False,
     ) -> None:
-        for name, value in (("num_particles", num_particles), ("num_iterations", num_iterations)):
-            if value is not None and value < 1:
-                raise ValueError(f"{name} is {value!r}; it must be at least 1")
+        check_kind("posterior", posterior, Posterior, "fs.Posterior(network)")
+        if move is not None:
+            check_kind("move", move, Move, "fs.HMC()")
+        check_whole("num_particles", num_particles)
+        if num_iterations is not None:
+            check_whole("num_iterations", num_iterations)
         if resampling not in ops.SCHEMES:
             raise ValueError(f"resampling is {resampling!r}; it must be one of {', '.join(ops.SCHEMES)}")
         if device is not None:
@@ -54,8 +59,7 @@ class Sampler(ABC):
                 backends.choose(backend or posterior.backend, device)
             except ValueError as error:
                 raise ValueError(f"device is {device!r}, but {error}") from None
-        if not 0 <= seed < 2**64:
-            raise ValueError(f"seed is {seed!r}; it must be a whole number from 0 to 2**64 - 1")
+        check_key(seed)
         self.posterior = posterior if backend is None else posterior.on(backend)
         self.device = device
         self.num_particles = num_particles

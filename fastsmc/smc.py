@@ -16,6 +16,7 @@ import numpy as np
 
 from fastsmc.annealing import AdaptiveDataAnnealing, Annealing, Target
 from fastsmc.batches import Data
+from fastsmc.checks import check_kind
 from fastsmc.cloud import Cloud, distinct
 from fastsmc.moves import HMC, Draw, KineticLangevin, Move
 from fastsmc.posterior import Posterior
@@ -89,6 +90,7 @@ class SMC(Sampler):
         distributed: bool = False,
     ) -> None:
         annealing = AdaptiveDataAnnealing() if annealing is None else annealing
+        check_kind("annealing", annealing, Annealing, "fs.FullBatch()")
         move = HMC() if move is None and waste_free > 1 else move
         num_iterations = annealing.num_iterations if num_iterations is None else num_iterations
         super().__init__(posterior, num_particles, move, num_iterations, resampling, backend, device, seed, distributed)

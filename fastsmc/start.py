@@ -60,6 +60,8 @@ class Start:
     log_evidence: float = 0.0
     """Of those data, and the relative variance of its estimate."""
     evidence_variance: float = 0.0
+    warnings: Sequence[str] = ()
+    """What the result that this is had warned of."""
 
     def begin(self, sampler: Any, posterior: Posterior, data: Data) -> State:
         """The state of an `SMC` sampler's run before its first iteration."""
@@ -160,6 +162,11 @@ class Continuation(Start):
         """See `Start`; the steps of a run are taken for independent."""
         return float(self.result.history["evidence_variance"][-1])
 
+    @property
+    def warnings(self) -> Sequence[str]:
+        """See `Start`."""
+        return tuple(self.result.warnings)
+
     def target(self, annealing: Annealing, data: Data) -> Target:
         """See `Start`."""
         if not annealing.extends:
@@ -200,7 +207,7 @@ class Resumption(Start):
         What the cloud has one of.
     step_size, number, mixture
         As `State` has them.
-    origin, num_data, iteration, evidence_variance
+    origin, num_data, iteration, evidence_variance, warnings
         Of how the run had begun, as `Start` has them.
     """
 
@@ -214,12 +221,13 @@ class Resumption(Start):
     num_data: int
     iteration: int
     evidence_variance: float
+    warnings: Sequence[str] = ()
 
     @classmethod
     def of(cls, result: Result) -> Resumption:
         """A copy of the state that a result has come with."""
-        state = result.state
-        began = {name: getattr(state.start, name) for name in ("origin", "num_data", "iteration", "evidence_variance")}
+        state, names = result.state, ("origin", "num_data", "iteration", "evidence_variance", "warnings")
+        began = {name: getattr(state.start, name) for name in names}
         return cls(result, *state.cloud.stored(), state.step.value, state.number, tuple(state.mixture), **began)
 
     def begin(self, sampler: Any, posterior: Posterior, data: Data) -> State:

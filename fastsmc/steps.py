@@ -19,7 +19,8 @@ class StepSize:
     After every move ``log step += gain * (acceptance - target acceptance)``; P particles make the acceptance of one
     move precise enough for a constant gain. Moves that do not compute their acceptance have their step shortened by as
     much as their momenta are hotter than ``hottest``. Without a preconditioner the step is scaled by the square root
-    of the ratio of the data points that count when their number grows, as the curvature of the likelihood is.
+    of the ratio of the data points that count when their number grows, as the curvature of the likelihood is; less than
+    one counts as one, for the prior has a curvature too.
     """
 
     initial = 0.1
@@ -48,7 +49,7 @@ class StepSize:
     def rescale(self, previous: Target, target: Target) -> None:
         """Shorten the step as more data count, unless a preconditioner does."""
         if self.adapts and not self.move.precondition and target.count > previous.count:
-            self.value *= math.sqrt(previous.count / target.count)
+            self.value *= math.sqrt(max(previous.count, 1) / max(target.count, 1))
 
     def adapt(self, outcome: Outcome, target: Target) -> None:
         """Lengthen or shorten the step after a move."""
@@ -66,7 +67,7 @@ class StepSize:
         def too_long(step: float) -> bool:
             ratio = probe.propose(cloud, data, target, step, draw).log_ratio
             cloud.momentum = None  # of the probe alone: the same numbers must not be mixed in again
-            return acceptance_of(ratio) < probe.target_acceptance
+            return acceptance_of(ratio, cloud) < probe.target_acceptance
 
         probe = self.move.probe()
         step, shrink = self.initial, too_long(self.initial)

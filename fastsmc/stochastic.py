@@ -15,6 +15,7 @@ from fastsmc import random
 from fastsmc.annealing import Target
 from fastsmc.arrays import View
 from fastsmc.batches import Data
+from fastsmc.checks import check_whole
 from fastsmc.cloud import Cloud, Proposal
 from fastsmc.lkernels import ForwardProposal, LKernel, Unweighted
 from fastsmc.moves import Draw, KineticLangevin, Move, check_persistence
@@ -64,11 +65,15 @@ class SGHMC(Move):
         if self.num_moves is None:
             raise ValueError("num_moves is None; it must be a number for SGHMC, which does not compute log densities")
         for name in ("num_steps", "batch_size", "sharing"):
-            if getattr(self, name) < 1:
-                raise ValueError(f"{name} is {getattr(self, name)!r}; it must be at least 1")
+            check_whole(name, getattr(self, name))
         if not self.coverage >= 0:
             raise ValueError(f"coverage is {self.coverage!r}; it must be at least 0")
         check_persistence(self.persistence)
+
+    @property
+    def tests(self) -> bool:
+        """See `Move`."""
+        return not self.weighted
 
     @cached_property
     def whole(self) -> KineticLangevin:

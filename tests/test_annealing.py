@@ -44,6 +44,12 @@ def test_data_annealing_doubles():
     assert sizes == [100, 100, 200, 200, 400, 800, 800, 1000]
 
 
+@pytest.mark.parametrize(("factor", "num_data"), [(5, 125), (10, 1000), (3, 243), (2, 2**20)])
+def test_steps_end_where_a_power_of_the_factor_is_all_the_data(factor, num_data):
+    steps = fs.DataAnnealing(start=1, factor=factor).steps(num_data)
+    assert steps == [factor**k for k in range(len(steps))] and steps[-1] == num_data
+
+
 def test_given_sizes_share_the_iterations():
     sizes = [t.batch_size for t in schedule(fs.DataAnnealing(sizes=[10, 30]), 8, 100)]
     assert sizes == [10, 10, 10, 30, 30, 30, 100, 100]
@@ -61,8 +67,10 @@ def test_scaled_batches_weigh_as_much_as_all_the_data():
 
 def test_mini_batches_are_consecutive_blocks_over_and_over():
     targets = schedule(fs.MiniBatch(30, every=2), 10, 100)
-    assert [(t.start, t.stop) for t in targets[::2]] == [(0, 30), (30, 60), (60, 90), (0, 30), (30, 60)]
+    assert [(t.start, t.stop) for t in targets[::2]] == [(0, 30), (30, 60), (60, 90), (10, 40), (40, 70)]
     assert targets[::2] == targets[1::2]
+    assert [t.start for t in schedule(fs.MiniBatch(25), 9, 100)] == [0, 25, 50, 75, 0, 25, 50, 75, 0]
+    assert {t.start for t in schedule(fs.MiniBatch(200), 9, 300)} == {0, 100}  # so that all points are seen
     assert targets[0].likelihood_scale == pytest.approx(100 / 30)
     assert schedule(fs.MiniBatch(500), 1, 100) == [Target(0, 100, 1.0)]
 
@@ -222,6 +230,8 @@ def test_stratified_batches_hold_the_classes_in_proportion():
         assert np.all(np.abs(counts - size * shares) <= 2)
     assert sorted(map(tuple, ordered.x)) == sorted(map(tuple, x))
     assert not np.array_equal(ordered.x, fs.batches.Data(x, y, posterior, 5, stratify=True).x)
+    rare = fs.batches.Data(x, y == 0, fs.Posterior(fs.MLP([2, 1]), likelihood="bernoulli"), 4, stratify=True)
+    assert all(abs(rare.y[:size].sum() - size / 20) <= 1 for size in range(1, 201))
     with pytest.raises(ValueError, match="stratify is True, but the likelihood has no classes"):
         fs.batches.Data(x, x[:, 0], fs.Posterior(fs.MLP([2, 1]), likelihood="gaussian"), 0, stratify=True)
 

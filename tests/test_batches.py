@@ -49,6 +49,18 @@ def test_points_of_weight_zero_are_as_if_they_were_not_there(classes, move):
         np.testing.assert_array_equal(got.history[column], expected.history[column])
 
 
+def test_points_of_weight_zero_may_hold_anything():
+    x, y = np.zeros((9, 2), np.float32), np.arange(9.0)
+    x[4], y[[4, 6]], weights = np.nan, np.nan, np.ones(9)
+    posterior = fs.Posterior(fs.MLP([2, 1]), likelihood="gaussian")
+    weights[4] = 0
+    with pytest.raises(ValueError, match=r"y\[6, 0\] is nan"):
+        Data(x, y, posterior, 0, weights=weights)
+    weights[6] = 0
+    assert sorted(Data(x, y, posterior, 0, weights=weights).y[:, 0]) == [0, 1, 2, 3, 5, 7, 8]
+    assert np.isnan(y[4])
+
+
 def test_bridges_and_growing_batches_weight_points_by_both_factors(classes):
     """What targets add is the difference of the log densities that sums over single points give."""
     posterior, x, y, _ = classes

@@ -171,7 +171,7 @@ def test_particles_that_diverge_stay_where_they_were(step_size):
 
 def test_sghmc_accepts_or_rejects_where_its_forces_are_exact():
     posterior, x, y = problem(40)
-    result = fs.SMC(posterior, 64, fs.DataAnnealing(start=10), fs.SGHMC(), 8).run(x, y)
+    result = fs.SMC(posterior, 64, fs.DataAnnealing(start=2), fs.SGHMC(), 8).run(x, y)
     assert np.all(np.isfinite(result.history.acceptance)) and result.warnings == []
     result = fs.SMC(posterior, 64, fs.DataAnnealing(start=10), fs.SGHMC(batch_size=20), 8).run(x, y)
     np.testing.assert_array_equal(np.isnan(result.history.acceptance), result.history.batch_size > 20)

@@ -48,6 +48,9 @@ def test_all_particles_together_are_weighted_by_evidence(problem, runs):
     np.testing.assert_allclose(shares, each / each.sum())
     apart = np.array([r.predict_proba(x) for r in runs.results])
     np.testing.assert_allclose(whole.predict_proba(x), np.einsum("r,rnc->nc", shares, apart), atol=1e-6)
+    assert whole.log_evidence == pytest.approx(runs.log_evidence)
+    assert whole.log_evidence_error == pytest.approx(runs.log_evidence_error)
+    assert runs.results[-1].log_evidence != whole.log_evidence  # which it keeps
 
 
 def test_without_evidence_runs_count_alike(problem):
@@ -67,6 +70,18 @@ def test_checkpoints_lie_apart(problem, tmp_path):
     posterior, x, y = problem
     fs.run_many(fs.SMC(posterior, 4, num_iterations=1), x, y, (0, 1), progress=False, checkpoint=tmp_path)
     assert sorted(p.name for p in tmp_path.iterdir()) == ["0", "1"]
+
+
+def test_a_plan_and_numbers_of_numpy_s_are_kept(problem, tmp_path):
+    _, x, y = problem
+    posterior = fs.Posterior(fs.MLP([x.shape[1], 3]), fs.Normal(np.float32(0.5)))
+    smc = fs.SMC(posterior, np.int64(4), fs.FullBatch(), fs.HMC(np.int32(2)), np.int64(2))
+    plan = fs.Checkpoint(tmp_path / "runs", iterations=1)
+    runs = fs.run_many(smc, x, y, np.arange(2), progress=False, checkpoint=plan)
+    assert sorted(p.name for p in plan.folder.iterdir()) == ["0", "1"]
+    for folder, result in zip(("0", "1"), runs.results, strict=True):
+        resumed = fs.resume(plan.folder / folder, progress=False)
+        assert np.array_equal(resumed.particles, result.particles) and resumed.posterior.prior.scale == 0.5
 
 
 @pytest.mark.parametrize("seeds", [[], [1, 1]])

@@ -1,5 +1,6 @@
 import numpy as np
 import pytest
+import torch
 from problems import threads_change_no_bit
 from processes import printed
 
@@ -261,11 +262,15 @@ def test_a_forced_backend_serves_every_op(problem, monkeypatch, move):
     ("options", "fragment"),
     [
         ({"num_particles": 0}, "num_particles is 0; it must be at least 1"),
+        ({"num_particles": 8.5}, "num_particles is 8.5; it must be a whole number"),
         ({"num_iterations": 0}, "num_iterations is 0"),
+        ({"num_iterations": 4.5}, "num_iterations is 4.5; it must be a whole number"),
         ({"resampling": "best"}, "resampling is 'best'; it must be one of systematic"),
         ({"ess_threshold": 1.5}, "ess_threshold is 1.5"),
         ({"device": "cuda"}, "device is 'cuda'"),
         ({"seed": -1}, "seed is -1"),
+        ({"seed": None}, "seed is None; it must be a whole number from 0 to 2**64 - 1"),
+        ({"annealing": lambda: fs.MiniBatch(20.5)}, "batch_size is 20.5; it must be a whole number"),
         ({"waste_free": 0}, "waste_free is 0; it must divide num_particles, 64"),
         ({"waste_free": 5}, "waste_free is 5; it must divide num_particles, 64"),
         ({"waste_free": 128}, "waste_free is 128; it must divide"),
@@ -289,3 +294,56 @@ def test_what_cannot_be_is_refused_in_a_sentence(problem, options, fragment):
     with pytest.raises(ValueError, match=r".") as error:
         fs.SMC(posterior, **{k: v() if callable(v) else v for k, v in options.items()}).run(x, y)
     assert fragment in str(error.value) and "\n" not in str(error.value)
+
+
+@pytest.mark.parametrize(
+    ("options", "sentence"),
+    [
+        ({"annealing": "full"}, r"annealing is 'full'; it must be of the kind Annealing, as fs.FullBatch\(\) is"),
+        ({"annealing": fs.FullBatch}, "annealing is <class .*FullBatch'>; it must be of the kind Annealing"),
+        ({"move": "hmc"}, r"move is 'hmc'; it must be of the kind Move, as fs.HMC\(\) is"),
+        ({"move": fs.HMC}, "move is <class .*HMC'>; it must be of the kind Move"),
+        ({"posterior": fs.MLP([2, 3])}, "posterior is MLP.*; it must be of the kind Posterior"),
+    ],
+)
+def test_what_is_of_another_kind_is_refused_in_a_sentence(problem, options, sentence):
+    with pytest.raises(TypeError, match=sentence):
+        fs.SMC(**{"posterior": problem[0], **options})
+
+
+@pytest.mark.parametrize("annealing", [None, fs.LikelihoodTempering(), fs.FullBatch(), fs.SmoothDataAnnealing(start=5)])
+@pytest.mark.filterwarnings("error::RuntimeWarning")
+def test_particles_that_all_have_no_density_end_the_run(annealing):
+    rng = np.random.default_rng(0)
+    x, y = (1e4 * rng.standard_normal((60, 3))).astype(np.float32), rng.poisson(2, 60)  # rates overflow
+    with pytest.raises(fs.DegenerateError, match="all 16 particles have a density that is zero or not finite"):
+        fs.SMC(fs.Posterior(fs.MLP([3, 1]), likelihood="poisson"), 16, annealing, fs.HMC()).run(x, y, progress=False)
+
+
+def exponential(outputs, y):
+    """Targets of rate 1 + output; there is no density where that is negative."""
+    rate = 1 + outputs[..., 0]
+    return torch.where(rate > 0, rate.abs().log() - rate * y, -torch.inf)
+
+
+@pytest.mark.parametrize("move", [fs.HMC(5, target_acceptance=0.9), fs.KineticLangevin(3, num_moves=2)])
+def test_particles_without_a_density_do_not_stop_the_others(move):
+    rng = np.random.default_rng(1)
+    x = rng.standard_normal((200, 1), np.float32)
+    y = rng.exponential(1 / (2 + 0.3 * x[:, 0])).astype(np.float32)
+    posterior = fs.Posterior(fs.MLP([1, 1]), likelihood=exponential)
+    result = fs.SMC(posterior, 256, fs.SmoothDataAnnealing(start=1), move, 20).run(x, y, progress=False)
+    assert result.history.non_finite[0] > 30
+    assert result.history.step_size.min() > 1e-3
+
+
+def test_few_particles_that_count_are_warned_of(problem):
+    posterior, x, y = problem
+    found = []
+    for seed in range(10):
+        result = fs.SMC(posterior, 64, fs.FullBatch(), fs.HMC(3), 2, seed=seed).run(x, y, progress=False)
+        assert any("collapsed" in said or "was low" in said for said in result.warnings)
+        found += [said for said in result.warnings if "was low" in said]
+    assert "the effective sample size of the 64 particles was low at 1 of 2 iterations, " in found[0]
+    unmoved = fs.SMC(posterior, 64, fs.FullBatch(), fs.HMC(3), 2, ess_threshold=0.0).run(x, y, progress=False)
+    assert any("was low at 2 of 2 iterations" in said for said in unmoved.warnings)

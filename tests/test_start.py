@@ -171,3 +171,15 @@ def test_starts_that_do_not_fit_are_refused(initial, sentence):
 def test_a_spread_must_be_a_deviation(spread):
     with pytest.raises(ValueError, match=f"spread is {spread}; it must be a finite standard deviation"):
         WarmStart([], spread)
+
+
+def test_what_the_earlier_result_warned_of_is_not_forgotten(tmp_path):
+    posterior, x, y = problem(80)
+    collapsed = sampler(posterior, "full batch", fs.RandomWalk(step_size=1e-3), 8).run(x[:40], y[:40], progress=False)
+    (sentence,) = [said for said in collapsed.warnings if "collapsed" in said]
+    smc = sampler(posterior, num_particles=8)
+    result = smc.run(x, y, False, fs.Checkpoint(tmp_path, iterations=1), initial=collapsed)
+    assert f"earlier: {sentence}" in result.warnings
+    assert fs.resume(tmp_path, progress=False).warnings == result.warnings
+    again = sampler(posterior, num_particles=8).run(x, y, False, initial=result)
+    assert f"earlier: {sentence}" in again.warnings

@@ -89,9 +89,16 @@ def test_the_defaults(annealing):
     assert_exact(*runs(DATA, annealing, None, None))
 
 
-def test_adapted_steps_keep_the_moments():
-    ratios, means, seconds = runs(DATA, fs.DataAnnealing(start=3), fs.HMC(num_steps=4), 12)
-    assert_exact(ratios, means, seconds)
+ADAPTED = {
+    "hmc": fs.HMC(num_steps=4),
+    "hmc, unadjusted": fs.HMC(adjusted=False, precondition=True),
+    "kinetic langevin, unadjusted": fs.KineticLangevin(5, num_moves=2, adjusted=False, precondition=True),
+}
+
+
+@pytest.mark.parametrize("move", ADAPTED)
+def test_adapted_steps_keep_the_moments(move):
+    assert_exact(*runs(DATA, fs.DataAnnealing(start=3), ADAPTED[move], 12))
 
 
 def test_sghmc_is_nearly_right_for_short_steps_and_visibly_wrong_for_long_ones():
