@@ -14,6 +14,8 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+
 from fastsmc import data, logs, plotting
 from fastsmc.demo import BASELINE, PRESETS, SCHEMES, picture, run_schemes, summarise, table
 from fastsmc.environment import usable_cores, version, versions
@@ -65,12 +67,16 @@ def _parser() -> argparse.ArgumentParser:
     train.set_defaults(command=_train)
     train.add_argument("data", help="a folder of IDX files, a .npz or .csv file, or 'digits'")
     train.add_argument("--target", help="target column of a CSV file (default: the last)")
-    train.add_argument("--standardise", action="store_true", help="scale every feature to mean 0, deviation 1")
+    train.add_argument(
+        "--standardise",
+        action="store_true",
+        help="scale every feature to mean 0, deviation 1, and so the targets of a regression",
+    )
     train.add_argument("--network", choices=NETWORKS, default="mlp", help="lenet5 reads every row as a square image")
     train.add_argument("--hidden", nargs="*", type=_whole, default=[32], metavar="WIDTH", help="hidden layers of mlp")
     train.add_argument("--activation", default="relu")
     train.add_argument("--likelihood", choices=("categorical", "gaussian"), default="categorical")
-    train.add_argument("--noise", type=float, default=1.0, help="deviation of the Gaussian likelihood")
+    train.add_argument("--noise", type=float, help="deviation of the Gaussian likelihood (default: learned)")
     train.add_argument("--prior-scale", type=_scale, default="fan_in", help="a number or fan_in (the default)")
     train.add_argument("--scheme", choices=SCHEMES, default="adaptive", help="default: %(default)s")
     train.add_argument(
@@ -79,17 +85,14 @@ def _parser() -> argparse.ArgumentParser:
     train.add_argument(
         "--likelihood-scale",
         choices=("none", "full"),
-        default="none",
-        help="count every data point of a batch once (the default), or scale the batch up to all the data",
+        help="of data, smooth and mini: count every data point of a batch once (the default), or scale it up to all",
     )
     train.add_argument("--device", help="such as cuda (default: the cpu)")
     train.add_argument(
         "--precision", choices=PRECISIONS, default=PRECISIONS[0], help="of products (default: highest, float32)"
     )
     train.add_argument("--move", choices=MOVES, help="default: exact moves up to 5,000 rows, sghmc beyond")
-    train.add_argument(
-        "--num-steps", type=_whole, default=10, help="steps of --move hmc, kinetic and sghmc (default: 10)"
-    )
+    train.add_argument("--num-steps", type=_whole, help="steps of --move hmc, kinetic and sghmc (default: 10)")
     train.add_argument("--out", type=_output, help="where to save the particles (.safetensors)")
     train.add_argument("--plot", type=_output, help="where to draw the run")
     train.add_argument("--report", type=_output, help="where to write a report of the run (.html)")
@@ -109,7 +112,7 @@ def _add_run_options(parser: argparse.ArgumentParser, particles: int | None = No
     shown = "default: by data set" if particles is None else "default: %(default)s"
     parser.add_argument("--particles", type=_whole, default=particles, help=shown)
     parser.add_argument("--iterations", type=_whole, help="of schemes that do not end by themselves")
-    parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--seed", type=_natural, default=0)
     parser.add_argument("--json", type=_output, help="where to write figures and history")
     parser.add_argument("--quiet", action="store_true", help="no progress bar")
 
@@ -121,10 +124,21 @@ def _whole(text: str) -> int:
     return value
 
 
+def _natural(text: str) -> int:
+    value = int(text)
+    if value < 0:
+        raise argparse.ArgumentTypeError(f"{text} is not a whole number from 0 on")
+    return value
+
+
 def _output(text: str) -> Path:
     path = Path(text)
     if not path.absolute().parent.is_dir():
         raise argparse.ArgumentTypeError(f"the folder of {text} does not exist")
+    if path.is_dir():
+        raise argparse.ArgumentTypeError(f"{text} is a folder, not a file")
+    if not os.access(path if path.exists() else path.absolute().parent, os.W_OK):
+        raise argparse.ArgumentTypeError(f"{text} cannot be written")
     return path
 
 
@@ -133,7 +147,7 @@ def _scale(text: str) -> float | str:
 
 
 def _demo(args: argparse.Namespace) -> int:
-    plotting.figure_class()
+    plotting.check_format(args.out)
     chosen = {name: getattr(args, name) for name in ("particles", "iterations") if getattr(args, name)}
     preset = replace(PRESETS[args.data], **chosen)
     dataset = preset.load(args.data_dir)
@@ -160,24 +174,31 @@ def _demo(args: argparse.Namespace) -> int:
 def _train(args: argparse.Namespace) -> int:
     import fastsmc as fs
 
+    _check_options(args)
     regression = args.likelihood == "gaussian"
     dataset = data.load(args.data, target=args.target, regression=regression, seed=args.seed)
     features = {}
     if args.standardise:
         dataset, mean, scale = dataset.standardised()
         features = {"feature_mean": mean, "feature_scale": scale}
+        if regression:
+            dataset, mean, scale = dataset.with_standardised_targets()
+            features |= {"target_mean": mean, "target_scale": scale}
     elif (spread := float(abs(dataset.x_train).max())) > 100:
         print(f"note: features reach {spread:g}; --standardise puts them on one scale", file=sys.stderr)
     outputs = dataset.classes or (1 if dataset.y_train.ndim == 1 else dataset.y_train.shape[1])
     net = NETWORKS[args.network](dataset.x_train.shape[1], outputs, args)
-    likelihood = fs.Gaussian(noise=args.noise) if regression else args.likelihood
+    if dataset.classes and len(empty := np.setdiff1d(range(dataset.classes), dataset.y_train)):
+        print(f"note: classes are 0 to {dataset.classes - 1}; no row for training has {empty[0]}", file=sys.stderr)
+    noise = args.noise or fs.HalfNormal(float(dataset.y_train.std()) or 1.0)
+    likelihood = fs.Gaussian(noise) if regression else args.likelihood
     start = args.start or max(1, len(dataset.x_train) // 20)
     posterior = fs.Posterior(net, prior=fs.Normal(args.prior_scale), likelihood=likelihood, precision=args.precision)
     smc = fs.SMC(
         posterior,
         num_particles=args.particles,
-        annealing=SCHEMES[args.scheme].make(fs, start, args.likelihood_scale),
-        move=args.move and MOVES[args.move](fs, args.num_steps),
+        annealing=SCHEMES[args.scheme].make(fs, start, args.likelihood_scale or "none"),
+        move=args.move and MOVES[args.move](fs, args.num_steps or 10),
         num_iterations=args.iterations,
         device=args.device,
         seed=args.seed,
@@ -186,6 +207,8 @@ def _train(args: argparse.Namespace) -> int:
     trace = None
     if args.plot or args.report:
         plotting.figure_class()
+        if args.plot:
+            plotting.check_format(args.plot)
         trace = fs.Trace(dataset.x_test, dataset.y_test, share=0.2)
     with logs.written_to(None if smc.ranks.index else args.log):
         result = smc.run(dataset.x_train, dataset.y_train, progress=not args.quiet, callback=trace)
@@ -196,7 +219,8 @@ def _train(args: argparse.Namespace) -> int:
     shown = "  ".join(f"{name} {value:.4f}" for name, value in quality.items())
     sizes = f"{len(dataset.x_train):,} rows, {net.num_params:,} weights, {args.particles} particles"
     print(f"{dataset.name}: {sizes}")
-    print(f"test data: {shown}  ({seconds:.1f} s)")
+    units = ", in deviations of the target" if "target_scale" in features else ""
+    print(f"test data{units}: {shown}  ({seconds:.1f} s)")
     if result.precision_in_use != args.precision:
         print(f"note: precision {args.precision} was computed as {result.precision_in_use}", file=sys.stderr)
     _warn(result.warnings)
@@ -223,6 +247,22 @@ def _train(args: argparse.Namespace) -> int:
         }
         _write_json(args.json, report | {"warnings": result.warnings, "history": dict(result.history)})
     return INTERRUPTED if result.interrupted else 0
+
+
+GROWING, STEPPING = ("data", "smooth", "mini"), ("hmc", "kinetic", "sghmc")
+
+
+def _check_options(args: argparse.Namespace) -> None:
+    """Refuse options that would be without effect."""
+    for name, applies, when in (
+        ("noise", args.likelihood == "gaussian", "--likelihood is gaussian"),
+        ("start", args.scheme in GROWING, f"--scheme is one of {', '.join(GROWING)}"),
+        ("likelihood_scale", args.scheme in GROWING, f"--scheme is one of {', '.join(GROWING)}"),
+        ("num_steps", args.move in STEPPING, f"--move is one of {', '.join(STEPPING)}"),
+    ):
+        if not applies and getattr(args, name) is not None:
+            option = f"--{name.replace('_', '-')}"
+            raise ValueError(f"{option} is {getattr(args, name)}; it must be left out unless {when}")
 
 
 def _mlp(features: int, outputs: int, args: argparse.Namespace) -> Network:

@@ -46,6 +46,16 @@ class Dataset(NamedTuple):
         x_train, x_test = map(standardiser.transform, (self.x_train, self.x_test))
         return self._replace(x_train=x_train, x_test=x_test), standardiser.mean, standardiser.scale
 
+    def with_standardised_targets(self) -> tuple[Dataset, np.ndarray, np.ndarray]:
+        """The same of the targets of a regression."""
+        columns = [y.reshape(len(y), -1) for y in (self.y_train, self.y_test)]
+        standardiser = Standardiser().fit(columns[0])
+        y_train, y_test = (
+            standardiser.transform(c).reshape(y.shape)
+            for c, y in zip(columns, (self.y_train, self.y_test), strict=True)
+        )
+        return self._replace(y_train=y_train, y_test=y_test), standardiser.mean, standardiser.scale
+
 
 class Standardiser:
     """Gives every feature mean 0 and standard deviation 1 over the rows that it was fitted to.
@@ -102,12 +112,16 @@ def load(
 ) -> Dataset:
     """Read what `source` is: a folder of IDX files, a .npz or .csv file, or the word ``digits``."""
     path = Path(source)
+    if path.suffix == ".csv" and not path.is_dir():
+        return load_csv(path, target=target, regression=regression, test_fraction=test_fraction, seed=seed)
+    if target is not None:
+        raise ValueError(f"target is {target!r}; it must be left out unless the data are a .csv file")
+    if path.suffix == ".npz" and not path.is_dir():
+        return load_npz(path, regression=regression, test_fraction=test_fraction, seed=seed)
+    if regression and (path.is_dir() or str(source) == "digits"):
+        raise ValueError(f"{source} holds labels of images; the likelihood must be categorical")
     if path.is_dir():
         return load_mnist(path)
-    if path.suffix == ".npz":
-        return load_npz(path, regression=regression, test_fraction=test_fraction, seed=seed)
-    if path.suffix == ".csv":
-        return load_csv(path, target=target, regression=regression, test_fraction=test_fraction, seed=seed)
     if str(source) == "digits":
         return load_digits()
     raise ValueError(f"data {str(source)!r} is not a folder of IDX files, a .npz or .csv file, or 'digits'")
@@ -166,21 +180,24 @@ def load_csv(
 ) -> Dataset:
     """Read numbers separated by commas, semicolons or tabs.
 
-    A first line with anything but numbers is a header. The target is the column it names, or the last one.
+    A first line that has more in it than numbers is a header, and so is one that numbers its columns from zero. The
+    target is the column it names, or the last one.
     """
     path = Path(path)
-    with path.open(newline="") as file:
+    with path.open(newline="", encoding="utf-8-sig", errors="surrogateescape") as file:
         first = file.readline()
-    delimiter = max(",;\t", key=first.count)
-    names = next(csv.reader([first.strip()], delimiter=delimiter), [])
-    header = not all(map(_is_number, names))
-    if target is not None and not (header and target in names):
-        known = f"its columns are {', '.join(names)}" if header else "it has no header"
-        raise ValueError(f"target {target!r} is not a column of {path}: {known}")
-    try:
-        table = np.loadtxt(path, delimiter=delimiter, skiprows=int(header), quotechar='"', ndmin=2)
-    except ValueError as error:
-        raise ValueError(f"{path} is not a table of numbers: {error}") from None
+        delimiter = max(",;\t", key=first.count)
+        names = [name.strip() for name in next(csv.reader([first.strip("\r\n")], delimiter=delimiter), [])]
+        numbered = len(names) > 2 and names == [str(k) for k in range(len(names))]
+        header = numbered or not all(_is_number(name) for name in names if name)
+        if target is not None and not (header and target in names):
+            known = f"its columns are {', '.join(names)}" if header else "it has no header"
+            raise ValueError(f"target {target!r} is not a column of {path}: {known}")
+        file.seek(0)
+        try:
+            table = np.loadtxt(file, delimiter=delimiter, skiprows=int(header), quotechar='"', ndmin=2)
+        except ValueError as error:
+            raise ValueError(f"{path} is not a table of numbers: {error}") from None
     if table.shape[1] < 2:
         raise ValueError(f"{path} has {table.shape[1]} column(s), but needs features and a target")
     column = table.shape[1] - 1 if target is None else names.index(target)

@@ -274,6 +274,16 @@ def figure_class() -> type[Figure]:
     return Figure
 
 
+def check_format(path: Path) -> None:
+    """Refuse a picture in a format that matplotlib does not write; to be called before a run too."""
+    figure_class()
+    from matplotlib.backend_bases import FigureCanvasBase
+
+    known = FigureCanvasBase.get_supported_filetypes()
+    if path.suffix and path.suffix[1:].lower() not in known:
+        raise ValueError(f"{path} has the suffix {path.suffix}; it must be one of {', '.join(sorted(known))}")
+
+
 def figure_of(title: str, rows: int = 2, columns: int = 2) -> tuple[Figure, np.ndarray]:
     """An empty figure and its panels, [rows, columns]."""
     figure = figure_class()(figsize=(5 * columns, 3.2 * rows), dpi=150, layout="constrained")

@@ -122,8 +122,53 @@ def test_train_a_regression_without_hidden_layer(line, capsys, tmp_path):
     assert cli.main(args) == 0
     report = json.loads(figures.read_text())
     assert report["test"]["rmse"] < 0.2
-    assert len(report["feature_mean"]) == 2
-    assert "rmse" in capsys.readouterr().out
+    assert len(report["feature_mean"]) == 2 and len(report["target_scale"]) == 1
+    assert "test data, in deviations of the target: rmse 0." in capsys.readouterr().out
+
+
+def test_train_a_regression_whose_noise_is_learned(tmp_path, capsys):
+    rng = np.random.default_rng(0)
+    x = rng.normal(size=(400, 2))
+    y = 150 + 77 * (x @ [0.5, -0.25] + 0.1 * rng.normal(size=400))
+    np.savetxt(tmp_path / "prices.csv", np.c_[x, y], delimiter=",")
+    model = tmp_path / "m.safetensors"
+    options = ["--likelihood", "gaussian", "--standardise", "--hidden", "--particles", "32", "--quiet"]
+    assert cli.main(["train", str(tmp_path / "prices.csv"), *options, "--out", str(model)]) == 0
+    said = capsys.readouterr().out
+    assert 0.1 < float(said.partition("rmse ")[2].split()[0]) < 0.25  # 0.1 of 0.57
+
+    import fastsmc as fs
+
+    noise = fs.load(model).posterior.unpack(fs.load(model).particles)["noise"]
+    assert 0.1 < float(np.asarray(noise).mean()) < 0.25
+
+
+@pytest.mark.parametrize(
+    ("options", "sentence"),
+    [
+        (["--noise", "0.3"], "--noise is 0.3; it must be left out unless --likelihood is gaussian"),
+        (["--start", "9"], "--start is 9; it must be left out unless --scheme is one of data, smooth, mini"),
+        (["--likelihood-scale", "full", "--scheme", "full"], "--likelihood-scale is full; it must be left out unless"),
+        (["--num-steps", "3", "--move", "mala"], "--num-steps is 3; it must be left out unless --move is one of hmc"),
+        (["--target", "y"], "target is 'y'; it must be left out unless the data are a .csv file"),
+        (["--plot", "r.foo"], "r.foo has the suffix .foo; it must be one of "),
+    ],
+)
+def test_options_without_effect_and_pictures_that_cannot_be_are_refused(
+    blobs, tmp_path, monkeypatch, capsys, options, sentence
+):
+    pytest.importorskip("matplotlib")
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr("fastsmc.sampler.Sampler.run", lambda *_, **__: pytest.fail("it was run"))
+    assert cli.main(["train", str(blobs), *options]) == 1
+    assert sentence in capsys.readouterr().err
+
+
+def test_classes_without_a_row_are_noted(tmp_path, capsys):
+    path = tmp_path / "t.csv"
+    np.savetxt(path, np.c_[np.random.default_rng(0).normal(size=(60, 2)), 1 + np.arange(60) % 3], delimiter=",")
+    assert cli.main(["train", str(path), *TINY]) == 0
+    assert "note: classes are 0 to 3; no row for training has 0\n" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize("scheme", ["full", "data", "mini", "tempering"])
@@ -139,6 +184,9 @@ def test_every_scheme_takes_every_move(blobs, scheme, move):
         (["train", "nowhere.npz"], 1, "nowhere.npz"),
         (["demo", "--data", "mnist"], 1, "needs --data-dir"),
         (["demo", "--particles", "0"], 2, "0 is not a positive whole number"),
+        (["demo", "--out", "."], 2, ". is a folder, not a file"),
+        (["train", "digits", "--seed", "-1"], 2, "-1 is not a whole number from 0 on"),
+        (["train", "digits", "--likelihood", "gaussian"], 1, "digits holds labels of images; the likelihood must be"),
         (["demo", "--out", "no/such/folder/d.png"], 2, "the folder of no/such/folder/d.png does not exist"),
         (["train", "digits", "--activation", "step"], 1, "step"),
         (["train", "digits", "--device", "xpu"], 1, "device is 'xpu', but no backend reads arrays on xpu"),

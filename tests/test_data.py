@@ -191,6 +191,23 @@ def test_csv(tmp_path, delimiter, header):
     np.testing.assert_array_equal(table[np.argsort(table[:, 0])], rows)
 
 
+@pytest.mark.parametrize("encoding", ["utf-8", "utf-8-sig"])
+@pytest.mark.parametrize("header", ["", "0,1,2\n", "0, a ,label\n", "a,,label\n"])
+def test_csv_of_spreadsheets_and_data_frames(tmp_path, encoding, header):
+    path = tmp_path / "d.csv"
+    rows = [[i / 4, -i, i % 2] for i in range(20)]
+    path.write_text(header + "\n".join(",".join(map(str, row)) for row in rows), encoding=encoding)
+    got = data.load(path, target="label" if "label" in header else None)
+    assert (got.classes, len(got.x_train) + len(got.x_test)) == (2, 20)
+
+
+def test_csv_in_another_encoding_is_no_table(tmp_path):
+    path = tmp_path / "d.csv"
+    path.write_bytes("1,2,0\n3,\xfc,1\n".encode("latin-1"))
+    with pytest.raises(ValueError, match="is not a table of numbers"):
+        data.load(path)
+
+
 def test_csv_target_by_name_and_regression(tmp_path):
     path = tmp_path / "d.csv"
     path.write_text("t,a,b\n" + "\n".join(f"{i / 8},{i},{i * i}" for i in range(10)))
@@ -210,6 +227,8 @@ def test_csv_target_by_name_and_regression(tmp_path):
         ("a,b\n1,0\n2\n", "not a table of numbers"),
         ("a,b\n1,0\nsetosa,1\n", "not a table of numbers"),
         ("1,0\n2,\n", "not a table of numbers"),
+        ("1,,0\n2,3,1\n", "not a table of numbers"),
+        ("a,b\n1,\u20ac\n", "not a table of numbers"),
         ("1,0\nnan,0\n3,0\n4,0\n5,0\n6,0\n", "not finite in 1 of"),
     ],
 )
