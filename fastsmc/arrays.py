@@ -12,6 +12,7 @@ import sys
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Sequence
 from functools import cache, wraps
+from importlib.util import find_spec
 from operator import attrgetter
 from typing import Any, TypeVar
 
@@ -45,6 +46,15 @@ def device(array: Any) -> str:
         kind, index = array.__dlpack_device__()
         return f"{_DLPACK_DEVICES[int(kind)]}:{index}" if int(kind) in _DLPACK_DEVICES else "cpu"
     return "cpu"
+
+
+def numbered(device: str) -> str:
+    """The same device, by its number if it has one: ``"cuda"`` is the current one."""
+    if device != "cuda" or find_spec("torch") is None:
+        return device
+    import torch
+
+    return f"cuda:{torch.cuda.current_device()}" if torch.cuda.is_available() else device
 
 
 @cache
@@ -265,9 +275,7 @@ class Device(Memory):
         import torch
 
         self._torch = torch
-        self._device = torch.device(name)
-        if self._device.type == "cuda" and self._device.index is None:
-            self._device = torch.device("cuda", torch.cuda.current_device())
+        self._device = torch.device(numbered(name))
 
     def read_output(self, array: Any, name: str) -> View:
         """See `Memory`."""

@@ -93,7 +93,6 @@ def names() -> tuple[str, ...]:
     return tuple(BACKENDS)
 
 
-@cache
 def choose(backend: str | None = None, device: str = "cpu") -> Engine:
     """Return the engine for arrays on a device.
 
@@ -109,6 +108,11 @@ def choose(backend: str | None = None, device: str = "cpu") -> Engine:
     ValueError
         If the name is unknown, or that backend is not available or does not read arrays on this device.
     """
+    return _choose(backend, arrays.numbered(device))
+
+
+@cache
+def _choose(backend: str | None, device: str) -> Engine:
     argument, name = ("backend", backend) if backend else ("FASTSMC_BACKEND", os.environ.get("FASTSMC_BACKEND"))
     kind = device.partition(":")[0]
     if not name:

@@ -54,12 +54,13 @@ class Sampler(ABC):
             check_whole("num_iterations", num_iterations)
         if resampling not in ops.SCHEMES:
             raise ValueError(f"resampling is {resampling!r}; it must be one of {', '.join(ops.SCHEMES)}")
+        check_key(seed)
+        self.ranks = Ranks(num_particles) if distributed else ALONE  # who say which device is this rank's
         if device is not None:
             try:
                 backends.choose(backend or posterior.backend, device)
             except ValueError as error:
                 raise ValueError(f"device is {device!r}, but {error}") from None
-        check_key(seed)
         self.posterior = posterior if backend is None else posterior.on(backend)
         self.device = device
         self.num_particles = num_particles
@@ -68,7 +69,6 @@ class Sampler(ABC):
         self.resampling = resampling
         self.seed = seed
         self.distributed = distributed
-        self.ranks = Ranks(num_particles) if distributed else ALONE
 
     def posterior_for(self, x: Any) -> Posterior:
         """The posterior on the device that was asked for, or on that of the data."""

@@ -89,11 +89,11 @@ def _mirrors():
 @pytest.fixture
 def unmirrored(monkeypatch):
     """Engines that take tensors take no others."""
-    backends.choose.cache_clear()
+    backends._choose.cache_clear()
     for name, backend in _own.items():
         monkeypatch.setitem(backends.BACKENDS, name, backend)
     yield
-    backends.choose.cache_clear()
+    backends._choose.cache_clear()
 
 
 def pytest_collection_modifyitems(items):

@@ -59,7 +59,7 @@ def test_the_table_can_be_read():
 def test_a_device_with_two_engines_has_them_both(monkeypatch):
     two = {name: Backend(name, "meta", f"fastsmc.{name}", tensors=True) for name in ("random", "metrics")}
     monkeypatch.setattr(backends, "BACKENDS", {"reference": backends.BACKENDS["reference"], **two})
-    choose = backends.choose.__wrapped__
+    choose = backends._choose.__wrapped__
     monkeypatch.delenv("FASTSMC_BACKEND", raising=False)
     assert isinstance(choose(None, "meta").ops, Choice)
     assert choose(None, "meta").ops.__name__ == "random or metrics"

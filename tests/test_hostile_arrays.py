@@ -218,18 +218,18 @@ def test_a_bad_entry_is_found_wherever_it_stands(backend):
 def test_backends_are_refused_with_their_reason(monkeypatch):
     with pytest.raises(ValueError, match="backend is 'gpu'; it must be one of 'reference', 'cpu', 'triton', 'cuda'"):
         fs.systematic(W, 0.5, backend="gpu")
-    backends.choose.cache_clear()
+    backends._choose.cache_clear()
     monkeypatch.setitem(backends.BACKENDS, "cuda", backends.Backend("cuda", "cuda", None, "there is no nvcc"))
     with pytest.raises(ValueError, match="backend is 'cuda', but there is no nvcc; available here: 'reference', 'cpu'"):
         fs.systematic(W, 0.5, backend="cuda")
-    backends.choose.cache_clear()
+    backends._choose.cache_clear()
     monkeypatch.setenv("FASTSMC_BACKEND", "gpu")
     with pytest.raises(ValueError, match="FASTSMC_BACKEND is 'gpu'"):
         fs.systematic(W, 0.5)
-    backends.choose.cache_clear()
+    backends._choose.cache_clear()
     monkeypatch.setenv("FASTSMC_BACKEND", "reference")
     assert backends.choose().ops.__name__ == "fastsmc.reference"
-    backends.choose.cache_clear()
+    backends._choose.cache_clear()
 
 
 def test_a_device_that_no_engine_reads_is_named():

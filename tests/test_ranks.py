@@ -11,11 +11,13 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
 from processes import together
 from small_runs import data_of, posterior_of
 
 import fastsmc as fs
-from fastsmc import cli, ranks
+from fastsmc import backends, cli, ranks
+from fastsmc import sampler as samplers
 from fastsmc.ranks import RankError, group_size
 
 RUNS = {
@@ -200,6 +202,26 @@ def test_processes_that_nobody_started_as_ranks_are_refused(monkeypatch):
     monkeypatch.delenv("RANK", raising=False)
     with pytest.raises(ValueError, match="RANK is not in the environment; the processes must be started by torchrun"):
         sampler("HMC", distributed=True)
+
+
+def test_a_rank_has_its_own_device(unmirrored, monkeypatch):
+    """The card that joining makes the current one is what "cuda" means from then on, in this run and in later ones."""
+    current = [0]
+
+    class Joined(ranks.Alone):
+        def __init__(self, num_particles):
+            current[0] += 1
+
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    monkeypatch.setattr(torch.cuda, "current_device", lambda: current[0])
+    monkeypatch.setattr(backends.Backend, "available", lambda backend: (True, ""))
+    triton = backends.Backend("triton", "cuda", "fastsmc.metrics", tensors=True)
+    monkeypatch.setitem(backends.BACKENDS, "triton", triton)
+    monkeypatch.setattr(samplers, "Ranks", Joined)
+    for rank in (1, 2):
+        smc = sampler("HMC", device="cuda", backend="triton", distributed=True)
+        memory = smc.posterior.on(device="cuda").memory
+        assert memory._device == torch.device("cuda", rank)
 
 
 def train(folder):
