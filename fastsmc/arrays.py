@@ -418,16 +418,37 @@ def on_its_stream(op: Op) -> Op:
     @wraps(op)
     def call(*arguments: Any, **options: Any) -> Any:
         kind = getattr(sys.modules.get("cupy"), "ndarray", None)  # none of a module whose import failed half-way
-        if kind is None or not any(_holds(kind, argument) for argument in (*arguments, *options.values())):
+        if kind is None or (array := _first(kind, (*arguments, *options.values()))) is None:
             return op(*arguments, **options)
         import cupy
         import torch
 
-        with torch.cuda.stream(torch.cuda.ExternalStream(cupy.cuda.get_current_stream().ptr)):
+        there = array.device.id
+        with torch.cuda.stream(torch.cuda.ExternalStream(cupy.cuda.get_current_stream(there).ptr, there)):
             return op(*arguments, **options)
 
     return call  # type: ignore[return-value]
 
 
-def _holds(kind: type, argument: Any) -> bool:
-    return isinstance(argument, kind) or (isinstance(argument, list | tuple) and any(_holds(kind, a) for a in argument))
+def _first(kind: type, arguments: Sequence[Any]) -> Any | None:
+    """The first of a kind among arguments, or in lists of them."""
+    for argument in arguments:
+        found = _first(kind, argument) if isinstance(argument, list | tuple) else argument
+        if isinstance(found, kind):
+            return found
+    return None
+
+
+def on_its_device(op: Op) -> Op:
+    """Decorate a function of tensors that launches kernels where they are, which is not always the current device."""
+    import torch
+
+    @wraps(op)
+    def call(*arguments: Any, **options: Any) -> Any:
+        tensor = next((a for a in arguments if isinstance(a, torch.Tensor)), None)
+        if tensor is None or not tensor.is_cuda or tensor.get_device() == torch.cuda.current_device():
+            return op(*arguments, **options)
+        with torch.cuda.device(tensor.device):
+            return op(*arguments, **options)
+
+    return call  # type: ignore[return-value]

@@ -7,7 +7,6 @@ built with ``FASTSMC_CUDA=HOST`` the kernels are their host twins, which compute
 from __future__ import annotations
 
 from collections.abc import Callable
-from contextlib import nullcontext
 from importlib import import_module
 from types import ModuleType
 from typing import Any, NamedTuple
@@ -17,6 +16,7 @@ import torch
 from torch import Tensor
 
 from fastsmc import _cuda
+from fastsmc.arrays import on_its_device
 from fastsmc.backends import FINE
 from fastsmc.networks import Layer
 
@@ -230,6 +230,7 @@ def _checked(function: Callable[..., None], *arguments: Any) -> Tensor:
     return status
 
 
+@on_its_device
 def _queue(function: Callable[..., None], *arguments: Any) -> None:
     """Call a function of the module on the current stream of the device of its tensors."""
     device = next(a for a in arguments if isinstance(a, Tensor)).device
@@ -239,7 +240,5 @@ def _queue(function: Callable[..., None], *arguments: Any) -> None:
         kept.append(torch.empty(size, dtype=torch.uint8, device=device))
         return kept[-1].data_ptr()
 
-    on_device = device.type == "cuda"
-    with torch.cuda.device(device) if on_device else nullcontext():
-        stream = torch.cuda.current_stream().cuda_stream if on_device else None
-        function(stream, memory, *(a.data_ptr() if isinstance(a, Tensor) else a for a in arguments))
+    stream = torch.cuda.current_stream().cuda_stream if device.type == "cuda" else None
+    function(stream, memory, *(a.data_ptr() if isinstance(a, Tensor) else a for a in arguments))

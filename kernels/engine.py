@@ -1,5 +1,6 @@
 """The engine of CUDA devices: one function per op (see `fastsmc.backends`), on torch tensors."""
 
+from fastsmc.arrays import on_its_device
 from fastsmc.kernels.adaptive_resample import adaptive_resample
 from fastsmc.kernels.evaluation import log_likelihood, network_outputs, precision_in_use
 from fastsmc.kernels.gather import gather_particles
@@ -26,3 +27,5 @@ __all__ = [
     "trajectory",
     "uniform",
 ]
+
+globals().update({op: on_its_device(globals()[op]) for op in __all__})  # Triton launches on the current one

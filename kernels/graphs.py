@@ -46,14 +46,19 @@ def _fill(targets: Tensors, sources: Tensors) -> None:
 
 
 @cache
-def _pool() -> Any:
-    return torch.cuda.graph_pool_handle()
+def _room(device: int) -> dict[str, Any]:
+    """Where graphs of a device are captured; torch's own stream for that is of the first device that had one."""
+    return {"pool": torch.cuda.graph_pool_handle(), "stream": torch.cuda.Stream(device)}
 
 
 def capture(work: Callable[[], Status]) -> tuple[Callable[[], None], Status]:
-    """The replay of work on a CUDA device, and where its status will be; nothing is computed."""
+    """The replay of work on the current device, and where its status will be; nothing is computed.
+
+    What other threads do on a device meanwhile does no harm: all launches are this one's.
+    """
     graph = torch.cuda.CUDAGraph()
-    with torch.cuda.graph(graph, pool=_pool()):
+    room = _room(torch.cuda.current_device())
+    with torch.cuda.graph(graph, **room, capture_error_mode="thread_local"):
         status = work()
     return graph.replay, status
 

@@ -11,12 +11,15 @@ from foreign import Exchanged
 
 import fastsmc as fs
 
-POINTER = 12345
+POINTER, DEVICE = 12345, 1
+STREAM = POINTER, DEVICE
 RNG = np.random.default_rng(0)
 
 
 class Impostor(Exchanged):
     """An array whose library has asarray, and no array namespace: as CuPy 14."""
+
+    device = SimpleNamespace(id=DEVICE)
 
 
 @pytest.fixture
@@ -24,16 +27,16 @@ def impostor(monkeypatch):
     """A module ``cupy`` whose current stream torch can be asked to work on; and what torch was asked."""
     module, asked = ModuleType("cupy"), []
     module.ndarray = module.asarray = Impostor
-    module.cuda = SimpleNamespace(get_current_stream=lambda: SimpleNamespace(ptr=POINTER))
+    module.cuda = SimpleNamespace(get_current_stream=lambda device: SimpleNamespace(ptr=POINTER * device))
     monkeypatch.setattr(Impostor, "__module__", "cupy")
     monkeypatch.setitem(sys.modules, "cupy", module)
-    monkeypatch.setattr(torch.cuda, "ExternalStream", lambda pointer: pointer)
+    monkeypatch.setattr(torch.cuda, "ExternalStream", lambda pointer, device: (pointer, device))
 
     @contextmanager
-    def stream(pointer):
-        asked.append(("enter", pointer))
+    def stream(this):
+        asked.append(("enter", this))
         yield
-        asked.append(("exit", pointer))
+        asked.append(("exit", this))
 
     monkeypatch.setattr(torch.cuda, "stream", stream)
     return asked
@@ -44,14 +47,14 @@ def test_results_are_of_the_same_kind_and_work_is_on_its_stream(impostor):
     ancestors = fs.systematic(Impostor(weights), 0.3)
     assert isinstance(ancestors, Impostor)
     assert np.array_equal(ancestors.array, fs.systematic(weights, 0.3))
-    assert impostor == [("enter", POINTER), ("exit", POINTER)]
+    assert impostor == [("enter", STREAM), ("exit", STREAM)]
 
 
 def test_arrays_in_a_list_are_found(impostor):
     particles = RNG.random((9, 2)), RNG.random(9)
     gathered = fs.gather_particles([Impostor(p) for p in particles], Impostor(np.arange(9)[::-1].copy()))
     assert all(np.array_equal(g.array, p[::-1]) for g, p in zip(gathered, particles, strict=True))
-    assert {pointer for _, pointer in impostor} == {POINTER}
+    assert {stream for _, stream in impostor} == {STREAM}
 
 
 def test_other_arrays_are_left_where_they_are(impostor):

@@ -1,5 +1,7 @@
 """The sampler and the plain functions on arrays of a device: a GPU, or the host under Triton's interpreter."""
 
+from contextlib import nullcontext, suppress
+
 import numpy as np
 import pytest
 from problems import fewer_interpreted
@@ -10,6 +12,7 @@ from fastsmc.batches import Data
 from fastsmc.cloud import Cloud
 
 torch = pytest.importorskip("torch")
+engine = pytest.importorskip("fastsmc.kernels.engine")
 
 pytestmark = [pytest.mark.triton] + [pytest.mark.gpu] * (not backends.INTERPRETED)
 
@@ -137,6 +140,27 @@ def test_what_a_run_leaves_predicts_and_is_saved(device, problem, tmp_path, tens
     loaded = fs.load(tmp_path / "run.safetensors")
     np.testing.assert_allclose(arrays.on_host(proba, "proba"), loaded.predict_proba(x), rtol=1e-4, atol=1e-6)
     assert result.evaluate(tensor(x), tensor(y)) == pytest.approx(loaded.evaluate(x, y), rel=1e-3)
+
+
+class Elsewhere(torch.Tensor):
+    """A tensor of a second card."""
+
+    device, is_cuda = torch.device("cuda:1"), True
+
+    def get_device(self):
+        return 1
+
+
+@pytest.mark.parametrize("current", [0, 1])
+def test_every_op_launches_on_the_device_of_its_tensors(monkeypatch, current):
+    entered = []
+    monkeypatch.setattr(torch.cuda, "current_device", lambda: current)
+    monkeypatch.setattr(torch.cuda, "device", lambda device: entered.append(str(device)) or nullcontext())
+    ops, there = set(engine.__all__) - {"precision_in_use", "schemes"}, torch.zeros(1).as_subclass(Elsewhere)
+    for op in ops:
+        with suppress(TypeError):  # the other arguments are missing
+            getattr(engine, op)(there)
+    assert entered == (["cuda:1"] * len(ops) if current == 0 else [])
 
 
 def test_plain_functions_give_tensors_where_theirs_are(device, tensor):

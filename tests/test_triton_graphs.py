@@ -1,5 +1,8 @@
 """Trajectories that are replayed: the same bits as launch by launch, whatever varies between two uses."""
 
+from contextlib import contextmanager
+from types import SimpleNamespace
+
 import pytest
 import torch
 from test_triton_leapfrog import DEVICE, Problem
@@ -108,6 +111,29 @@ def test_work_that_takes_much_memory_is_not_captured():
     for use in range(3):
         walk.go(use)
     assert tape.captures == 0
+
+
+def test_a_device_has_a_stream_of_its_own_for_captures(monkeypatch):
+    """A capture on that of another device would hold none of the launches, and one of all threads breaks on theirs."""
+    asked, current = [], [1]
+
+    @contextmanager
+    def graph(graph, pool, stream, capture_error_mode):
+        asked.append((pool, stream, capture_error_mode))
+        yield
+
+    monkeypatch.setattr(torch.cuda, "CUDAGraph", lambda: SimpleNamespace(replay=None))
+    monkeypatch.setattr(torch.cuda, "graph", graph)
+    monkeypatch.setattr(torch.cuda, "graph_pool_handle", object)
+    monkeypatch.setattr(torch.cuda, "Stream", lambda device: ("stream", device, object()))
+    monkeypatch.setattr(torch.cuda, "current_device", lambda: current[0])
+    graphs._room.cache_clear()
+    for current[0] in (1, 0, 1):
+        assert graphs.capture(lambda: "status") == (None, "status")
+    graphs._room.cache_clear()
+    assert [stream[:2] for _, stream, _ in asked] == [("stream", device) for device in (1, 0, 1)]
+    assert asked[0] == asked[2]
+    assert {mode for *_, mode in asked} == {"thread_local"}
 
 
 def test_scratch_counts_what_is_allocated():
