@@ -8,14 +8,12 @@ those of cases that are not run stay there.
 from __future__ import annotations
 
 import argparse
-import csv
 import subprocess
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from datetime import datetime, timezone
 from functools import cache, partial
-from pathlib import Path
 from statistics import median
 from typing import Any
 
@@ -26,7 +24,7 @@ from rich.table import Table
 
 import fastsmc as fs
 from bench import mlp_gradient
-from bench.harness import OURS, RESULTS, version, write_csv
+from bench.harness import OURS, RESULTS, replace_lines, version
 from bench.mlp_gradient import Case, problem
 from fastsmc import backends, choice, ops
 from fastsmc.arrays import capability
@@ -183,7 +181,7 @@ class Bench:
         """Run the cases of a kind; one that fails is told, and does not keep the others from being run."""
         try:
             kind(self, *arguments)
-        except (AssertionError, RuntimeError) as error:
+        except Exception as error:
             self.failed.append(f"{kind.__name__} {' '.join(map(str, arguments))}: {type(error).__name__}: {error}")
             self.console.print(f"[red]{self.failed[-1]}")
 
@@ -193,19 +191,6 @@ class Bench:
             return
         replace_lines(choice.TABLE, self.choices, ("capability", "op", "row"))
         replace_lines(RESULTS / "gpu.csv", [asdict(row) for row in self.rows], ("case",))
-
-
-def replace_lines(path: Path, lines: Sequence[Mapping[str, Any]], keys: Sequence[str]) -> None:
-    """Write lines to a table, in place of those that agree with one of them in all keys."""
-    with path.open(newline="") as file:
-        reader = csv.DictReader(file)
-        columns, there = list(reader.fieldnames or ()), list(reader)
-
-    def key(line: Mapping[str, Any]) -> tuple[str, ...]:
-        return tuple(str(line[name]) for name in keys)
-
-    new = {key(line) for line in lines}
-    write_csv(path, [line for line in there if key(line) not in new] + list(lines), columns)
 
 
 def model_of(case: Case) -> tuple[fs.MLP, Likelihood]:

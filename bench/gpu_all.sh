@@ -1,5 +1,6 @@
 #!/usr/bin/env bash
-# All that needs a CUDA device, in calls of less than ten minutes: bench/gpu_all.sh test | sanitize | tune | bench
+# All that needs a CUDA device, in calls of less than ten minutes: bench/gpu_all.sh test | sanitize | tune | bench, and
+# behind them options of bench.gpu. Tables are in $OUT line by line, so that nothing is lost when a call is cut short.
 # Needs torch with CUDA, triton, pytest, pytest-timeout and pytest-xdist. Builds the engine of the CPU, to compare with,
 # and that of CUDA C++ where there is nvcc, unless both are there: fastsmc/_cpu*.so and fastsmc/_cuda*.so, built
 # elsewhere for this Python.
@@ -7,8 +8,8 @@ set -euo pipefail
 cd "$(dirname "$0")/.."
 OUT=${OUT:-build/gpu}
 WORKERS=${WORKERS:-$(nproc)} # that compile kernels while one runs its own
-mkdir -p "$OUT"
-export PYTHONPATH=$PWD XLA_PYTHON_CLIENT_PREALLOCATE=false
+mkdir -p build "$OUT"
+export OUT PYTHONPATH=$PWD XLA_PYTHON_CLIENT_PREALLOCATE=false
 
 build() {  # without pip: the module is put beside the sources, and kernels/ where they import it from
   python -c "from fastsmc import _cpu, _cuda; assert _cuda.device() == 'cuda'" 2>"$OUT/import.log" && return
@@ -40,20 +41,18 @@ sanitize() {
   return "$failed"
 }
 
-tune() { python -m bench.gpu_tune && cp kernels/tiles.csv "$OUT/"; }
-
-bench() { python -m bench.gpu && cp bench/results/gpu.csv fastsmc/choice.csv "$OUT/"; }
-
 nvidia-smi --query-gpu=name,driver_version --format=csv,noheader
 python -c "import torch, triton; print('torch', torch.__version__, 'triton', triton.__version__)"
 [ -e fastsmc/kernels ] || ln -s ../kernels fastsmc/kernels
 build
-for what in "${@:-test}"; do
+all=()
+while [ $# -gt 0 ] && [[ $1 != -* ]]; do all+=("$1") && shift; done
+for what in "${all[@]:-test}"; do
   case $what in
     test) test_all ;;
     sanitize) sanitize ;;
-    tune) tune ;;
-    bench) bench ;;
+    tune) python -m bench.gpu_tune ;;
+    bench) python -m bench.gpu "$@" ;;
     *) echo "bench/gpu_all.sh: $what is not one of test, sanitize, tune, bench" >&2; exit 2 ;;
   esac
 done

@@ -6,7 +6,6 @@ are passed over. The lines of other cards stay as they are.
 
 from __future__ import annotations
 
-import csv
 from collections.abc import Iterator
 from dataclasses import asdict, replace
 from functools import partial
@@ -19,7 +18,7 @@ from triton import CompilationError, OutOfResources
 
 import fastsmc as fs
 from bench.gpu import WIDTHS, machine, on_device, seconds
-from bench.harness import write_csv
+from bench.harness import replace_lines
 from bench.mlp_gradient import Case, problem
 from fastsmc import ops
 from fastsmc.arrays import capability
@@ -71,18 +70,19 @@ def tune(batch: int, precision: int) -> dict[str, object]:
 
 
 def main() -> None:
-    """Tune every precision and batch, and replace this card's lines."""
-    console, here = Console(), capability("cuda")
-    with TABLE.open(newline="") as file:
-        reader = csv.DictReader(file)
-        columns, lines = list(reader.fieldnames or ()), [line for line in reader if line["capability"] != here]
+    """Tune every precision and batch, and replace this card's lines one by one; those that fail are told at the end."""
+    console, failed = Console(), []
     for precision, batch in product(range(len(ops.PRECISIONS)), BATCHES):
-        line = tune(batch, precision)
-        console.print(
-            f"{ops.PRECISIONS[precision]}, batch {batch}: {line['default_us'] / line['median_us']:.2f}x {line}"
-        )
-        lines.append(line)
-        write_csv(TABLE, lines, columns)
+        name = f"{ops.PRECISIONS[precision]}, batch {batch}"
+        try:
+            line = tune(batch, precision)
+        except Exception as error:
+            failed.append(f"{name}: {type(error).__name__}: {error}")
+            continue
+        console.print(f"{name}: {line['default_us'] / line['median_us']:.2f}x {line}")
+        replace_lines(TABLE, [line], ("capability", "precision", "batch"))
+    if failed:
+        raise SystemExit("\n".join(("These failed:", *failed)))
 
 
 if __name__ == "__main__":

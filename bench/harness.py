@@ -5,6 +5,7 @@ from __future__ import annotations
 import csv
 import multiprocessing
 import os
+import shutil
 import time
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import ExitStack, suppress
@@ -205,12 +206,27 @@ class Bench:
 
 
 def write_csv(path: Path, rows: Sequence[Mapping[str, Any]], columns: Sequence[str]) -> None:
-    """Write a table, its numbers to four digits."""
+    """Write a table, its numbers to four digits; also into the folder that OUT names, which outlives a lent device."""
     path.parent.mkdir(parents=True, exist_ok=True)
     with path.open("w", newline="") as file:
         writer = csv.DictWriter(file, columns, lineterminator="\n")
         writer.writeheader()
         writer.writerows({k: f"{v:.4g}" if isinstance(v, float) else v for k, v in row.items()} for row in rows)
+    if out := os.environ.get("OUT"):
+        shutil.copy(path, Path(out) / path.name)
+
+
+def replace_lines(path: Path, lines: Sequence[Mapping[str, Any]], keys: Sequence[str]) -> None:
+    """Write lines to a table, in place of those that agree with one of them in all keys."""
+    with path.open(newline="") as file:
+        reader = csv.DictReader(file)
+        columns, there = list(reader.fieldnames or ()), list(reader)
+
+    def key(line: Mapping[str, Any]) -> tuple[str, ...]:
+        return tuple(str(line[name]) for name in keys)
+
+    new = {key(line) for line in lines}
+    write_csv(path, [line for line in there if key(line) not in new] + list(lines), columns)
 
 
 class Worker:
