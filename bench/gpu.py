@@ -1,8 +1,8 @@
 """``python -m bench.gpu [--quick] [--only KIND ...]``: the engines of a CUDA device against peers on the same one.
 
-Providers are timed in turn, in queued calls, after their results were compared; calls of ours are replayed from a CUDA
-graph once more, where launches cost the host nothing. Rows go to bench/results/gpu.csv, with card, driver and versions;
-those of cases that are not run stay there.
+Providers are timed in turn, in queued calls, after their results were compared; ours and torch's are replayed from a
+CUDA graph once more, where launches cost the host nothing. Peers of ``medium`` multiply bfloat16 numbers too. Rows go
+to bench/results/gpu.csv, with card, driver and versions; those of cases that are not run stay there.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ from rich.table import Table
 
 import fastsmc as fs
 from bench import mlp_gradient
-from bench.harness import OURS, RESULTS, replace_lines, version
+from bench.harness import GRAPH, OURS, RESULTS, replace_lines, version
 from bench.mlp_gradient import Case, problem
 from fastsmc import backends, choice, ops
 from fastsmc.arrays import capability
@@ -120,12 +120,32 @@ def seconds(call: Call, repeats: int) -> float:
 
 
 def graphed(call: Call) -> Call:
-    """The replay of a call that was captured."""
+    """The replay of a call that was captured, after it ran on the stream of the capture."""
+    graph, stream = torch.cuda.CUDAGraph(), torch.cuda.Stream()
     wait()
-    graph = torch.cuda.CUDAGraph()
-    with torch.cuda.graph(graph):
-        call()
+    with torch.cuda.stream(stream):  # also left by a capture that fails
+        for _ in range(3):
+            call()
+        wait()
+        with torch.cuda.graph(graph, stream=stream):
+            call()
     return graph.replay
+
+
+def with_graphs(calls: Mapping[str, Call]) -> dict[str, Call]:
+    """The calls, and the replays of ours and torch's; a peer that cannot be captured says so."""
+    found: dict[str, Call] = {}
+    for name, call in calls.items():
+        if name.startswith("jax"):  # whose compiled function is one call, and not on torch's stream
+            found[name] = call
+            continue
+        try:
+            found |= {name: call, name + GRAPH: graphed(call)}
+        except Exception as error:
+            if name.startswith(OURS):
+                raise
+            found[f"{name} (no graph: {type(error).__name__})"] = call
+    return found
 
 
 class Bench:
@@ -147,10 +167,10 @@ class Bench:
         row: int = 0,
         graphs: bool = True,
     ) -> None:
-        """Time providers in turn, and ours in a graph too; ``floor`` is in seconds."""
-        calls, repeats = dict(calls), {}
+        """Time providers in turn, and as graphs too; ``floor`` is in seconds."""
+        repeats = {}
         if DEVICE == "cuda" and graphs:
-            calls |= {f"{name}, as a graph": graphed(call) for name, call in calls.items() if name.startswith(OURS)}
+            calls = with_graphs(calls)
         for provider, call in calls.items():
             seconds(call, 1)
             repeats[provider] = max(1, round(SAMPLE / seconds(call, 1)))
@@ -210,27 +230,32 @@ def gradient(bench: Bench, case: Case, precision: str) -> None:
         name: partial(ops.log_likelihood_and_grad, *model, theta, x, y, backend=backend, **how)
         for name, backend in engines().items()
     }
-    ours = list(calls)
-    calls["torch.func.vmap"] = mlp_gradient.with_torch_func(case, *arrays, DEVICE)
-    calls["torch baddbmm + autograd"] = mlp_gradient.with_torch_by_hand(case, *arrays, DEVICE)
-    theirs = calls["torch.func.vmap"]()
-    for name in ours:
-        for what, mine, other in zip(("values", "gradients"), calls[name](), theirs, strict=True):
+    peers = {
+        "torch.func.vmap": mlp_gradient.with_torch_func(case, *arrays, DEVICE),
+        "torch baddbmm + autograd": mlp_gradient.with_torch_by_hand(case, *arrays, DEVICE),
+    }
+    theirs = peers["torch.func.vmap"]()
+    for name, call in calls.items():
+        for what, mine, other in zip(("values", "gradients"), call(), theirs, strict=True):
             error = float((mine.double() - other.double()).norm() / other.double().norm())
             if not error < AGREE[what][precision]:
                 raise AssertionError(f"{case} {precision}: {what} of {name} and torch differ by {error:.1e}")
+    products = "bfloat16" if precision == "medium" else "float32"
+    if products == "bfloat16":  # "medium" is TF32 in torch but for autocast
+        peers = {name: mlp_gradient.mixed(call, DEVICE) for name, call in peers.items()}
     try:
         import jax
     except ImportError:
         pass
     else:
-        call = mlp_gradient.with_jax(case, *arrays)
+        call = mlp_gradient.with_jax(case, *arrays, products)
 
         def by_jax() -> Any:
             with jax.default_matmul_precision(JAX_PRECISIONS[precision]):  # it compiles anew for calls outside
                 return call()
 
-        calls["jax.vmap (jit)"] = by_jax
+        peers["jax.vmap (jit)"] = by_jax
+    calls |= {f"{name}, bfloat16" if products == "bfloat16" else name: call for name, call in peers.items()}
     floor = max(case.flops / RATES[precision], 2 * arrays[0].nbytes / bytes_a_second())
     served = ("log_likelihood", "network_outputs") if precision == "highest" else ()
     bench.case(f"gradient {case} {precision}", calls, floor, served, theta.shape[1])

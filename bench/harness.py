@@ -25,6 +25,8 @@ from rich.table import Table
 from fastsmc import environment, ops
 
 OURS, LIMIT = "fastsmc", "limit"
+GRAPH = ", as a graph"
+"""Behind the name of a provider whose calls are replayed."""
 RESULTS = Path(__file__).parent / "results"
 PAUSE = 0.02  # seconds, in which the threads of the provider before go to sleep
 Call = Callable[[], Any]

@@ -75,7 +75,8 @@ def with_fastsmc(case, theta, x, y):
     return lambda: post.log_likelihood_and_grad(theta, x, y)
 
 
-def with_jax(case, theta, x, y):
+def with_jax(case, theta, x, y, products="float32"):
+    """Operands of products, and what these are rounded to, are of the given type, as they are in torch's autocast."""
     import jax
     import jax.numpy as jnp
 
@@ -83,7 +84,8 @@ def with_jax(case, theta, x, y):
         parts = jnp.split(particle, case.bounds[:-1])
         h = x
         for k, (i, o) in enumerate(case.layers):
-            h = (jax.nn.relu(h) if k else h) @ parts[2 * k].reshape(o, i).T + parts[2 * k + 1]
+            operands = (jax.nn.relu(h) if k else h), parts[2 * k].reshape(o, i).T
+            h = jnp.matmul(*(a.astype(products) for a in operands)).astype(jnp.float32) + parts[2 * k + 1]
         if case.likelihood == "gaussian":
             return jnp.sum(-0.5 * (y - h[:, 0]) ** 2 - 0.5 * jnp.log(2 * jnp.pi))
         return jnp.sum(jnp.take_along_axis(jax.nn.log_softmax(h), y[:, None], axis=1))
@@ -102,7 +104,7 @@ def with_torch_func(case, theta, x, y, device="cpu"):
         h = x
         for k, (i, o) in enumerate(case.layers):
             h = functional.linear(torch.relu(h) if k else h, parts[2 * k].view(o, i), parts[2 * k + 1])
-        return _torch_log_likelihood(h, y, case)
+        return _torch_log_likelihood(h.float(), y, case)
 
     call = torch.func.vmap(torch.func.grad_and_value(log_likelihood), in_dims=(0, None, None))
     theta, x, y = (torch.as_tensor(array, device=device) for array in (theta, x, y))
@@ -140,16 +142,18 @@ def with_torch_by_hand(case, theta, x, y, device="cpu"):
 
 
 def with_torch_mixed(case, theta, x, y):
-    """The same with matrix products of bfloat16 numbers."""
+    return mixed(with_torch_by_hand(case, theta, x, y))
+
+
+def mixed(call, device="cpu"):
+    """A call of torch with matrix products of bfloat16 numbers."""
     import torch
 
-    call = with_torch_by_hand(case, theta, x, y)
-
-    def mixed():
-        with torch.autocast("cpu", torch.bfloat16):
+    def run():
+        with torch.autocast(device, torch.bfloat16):
             return call()
 
-    return mixed
+    return run
 
 
 def _torch_log_likelihood(h, y, case):

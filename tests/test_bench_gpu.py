@@ -6,13 +6,17 @@ import subprocess
 import sys
 from pathlib import Path
 
+import numpy as np
 import pytest
+import torch
+from torch.utils._python_dispatch import TorchDispatchMode
 
-from bench import gpu, gpu_tune, harness
+from bench import gpu, gpu_tune, harness, mlp_gradient, readme
 from fastsmc import choice
 
 SCRIPT = Path(__file__).parents[1] / "bench" / "gpu_all.sh"
 CHOICES = choice.TABLE
+CASE = mlp_gradient.Case((6, 9, 8, 3), 4, 32)
 
 
 class OddError(Exception):
@@ -87,3 +91,75 @@ def test_options_behind_the_names_go_to_the_benchmark(tmp_path):
     assert done.returncode == 0, done.stderr
     called = [line.removeprefix(f"python {tmp_path / 'out'} ") for line in done.stdout.splitlines()]
     assert called[-2:] == ["-m bench.gpu_tune", "-m bench.gpu --only gradient"]
+
+
+def test_peers_are_replayed_too_and_one_that_cannot_be_says_so(monkeypatch):
+    def graphed(call):
+        if call == "dynamic":
+            raise OddError("shapes depend on numbers")
+        return f"replay of {call}"
+
+    monkeypatch.setattr(gpu, "graphed", graphed)
+    found = gpu.with_graphs({"fastsmc cuda": "ours", "torch": "static", "torch.func": "dynamic", "jax (jit)": "one"})
+    assert found == {
+        "fastsmc cuda": "ours",
+        "fastsmc cuda, as a graph": "replay of ours",
+        "torch": "static",
+        "torch, as a graph": "replay of static",
+        "torch.func (no graph: OddError)": "dynamic",
+        "jax (jit)": "one",
+    }
+    with pytest.raises(OddError):
+        gpu.with_graphs({"fastsmc cuda": "dynamic"})
+
+
+class Operands(TorchDispatchMode):
+    """The types of what matrices are multiplied with."""
+
+    def __init__(self):
+        super().__init__()
+        self.types = set()
+
+    def __torch_dispatch__(self, function, types, arguments=(), options=None):
+        if function.overloadpacket._qualified_op_name.partition("::")[2] in ("mm", "bmm", "addmm", "baddbmm"):
+            self.types |= {a.dtype for a in arguments}
+        return function(*arguments, **(options or {}))
+
+
+@pytest.mark.parametrize("prepare", [mlp_gradient.with_torch_func, mlp_gradient.with_torch_by_hand])
+def test_peers_of_medium_multiply_bfloat16_numbers_forwards_and_backwards(prepare):
+    call = prepare(CASE, *mlp_gradient.problem(CASE))
+    with Operands() as operands:
+        plain = call()
+    assert operands.types == {torch.float32}
+    with Operands() as operands:
+        lowered = mlp_gradient.mixed(call)()
+    assert operands.types == {torch.bfloat16}
+    assert lowered[0].dtype == torch.float32
+    torch.testing.assert_close(lowered[0], plain[0], rtol=2e-2, atol=0)
+
+
+def test_jax_multiplies_bfloat16_numbers_in_medium():
+    jax = pytest.importorskip("jax")
+    arrays = mlp_gradient.problem(CASE)
+    plain, lowered = (mlp_gradient.with_jax(CASE, *arrays, products)() for products in ("float32", "bfloat16"))
+    assert all(a.dtype == jax.numpy.float32 for a in lowered)
+    for a, b in zip(plain, lowered, strict=True):
+        assert 1e-4 < np.linalg.norm(a - b) / np.linalg.norm(a) < 5e-2
+
+
+@pytest.mark.parametrize(("graph", "ratio"), [("", "2.00x"), (harness.GRAPH, "3.00x")])
+def test_the_table_compares_what_was_called_in_the_same_way(tmp_path, monkeypatch, graph, ratio):
+    times = {f"fastsmc cuda{harness.GRAPH}": 100, "fastsmc cuda": 300, "torch": 600} | {
+        f"torch{graph}": 300 if graph else 600
+    }
+    machine = {"floor_us": 10, "card": "H200", "driver": "1", "torch": "2", "date": "today"}
+    rows = [{"case": "a resampling step, N=4096", "provider": p, "median_us": t} | machine for p, t in times.items()]
+    harness.write_csv(tmp_path / "gpu.csv", rows, list(rows[0]))
+    monkeypatch.setattr(readme, "RESULTS", tmp_path)
+    peer = f"torch{graph}: {'300' if graph else '600'} us"
+    assert (
+        readme.device_figures()
+        .splitlines()[-1]
+        .endswith(f"| 100 us | cuda, as a graph | 10.0x | 300 us | {peer} | {ratio} |")
+    )
