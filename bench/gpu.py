@@ -14,6 +14,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from datetime import datetime, timezone
 from functools import cache, partial
+from importlib import import_module
 from statistics import median
 from typing import Any
 
@@ -93,10 +94,14 @@ def bytes_a_second() -> float:
     return next((rate for name, rate in BANDWIDTH.items() if name in machine()["card"]), BANDWIDTH["H200"])
 
 
-def engines() -> dict[str, str]:
-    """Backends of the device by what the table calls them."""
-    found = (backend for backend in list(backends.BACKENDS.values())[1:] if backend.tensors)
-    return {f"{OURS} {backend.name}": backend.name for backend in found if backend.available()[0]}
+def engines(case: Case | None = None, precision: str = "highest") -> dict[str, str]:
+    """Backends of the device by what the table calls them; of a case, those that do not hand it to another."""
+    found = [b for b in list(backends.BACKENDS.values())[1:] if b.tensors and b.available()[0]]
+    if case is not None:
+        size = fs.MLP(case.widths).layer_table, ops.PRECISIONS.index(precision), case.batch
+        modules = {b: import_module(str(b.module)) for b in found}
+        found = [b for b, module in modules.items() if not hasattr(module, "serves") or module.serves(*size)]
+    return {f"{OURS} {backend.name}": backend.name for backend in found}
 
 
 def on_device(*arrays: np.ndarray) -> list[torch.Tensor]:
@@ -188,8 +193,11 @@ class Bench:
         self.write()
 
     def choose(self, served: Sequence[str], row: int, times: Mapping[str, Sequence[float]]) -> None:
-        """The fastest engine is the choice for these ops on rows of this length, by the first case that has them."""
-        ranked = sorted((median(times[provider]), backend) for provider, backend in engines().items())
+        """The fastest engine is the choice for these ops on rows of this length, by the first case that has them.
+
+        Calls count as a sampler makes them: trajectories replay themselves, all others are launched.
+        """
+        ranked = sorted((median(times[p]), backend) for p, backend in engines().items() if p in times)
         if served and len(ranked) > 1:
             (us, backend), (second_us, second) = ranked[:2]
             found = {"row": row, "backend": backend, "us": us, "second": second, "second_us": second_us}
@@ -228,7 +236,7 @@ def gradient(bench: Bench, case: Case, precision: str) -> None:
     how = {"precision": precision, "check": False}
     calls = {
         name: partial(ops.log_likelihood_and_grad, *model, theta, x, y, backend=backend, **how)
-        for name, backend in engines().items()
+        for name, backend in engines(case, precision).items()
     }
     peers = {
         "torch.func.vmap": mlp_gradient.with_torch_func(case, *arrays, DEVICE),
@@ -270,7 +278,7 @@ def trajectory(bench: Bench, case: Case, precision: str, steps: int = 10) -> Non
     model = model_of(case)
     plan = {"prior_precision": torch.ones(theta.shape[1], device=DEVICE), "step_size": 1e-4, "num_steps": steps}
     calls = {}
-    for name, backend in engines().items():
+    for name, backend in engines(case, precision).items():
         how = {"precision": precision, "backend": backend, "check": False}
         gradient = partial(ops.log_likelihood_and_grad, *model, theta, x, y, **how)
         calls[name] = partial(ops.trajectory, *model, *state, x, y, **plan, **how)
@@ -287,7 +295,7 @@ def iteration(bench: Bench, case: Case, steps: int = 10) -> None:
     state = [theta, torch.randn_like(theta), torch.zeros_like(theta)]
     tempering = fs.LikelihoodTempering(tuple(np.linspace(0, 1, ITERATIONS + 1)[1:]))
     calls: dict[str, Call] = {}
-    for name, backend in engines().items():
+    for name, backend in engines(case).items():
         move = fs.HMC(steps, step_size=1e-4, jitter=0.0)
         how = {"ess_threshold": 1.0, "backend": backend, "num_iterations": ITERATIONS}
         states = fs.SMC(post, case.particles, tempering, move, **how).iterate(x, y)

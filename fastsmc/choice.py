@@ -1,14 +1,15 @@
 """Which of several engines of a device serves a call: the fastest, by what was measured on such a card.
 
 ``choice.csv`` has a line for each op, row length and card that ``python -m bench.gpu`` measured with more than one
-engine. A call goes by the longest row that is not longer than its own; where there is none, to the engine that is
-preferred. The number of particles decides nothing, so that a particle alone has the same bits as among others.
+engine. A call goes by the longest row that is not longer than its own; where there is none, or that engine has no room
+for a network, to the engine that is preferred. The number of particles decides nothing, so that a particle alone has
+the same bits as among others.
 """
 
 from __future__ import annotations
 
 import csv
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from functools import cache
 from pathlib import Path
 from types import ModuleType
@@ -17,6 +18,8 @@ from typing import Any, NamedTuple
 from fastsmc.arrays import capability
 
 TABLE = Path(__file__).with_name("choice.csv")
+NETWORKS = {"log_likelihood": (3, 5), "network_outputs": (1, 3), "trajectory": (3, 7)}
+"""Ops on the network that their first argument is, and which others are its precision and x."""
 
 
 class Line(NamedTuple):
@@ -42,6 +45,14 @@ def fastest(device: str, op: str, row: int) -> str | None:
     return max(known, key=lambda line: line.row).backend if known else None
 
 
+def serves(engine: ModuleType, op: str, arguments: Sequence[Any]) -> bool:
+    """Whether an engine computes a call itself, and does not hand it to another."""
+    if op not in NETWORKS or not hasattr(engine, "serves"):
+        return True
+    precision, x = (arguments[k] for k in NETWORKS[op])
+    return bool(engine.serves(arguments[0], precision, len(x)))
+
+
 class Choice:
     """Engines of one device as one.
 
@@ -64,7 +75,9 @@ class Choice:
         def call(*arguments: Any) -> Any:
             row = next((int(a.shape[-1]) for a in arguments if hasattr(a, "data_ptr")), 0)
             name = fastest(self._device, op, row)
-            return functions[name if name in functions else preferred](*arguments)
+            if name not in functions or not serves(self._engines[name], op, arguments):
+                name = preferred
+            return functions[name](*arguments)
 
         setattr(self, op, call)
         return call

@@ -11,8 +11,10 @@ import pytest
 import torch
 from torch.utils._python_dispatch import TorchDispatchMode
 
+import fastsmc as fs
 from bench import gpu, gpu_tune, harness, mlp_gradient, readme
-from fastsmc import choice
+from fastsmc import backends, choice
+from fastsmc.kernels.graphs import GRAPHS
 
 SCRIPT = Path(__file__).parents[1] / "bench" / "gpu_all.sh"
 CHOICES = choice.TABLE
@@ -163,3 +165,30 @@ def test_the_table_compares_what_was_called_in_the_same_way(tmp_path, monkeypatc
         .splitlines()[-1]
         .endswith(f"| 100 us | cuda, as a graph | 10.0x | 300 us | {peer} | {ratio} |")
     )
+
+
+@pytest.mark.parametrize(("widths", "there"), [((64, 32, 10), True), ((784, 100, 100, 10), False)])
+def test_an_engine_is_measured_where_it_computes_itself(unmirrored, present, widths, there):
+    present("cuda")
+    case = mlp_gradient.Case(widths, 4, 64)
+    assert ("fastsmc cuda" in gpu.engines(case, "high")) == there
+    assert "fastsmc cuda" in gpu.engines()
+
+
+@pytest.mark.triton
+@pytest.mark.skipif(not backends.INTERPRETED, reason="launches are counted in the interpreter")
+def test_trajectories_are_timed_as_samplers_make_them(unmirrored, monkeypatch):
+    """By replays, once they have come back to the same memory: the choice of an engine is by these times."""
+    replays = []
+    monkeypatch.setattr(GRAPHS, "_capture", lambda work: (lambda: replays.append(work()), None))
+    x, y = mlp_gradient.problem(CASE)[1:]
+    smc = fs.SMC(fs.Posterior(fs.MLP(CASE.widths)), 4, fs.FullBatch(), fs.HMC(2, jitter=0.0), 9, backend="triton")
+    smc.run(torch.from_numpy(x), torch.from_numpy(y), progress=False)
+    assert len(replays) >= 2
+    replays.clear()
+    calls = {}
+    monkeypatch.setattr(gpu.Bench, "case", lambda bench, name, these, *_: calls.update(these))
+    gpu.trajectory(gpu.Bench(keep=False), CASE, "highest", 2)
+    for _ in range(4):
+        calls["fastsmc triton"]()
+    assert len(replays) == 2

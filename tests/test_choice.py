@@ -48,6 +48,24 @@ def test_a_call_goes_to_the_fastest_that_was_measured(engines, op, row, served):
         assert getattr(chosen, op)("systematic", torch.zeros(particles, row)) == served
 
 
+@pytest.mark.parametrize(
+    ("op", "arguments"),
+    [
+        ("log_likelihood", (0, 1.0, 2, torch.zeros(2, 60), torch.zeros(9, 3), torch.zeros(9))),
+        ("network_outputs", (2, torch.zeros(2, 60), torch.zeros(9, 3))),
+        ("trajectory", (0, 1.0, 2, *torch.zeros(3, 2, 60), torch.zeros(9, 3), torch.zeros(9))),
+    ],
+)
+@pytest.mark.parametrize(("room", "served"), [(True, "cuda"), (False, "triton")])
+def test_a_network_that_the_fastest_has_no_room_for_goes_to_the_preferred(monkeypatch, op, arguments, room, served):
+    asked = []
+    engines = {name: SimpleNamespace(**{op: lambda *_, name=name: name}) for name in ("triton", "cuda")}
+    engines["cuda"].serves = lambda *network: asked.append(network) or room
+    monkeypatch.setattr(choice, "fastest", lambda device, op, row: "cuda")
+    assert getattr(Choice("cuda:0", engines), op)("layers", *arguments) == served
+    assert asked == [("layers", 2, 9)]
+
+
 def test_what_has_no_arrays_goes_to_the_preferred(engines):
     assert Choice("cuda:0", engines).schemes() == ["triton"]
 
