@@ -21,6 +21,7 @@ from fastsmc.kernels.offspring import fill_tile, permute_by_counts
 from fastsmc.kernels.resample import SCHEMES, builds, check_comb, cumulate_row, cumulative_counts
 from fastsmc.kernels.rows import DEFAULT_CUT, Cut, new_status, options_of, tile_index
 from fastsmc.kernels.scan import vacancies_of
+from fastsmc.kernels.sizes import next_power_of_2
 from fastsmc.kernels.weights import LOWEST, finish, load_log_weights, sums_of_parts, sums_of_row
 
 
@@ -44,7 +45,7 @@ def adaptive_resample(
     if n <= cut.alone:
         sums = log_weights.new_empty((rows, n), dtype=torch.int64)
         counts = log_weights.new_empty((rows, n), dtype=torch.int32)
-        block = triton.next_power_of_2(n)
+        block = next_power_of_2(n)
         _adapt_row[(rows,)](
             *(log_weights, u, least, *results, sums, counts, status, n),
             BLOCK=block, TILE=min(cut.tile, block), SCHEME=code, **options_of(block), **ROOMY,

@@ -32,6 +32,7 @@ import triton.language as tl
 from fastsmc.kernels.activations import kept_of, times_slope, value_of
 from fastsmc.kernels.build import PRODUCTS, Build
 from fastsmc.kernels.dot import MEDIUM, parts_of, product, store
+from fastsmc.kernels.sizes import cdiv, next_power_of_2
 from fastsmc.kernels.update import Update, kick_and_drift
 from fastsmc.kernels.weight_gradient import gradient_tile
 from fastsmc.networks import Layer
@@ -350,8 +351,8 @@ def forward(
     """
     P, B = features.kept.shape[:2]
     rows, n, depth, warps = _tiles(convolution.layer.out_channels)
-    tiles = triton.cdiv(B * convolution.pixels, rows)
-    _forward_kernel[(P * tiles * triton.cdiv(convolution.layer.out_channels, n),)](
+    tiles = cdiv(B * convolution.pixels, rows)
+    _forward_kernel[(P * tiles * cdiv(convolution.layer.out_channels, n),)](
         images,
         particles,
         features.kept,
@@ -385,8 +386,8 @@ def input_gradient(
     P, B = features.deltas.shape[:2]
     channels = convolution.layer.in_channels
     rows, n, depth, warps = _tiles(channels)
-    tiles = triton.cdiv(B * before.pixels, rows)
-    _input_gradient_kernel[(P * tiles * triton.cdiv(channels, n),)](
+    tiles = cdiv(B * before.pixels, rows)
+    _input_gradient_kernel[(P * tiles * cdiv(channels, n),)](
         features.deltas,
         features.places,
         particles,
@@ -423,8 +424,8 @@ def weight_gradient(
     """
     P, B = features.deltas.shape[:2]
     n, k, depth, warps = _weight_tiles(convolution)
-    programs = triton.cdiv(convolution.layer.out_channels, n) * triton.cdiv(convolution.terms + 1, k)
-    _weight_gradient_kernel[(programs * P * triton.cdiv(B, slice_samples),)](
+    programs = cdiv(convolution.layer.out_channels, n) * cdiv(convolution.terms + 1, k)
+    _weight_gradient_kernel[(programs * P * cdiv(B, slice_samples),)](
         images,
         features.deltas,
         features.places,
@@ -462,13 +463,13 @@ def _tiles(channels: int) -> tuple[int, int, int, int]:
     Fewer pixels than Hopper's asynchronous products take: the assembler of CUDA 12.8 drops the first of these where a
     loop of pixels is short.
     """
-    return 32, max(16, min(64, triton.next_power_of_2(channels))), 16, 2
+    return 32, max(16, min(64, next_power_of_2(channels))), 16, 2
 
 
 def _weight_tiles(convolution: Convolution) -> tuple[int, int, int, int]:
     """Channels, terms and pixels of a tile, and warps."""
-    n = max(16, min(64, triton.next_power_of_2(convolution.layer.out_channels)))
-    k = max(16, min(64, triton.next_power_of_2(convolution.terms + 1)))
+    n = max(16, min(64, next_power_of_2(convolution.layer.out_channels)))
+    k = max(16, min(64, next_power_of_2(convolution.terms + 1)))
     return n, k, 32, 8 if n * k == 4096 else 4
 
 

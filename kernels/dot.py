@@ -25,6 +25,7 @@ import triton.language as tl
 
 from fastsmc.backends import INTERPRETED
 from fastsmc.kernels.build import EXACT, Build
+from fastsmc.kernels.sizes import cdiv, padded
 
 HIGHEST = tl.constexpr(0)
 HIGH = tl.constexpr(1)
@@ -36,10 +37,7 @@ def parts_in(precision: int) -> int:
     return 3 - precision
 
 
-@triton.constexpr_function
-def aligned(width: int) -> int:
-    """To a multiple of 16."""
-    return (width + 15) // 16 * 16
+aligned = triton.constexpr_function(padded)
 
 
 @triton.jit
@@ -155,7 +153,7 @@ class Parts(NamedTuple):
 
 def split(x: torch.Tensor, precision: int) -> Parts:
     """The parts of the rows of x, float32 [B, width]."""
-    plane = aligned(x.shape[1] + 1)
+    plane = padded(x.shape[1] + 1)
     parts = x.new_empty((len(x), parts_in(precision) * plane), dtype=torch.bfloat16)
     split_into(parts, x, precision, 1, x.shape[1])
     return Parts(parts, plane)
@@ -166,8 +164,8 @@ def split_into(parts: torch.Tensor, x: torch.Tensor, precision: int, group: int,
 
     Each is followed by 1, which is what the weight of a bias is multiplied by.
     """
-    rows, plane = len(x) * group, aligned(width + 1)
-    grid = triton.cdiv(rows, _ROWS), triton.cdiv(plane, _BLOCK)
+    rows, plane = len(x) * group, padded(width + 1)
+    grid = cdiv(rows, _ROWS), cdiv(plane, _BLOCK)
     constants = {"ROWS": _ROWS, "BLOCK": _BLOCK, "PLANE": plane, "PRECISION": precision}
     strides = x.stride(0), parts.stride(0)
     _split_kernel[grid](x, parts, rows, width, group, *strides, **constants, num_warps=4, **EXACT)

@@ -18,6 +18,7 @@ import triton.language as tl
 from fastsmc.backends import FINE
 from fastsmc.kernels.build import Build
 from fastsmc.kernels.rows import new_status, options_of, report
+from fastsmc.kernels.sizes import cdiv, next_power_of_2
 
 _TILE = 2048  # words
 _WORDS = {1: torch.int8, 2: torch.int16, 4: torch.int32, 8: torch.int64}
@@ -35,15 +36,15 @@ def gather_particles(particles: torch.Tensor, ancestors: torch.Tensor, out: torc
         fault = _OVERLAP
     if fault:
         status.fill_(fault << 48)
-    _check[(triton.cdiv(m, _TILE),)](
+    _check[(cdiv(m, _TILE),)](
         ancestors, status, n, m, IN_PLACE=in_place and not fault, BLOCK=_TILE, **options_of(_TILE)
     )
     row_bytes = particles[:1].numel() * particles.element_size()
     word = math.gcd(8, row_bytes, particles.data_ptr(), out.data_ptr()) if row_bytes else 1
     words = row_bytes // word
-    wide = min(_TILE, triton.next_power_of_2(max(words, 1)))
+    wide = min(_TILE, next_power_of_2(max(words, 1)))
     tall = _TILE // wide
-    _gather[(triton.cdiv(m, tall), max(1, triton.cdiv(words, wide)))](
+    _gather[(cdiv(m, tall), max(1, cdiv(words, wide)))](
         *(_as_words(particles, word), ancestors, _as_words(out, word), status, m, words),
         IN_PLACE=in_place, ROWS=tall, WORDS=wide, **options_of(_TILE),
     )  # fmt: skip

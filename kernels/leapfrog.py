@@ -26,6 +26,7 @@ from fastsmc.kernels.evaluation import Evaluation
 from fastsmc.kernels.graphs import GRAPHS, Graphs, place
 from fastsmc.kernels.mlp import Data
 from fastsmc.kernels.philox import KEY, key_tensor, normals, signed, write_key
+from fastsmc.kernels.sizes import cdiv
 from fastsmc.kernels.sums import add_slices
 from fastsmc.kernels.tiles import Tiles
 from fastsmc.kernels.update import PLAN, Update, drifted, kicked, plan_tensor, refreshed, write_plan
@@ -102,7 +103,7 @@ def step(
 ) -> None:
     """One step by a plan and a key on the device; the momentum is refreshed if there is a key."""
     P, dim = state.particles.shape
-    blocks = triton.cdiv(dim, _BLOCK)
+    blocks = cdiv(dim, _BLOCK)
     partials = energies.new_empty((blocks, P, 3))
     _leapfrog_kernel[(P * blocks,)](
         *state, noise, out, partials, plan, key, dim, blocks, P, BLOCK=_BLOCK, num_warps=_WARPS, **EXACT
@@ -180,7 +181,7 @@ def steps(evaluation: Evaluation, state: State, num_steps: int, terms: Terms, en
     step(state, None, particles, ends.start, first, terms.key)
     update = Update(particles, momentum, prior_precision, scale, inner)
     for _ in range(num_steps - 1):
-        if evaluation.fuses:
+        if evaluation.schedule.fuses:
             evaluation.log_likelihood(particles, status, None, update=update)
         else:
             evaluation.log_likelihood(particles, status, None, grad)
@@ -232,7 +233,7 @@ def trajectory(
     places = map(place, (particles, momentum, grad, x, y, prior_precision))
     name = (layers.tobytes(), precision, likelihood, noise, tiles, num_steps, *places)
     work = partial(steps, evaluation, state, num_steps)
-    scratch = evaluation.scratch(len(particles))
+    scratch = evaluation.schedule.scratch(len(particles))
     return graphs.run(name, scratch, work, Terms(weights, scale, plans, key), Ends(total, start, end))
 
 

@@ -22,11 +22,12 @@ by side. The launch behind it begins with what was kept, and ends with that laye
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from functools import cached_property
 from itertools import pairwise
 from typing import NamedTuple
 
-import numpy as np
 import torch
 import triton
 import triton.language as tl
@@ -35,6 +36,7 @@ from fastsmc.kernels.activations import IDENTITY, TANH, kept_of, times_slope, va
 from fastsmc.kernels.build import CAPABILITIES, PRODUCTS, Build
 from fastsmc.kernels.dot import MEDIUM, aligned, load_parts, parts_in, parts_of, product, split_into, store, store_parts
 from fastsmc.kernels.losses import CATEGORICAL, FINE, bad_labels, loss
+from fastsmc.kernels.sizes import cdiv, padded
 from fastsmc.kernels.sums import sum_in_any_order
 from fastsmc.kernels.tiles import Tiles, choose_tiles, power_of_two
 from fastsmc.networks import Layer
@@ -376,12 +378,12 @@ class Stack:
         units, depth = power_of_two(first.outputs, tiles.units), power_of_two(first.inputs, tiles.depth)
         return replace(self, layers=(first._replace(units=units, depth=depth),))
 
-    @property
+    @cached_property
     def behind_first(self) -> Stack:
         """The other layers, whose rows are the same."""
         return replace(self, layers=self.layers[1:])
 
-    @property
+    @cached_property
     def constants(self) -> dict:
         """What is compiled into the kernel of a network."""
         return {
@@ -405,10 +407,10 @@ class Stack:
         return runs + list(self.layers[2:][-1:])
 
 
-def dense_stack(layers: np.ndarray, tiles: Tiles, first: int = 0, dim: int | None = None) -> Stack:
-    """Places of the dense layers of a table, whose weights begin at ``first`` in particles of length ``dim``."""
+def dense_stack(layers: Sequence[Layer], tiles: Tiles, first: int = 0, dim: int | None = None) -> Stack:
+    """Places of dense layers, whose weights begin at ``first`` in particles of length ``dim``."""
     begin, packed, kept, deltas, places = first, 0, 0, 0, []
-    for layer in (Layer(*map(int, row)) for row in layers):
+    for layer in layers:
         if not layer.is_dense:
             raise NotImplementedError(
                 "layers has a convolution behind a dense layer; the triton engine needs it in front"
@@ -423,7 +425,7 @@ def dense_stack(layers: np.ndarray, tiles: Tiles, first: int = 0, dim: int | Non
         packed += packed_size(inputs, outputs)
         begin += (inputs + 1) * outputs
         last = len(places) == len(layers)
-        kept, deltas = kept + (0 if last else aligned(outputs)), deltas + aligned(outputs)
+        kept, deltas = kept + (0 if last else padded(outputs)), deltas + padded(outputs)
     if places[-1].activation != IDENTITY.value:
         raise NotImplementedError(
             f"layers ends with activation {places[-1].activation}; the triton engine needs 0, the identity, there"
@@ -506,7 +508,7 @@ def through(
         Whether the outputs are to be such rows.
     """
     P, samples = rows.kept.shape[:2]
-    cut = triton.cdiv(samples, tiles.samples)
+    cut = cdiv(samples, tiles.samples)
     _mlp_kernel[(P * cut,)](
         data.x,
         None if partials is None else data.y,
@@ -555,15 +557,15 @@ def _build(
 ) -> Build:
     """Of a categorical network of tanh units with the usual tiles: whole, or where its first layer goes by itself."""
     tanh = [TANH.value] * (len(widths) - 2) + [IDENTITY.value]
-    layers = np.array([Layer(0, a, n, 1, 1, m, 1, 0, 1) for a, (n, m) in zip(tanh, pairwise(widths), strict=True)])
+    layers = [Layer(0, a, n, 1, 1, m, 1, 0, 1) for a, (n, m) in zip(tanh, pairwise(widths), strict=True)]
     tiles = choose_tiles(precision, 64 if part == WHOLE else 1000, f"{capability / 10}")
-    stack, plane, parts = dense_stack(layers, tiles), aligned(widths[0] + 1), parts_in(precision)
+    stack, plane, parts = dense_stack(layers, tiles), padded(widths[0] + 1), parts_in(precision)
     rows = "*bf16" if precision == MEDIUM.value else "*fp32"
     pointers = {"x": "*bf16", "y": "*i64", "weights": None, "particles": "*fp32", "packed": None, "kept": rows}
     pointers |= {"deltas": "*bf16" if with_grad else None, "outputs": "*fp32", "input_grad": None}
     pointers |= {"partials": "*fp64", "status": "*i64"}
     constants = {"X_STRIDE": parts * plane, "X_PLANE": plane, "INPUT_ACTIVATION": 0}
-    constants |= {"INPUT_GRAD_STRIDE": 0, "INPUT_GRAD_PLANE": 0, "OUTPUT_STRIDE": aligned(stack.outputs)}
+    constants |= {"INPUT_GRAD_STRIDE": 0, "INPUT_GRAD_PLANE": 0, "OUTPUT_STRIDE": padded(stack.outputs)}
     constants |= {"INPUT_PADDED": part == BEHIND, "OUTPUT_PADDED": part == FIRST}
     if part == FIRST:
         pointers |= dict.fromkeys(("y", "deltas", "partials", "status")) | {"packed": "*bf16", "outputs": rows}

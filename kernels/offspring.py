@@ -16,6 +16,7 @@ import triton.language as tl
 from fastsmc.kernels.build import ROOMY, Build
 from fastsmc.kernels.rows import DEFAULT_CUT, Cut, new_status, options_of, report, tile_index
 from fastsmc.kernels.scan import VACANCIES, scan_parts, search, sum_parts, vacancies_of
+from fastsmc.kernels.sizes import next_power_of_2
 
 
 def offspring(ancestors: torch.Tensor, counts: torch.Tensor, cut: Cut = DEFAULT_CUT) -> torch.Tensor:
@@ -33,7 +34,7 @@ def permute_ancestors(ancestors: torch.Tensor, permuted: torch.Tensor, cut: Cut 
     rows, status = ancestors.numel() // n, new_status(ancestors)
     if n <= cut.alone:
         counts, vacancies = torch.empty_like(ancestors, dtype=torch.int32), torch.empty_like(ancestors)
-        block = triton.next_power_of_2(n)
+        block = next_power_of_2(n)
         _permute_row[(rows,)](ancestors, permuted, counts, vacancies, status, n, BLOCK=block, **options_of(block))
         return status
     counts = torch.zeros_like(ancestors, dtype=torch.int32)

@@ -14,6 +14,7 @@ import triton.language as tl
 
 from fastsmc.kernels.build import EXACT, Build
 from fastsmc.kernels.elementary import log, sincos_turns
+from fastsmc.kernels.sizes import cdiv
 
 _BLOCKS = 256  # of four words, to a program
 
@@ -106,7 +107,7 @@ def key_tensor(seed: int, iteration: int, stream: int, first_slot: int, device: 
 def fill(out: torch.Tensor, key: torch.Tensor, kind: int) -> None:
     """Fill [slots, numbers] with PHILOX, UNIFORM or NORMAL numbers of a key on the device."""
     slots, numbers = out.shape
-    programs = triton.cdiv(numbers, _BLOCKS * (2 if kind == UNIFORM.value else 4))
+    programs = cdiv(numbers, _BLOCKS * (2 if kind == UNIFORM.value else 4))
     _random_kernel[(slots * programs,)](out, key, numbers, programs, kind, _BLOCKS, **EXACT)
 
 

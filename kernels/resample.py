@@ -46,6 +46,7 @@ from fastsmc.kernels.rows import (
     tile_index,
 )
 from fastsmc.kernels.scan import COUNTS, REMAINDERS, scan_parts, search, sum_parts
+from fastsmc.kernels.sizes import next_power_of_2
 
 SCHEMES = ("systematic", "stratified", "multinomial", "residual")
 DRAWN = ("multinomial", "residual")
@@ -67,7 +68,7 @@ def resample(
     if max(n, m) <= cut.alone:
         sums = weights.new_empty((rows, n if scheme in DRAWN else 1), dtype=torch.int64)
         counts = weights.new_empty((rows, n), dtype=torch.int32)
-        tile = min(cut.tile, triton.next_power_of_2(max(n, m)))
+        tile = min(cut.tile, next_power_of_2(max(n, m)))
         _resample_row[(rows,)](
             *(weights, u, ancestors, sums, counts, status, n, m),
             BLOCK=tile, SCHEME=code, LOG=log, **options_of(2 * tile), **ROOMY,

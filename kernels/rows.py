@@ -17,6 +17,7 @@ import triton.language as tl
 
 from fastsmc.backends import FINE
 from fastsmc.kernels.build import EXACT
+from fastsmc.kernels.sizes import cdiv
 
 _NONE = tl.constexpr(2**31 - 1)  # beyond any index
 
@@ -31,11 +32,11 @@ class Cut:
 
     def tiles(self, n: int) -> int:
         """Tiles of each part of a row of n."""
-        return triton.cdiv(n, self.tile * self.parts)
+        return cdiv(n, self.tile * self.parts)
 
     def grid(self, rows: int, n: int) -> tuple[int, int]:
         """Rows and their parts."""
-        return rows, triton.cdiv(n, self.tile * self.tiles(n))
+        return rows, cdiv(n, self.tile * self.tiles(n))
 
 
 DEFAULT_CUT = Cut()

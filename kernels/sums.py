@@ -10,6 +10,7 @@ import triton
 import triton.language as tl
 
 from fastsmc.kernels.build import Build
+from fastsmc.kernels.sizes import cdiv
 
 _BLOCK = 256
 _ROWS = 8
@@ -62,7 +63,7 @@ def add_slices(partials: torch.Tensor, out: torch.Tensor, accumulate: bool = Fal
     if partials.is_contiguous() and out.is_contiguous():
         partials, out = partials.view(len(partials), 1, -1), out.view(1, -1)
     rows, width = out.shape
-    blocks = triton.cdiv(width, _BLOCK)
+    blocks = cdiv(width, _BLOCK)
     _add_slices_kernel[(rows * blocks,)](
         partials,
         out,

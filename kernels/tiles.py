@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
 
-import triton
+from fastsmc.kernels.sizes import next_power_of_2
 
 TABLE = Path(__file__).with_name("tiles.csv")
 
@@ -122,4 +122,4 @@ def _table() -> tuple[Measured, ...]:
 
 def power_of_two(size: int, most: int = 1 << 30) -> int:
     """That covers a size: at least 16, as tensor cores need, and at most ``most``."""
-    return max(16, min(triton.next_power_of_2(size), most))
+    return max(16, min(next_power_of_2(size), most))

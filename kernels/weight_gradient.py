@@ -22,6 +22,7 @@ import triton.language as tl
 from fastsmc.kernels.activations import value_of
 from fastsmc.kernels.build import CAPABILITIES, PRODUCTS, Build
 from fastsmc.kernels.dot import MEDIUM, aligned, load_parts, parts_in, parts_of, product
+from fastsmc.kernels.sizes import cdiv, padded
 from fastsmc.kernels.tiles import Tiles, choose_tiles, power_of_two
 from fastsmc.kernels.update import Update, kick_and_drift
 
@@ -162,8 +163,8 @@ def weight_gradient(
     """
     P, B = deltas.shape[:2]
     n, k, depth, warps, stages = _tiles(weights, precision, tiles.columns if update is None else FUSED_COLUMNS)
-    programs = triton.cdiv(weights.outputs, n) * triton.cdiv(weights.inputs + 1, k)
-    _weight_gradient_kernel[(programs * P * triton.cdiv(B, tiles.slice),)](
+    programs = cdiv(weights.outputs, n) * cdiv(weights.inputs + 1, k)
+    _weight_gradient_kernel[(programs * P * cdiv(B, tiles.slice),)](
         h,
         deltas,
         sums,
@@ -208,7 +209,7 @@ def _build(weights: Weights, precision: int, fused: bool, capability: int, regis
     n, k, depth, warps, stages = _tiles(weights, precision, columns)
     pointers = ("sums", "particles", "momentum", "prior_precision", "scale", "plan")
     constants = dict.fromkeys(name for name in pointers if name not in used)
-    plane = aligned(weights.inputs + 1) if first else 0
+    plane = padded(weights.inputs + 1) if first else 0
     constants |= {"H_STRIDE": plane * parts_in(precision) or 112, "H_PLANE": plane, "DELTA_PLANE": 128}
     constants |= {"INPUTS": weights.inputs, "OUTPUTS": weights.outputs, "BEGIN": weights.begin, "DIM": weights.dim}
     constants |= {"ACTIVATION": 0 if first else 2, "N": n, "K": k, "DEPTH": depth}

@@ -16,6 +16,7 @@ import triton.language as tl
 from fastsmc.kernels.build import ROOMY, Build
 from fastsmc.kernels.exponential import exp64
 from fastsmc.kernels.rows import DEFAULT_CUT, Cut, load_parts, new_status, options_of, report, report_row, tile_index
+from fastsmc.kernels.sizes import next_power_of_2
 
 LOWEST = tl.constexpr(-1.7976931348623157e308)  # a reference for entries that are all -inf
 
@@ -28,7 +29,7 @@ def normalize_log_weights(
     rows = log_weights.numel() // n
     status = new_status(log_weights)
     if n <= cut.alone:
-        block = triton.next_power_of_2(n)
+        block = next_power_of_2(n)
         _normalize_row[(rows,)](log_weights, weights, log_sum, ess, status, n, BLOCK=block, **options_of(block))
         return status
     grid, tiles = cut.grid(rows, n), cut.tiles(n)

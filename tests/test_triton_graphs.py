@@ -11,6 +11,7 @@ from fastsmc.kernels import graphs, leapfrog
 from fastsmc.kernels.evaluation import Evaluation
 from fastsmc.kernels.graphs import Graphs
 from fastsmc.kernels.mlp import Data
+from fastsmc.kernels.tiles import choose_tiles
 
 
 class Tape:
@@ -140,6 +141,15 @@ def test_scratch_counts_what_is_allocated():
     problem = Problem("in one")
     density, (theta, *_), (x, y, weights), *_ = problem.prepared(0)
     layers, likelihood, noise, precision = density
-    evaluation = Evaluation.of(layers, precision, Data(x, y, weights, likelihood, noise))
-    assert evaluation.scratch(len(theta)) == len(theta) * len(x) * (4 * 16 + 3 * 2 * 32 + 4 * 16)
-    assert evaluation.scratch(10**9) <= evaluation.tiles.scratch
+    schedule = Evaluation.of(layers, precision, Data(x, y, weights, likelihood, noise)).schedule
+    assert schedule.scratch(len(theta)) == len(theta) * len(x) * (4 * 16 + 3 * 2 * 32 + 4 * 16)
+    assert schedule.scratch(10**9) <= schedule.tiles.scratch
+
+
+def test_a_schedule_is_made_once_for_all_batches_of_a_size():
+    problem = Problem("in one")
+    (layers, likelihood, noise, precision), _, (x, y, weights), *_ = problem.prepared(0)
+    first, second = (Evaluation.of(layers, precision, Data(x + k, y, weights, likelihood, noise)) for k in range(2))
+    assert first.schedule is second.schedule
+    assert Evaluation.of(layers, precision, Data(x[1:])).schedule != first.schedule
+    assert Evaluation.of(layers, precision, Data(x), choose_tiles(precision, 512)).schedule != first.schedule
