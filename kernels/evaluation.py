@@ -170,18 +170,18 @@ class Schedule:
         packed = 2 * parts_in(self.precision) * self.stack.packed if self.packs else 0
         return self.chunk * self._row + 4 * (dense + images) + packed
 
-    @cached_property
-    def _group(self) -> int:
-        """Particles in scratch at a time, at most."""
-        return max(1, self.tiles.scratch // self._particle)
+    def _group(self, particles: int) -> int:
+        """Particles in scratch at a time: groups are as few as there is room for, and as equal."""
+        groups = cdiv(particles, max(1, self.tiles.scratch // self._particle))
+        return cdiv(particles, groups)
 
     def scratch(self, particles: int) -> int:
         """Bytes that so many particles take at a time."""
-        return min(particles, self._group) * self._particle
+        return self._group(particles) * self._particle
 
     def parts(self, particles: int) -> Iterator[Part]:
         """The chunks of each group of particles in turn; only the groups depend on the number of particles."""
-        group = self._group
+        group = self._group(particles)
         for first in range(0, particles, group):
             for begin in range(0, self.samples, self.chunk):
                 end = min(begin + self.chunk, self.samples)

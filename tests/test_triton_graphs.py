@@ -7,6 +7,7 @@ import pytest
 import torch
 from test_triton_leapfrog import DEVICE, Problem
 
+import fastsmc as fs
 from fastsmc.kernels import graphs, leapfrog
 from fastsmc.kernels.evaluation import Evaluation
 from fastsmc.kernels.graphs import Graphs
@@ -153,3 +154,16 @@ def test_a_schedule_is_made_once_for_all_batches_of_a_size():
     assert first.schedule is second.schedule
     assert Evaluation.of(layers, precision, Data(x[1:])).schedule != first.schedule
     assert Evaluation.of(layers, precision, Data(x), choose_tiles(precision, 512)).schedule != first.schedule
+
+
+@pytest.mark.parametrize(("precision", "sizes"), [(0, [342, 342, 340]), (1, [342, 342, 340]), (2, [512, 512])])
+def test_groups_of_particles_are_equal(precision, sizes):
+    """The last would not fill a card if it had what is left."""
+    data = Data(torch.zeros(1000, 784), torch.zeros(1000, dtype=torch.int64))
+    layers = fs.MLP((784, 100, 100, 10)).layer_table
+    schedule = Evaluation.of(layers, precision, data, choose_tiles(precision, 1000, "9.0")).schedule
+    groups = [part.last - part.first for part in schedule.parts(1024)]
+    assert groups == sizes
+    assert schedule.scratch(1024) == groups[0] * schedule.scratch(1) <= schedule.tiles.scratch
+    assert sum(part.last - part.first for part in schedule.parts(1027)) == 1027
+    assert max(part.last - part.first for part in schedule.parts(1)) == 1
