@@ -56,6 +56,14 @@ SHAPES = {
     "particles in groups, chunks without a slice": ((33, 17, 3), 3, 18, CROWDED),
 }
 
+BUSY = {
+    "a first layer alone": ((784, 100, 100, 10), 64, 1000, USUAL),
+    "weights split where they are read": ((784, 100, 100, 10), 64, 64, USUAL),
+    "a small network": ((64, 32, 10), 256, 256, USUAL),
+    "groups and chunks": ((37, 40, 21, 19), 64, 150, CROWDED),
+}
+"""Shapes of more programs than a card runs at a time, or of many tiles."""
+
 CUT_OTHERWISE = (ODD, "widths over every tile", "weights split once", "several chunks of several slices")
 some_shapes = fewer_interpreted(["shape"], SHAPES, kept=lambda shape: shape in CUT_OTHERWISE)
 every_activation = fewer_interpreted(
@@ -73,7 +81,7 @@ def on_device(array):
 
 class Problem(problems.Problem):
     def __init__(self, shape=ODD, activation="tanh", kind="categorical"):
-        widths, particles, samples, self.tiles = SHAPES[shape]
+        widths, particles, samples, self.tiles = (SHAPES | BUSY)[shape]
         super().__init__(fs.MLP(widths, activation), particles, samples, kind, seed=sum(widths) + samples)
 
     def data(self):
@@ -156,6 +164,19 @@ def each_particle_alone_gives_the_same_bits(problem):
 @some_shapes
 def test_each_particle_alone_gives_the_same_bits(shape):
     each_particle_alone_gives_the_same_bits(Problem(shape, "relu"))
+
+
+@pytest.mark.gpu
+@pytest.mark.large
+@pytest.mark.skipif(INTERPRETED, reason="the interpreter has one program at a time, and no races")
+@pytest.mark.parametrize("precision", PRECISIONS)
+@pytest.mark.parametrize("shape", BUSY)
+def test_repeated_gradients_have_the_same_bits(shape, precision):
+    """What threads leave one another in global memory is not watched by racecheck; a race would show in some bits."""
+    problem = Problem(shape)
+    first = problem.by_triton(precision)
+    for _ in range(100):
+        assert all(map(np.array_equal, problem.by_triton(precision), first))
 
 
 @every_likelihood
