@@ -50,6 +50,11 @@ def test_a_level_that_does_not_exist_is_refused_in_one_sentence():
     assert last == f"ValueError: FASTSMC_SIMD is 'sse9'; this processor runs {', '.join(cpu.simd_levels())}"
 
 
+def test_it_is_refused_before_threads_start():
+    done = run("sse9", "-c", "from fastsmc import _cpu; _cpu.multiply_adds(1)")
+    assert "ValueError: FASTSMC_SIMD is 'sse9'; this processor runs" in done.stderr
+
+
 def test_a_level_that_this_processor_lacks_is_refused_in_one_sentence():
     absent = [level for level in LEVELS if level not in cpu.simd_levels()]
     if not absent:

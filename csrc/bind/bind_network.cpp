@@ -194,9 +194,11 @@ Rows<float> elementary_of(int function, const Rows<float>& x) {
 // On all threads at once.
 double multiply_adds(int64_t rounds, int precision) {
   require(precision >= 0 && precision < kPrecisions, "the engine takes a precision of 0, 1 or 2");
+  const auto of_one = kernels().network[precision]->multiply_adds;
   double operations = 0;
+  py::gil_scoped_release release;
 #pragma omp parallel num_threads(available_threads()) reduction(+ : operations)
-  operations += kernels().network[precision]->multiply_adds(rounds);
+  operations += of_one(rounds);
   return operations;
 }
 
