@@ -277,8 +277,84 @@ def test_a_gpu_computes_what_the_cpu_does():
             ValueError,
             r"x has shape \(4, 3\) and y \(4,\); this network needs \[B, 2\]",
         ),
+        (
+            lambda: accelerated.normalize_log_weights(jnp.zeros((3, 0))),
+            ValueError,
+            r"log_weights has shape \(3, 0\); it must have at least one dimension and one entry",
+        ),
+        (
+            lambda: accelerated.systematic(jnp.zeros(0), 0.5, num_samples=4),
+            ValueError,
+            r"weights has shape \(0,\); it must have at least one dimension and one entry",
+        ),
+        (lambda: accelerated.systematic(WEIGHTS[0], 0.5, num_samples=0), ValueError, "num_samples is 0; it must be at"),
+        (lambda: move(num_steps=0), ValueError, "num_steps is 0; it must be at least 1"),
+        (lambda: move(particles=jnp.zeros((2, 4))), ValueError, r"this network needs \[P, 9\] with P >= 1"),
+        (lambda: move(particles=jnp.zeros((0, 9))), ValueError, r"particles has shape \(0, 9\); this network needs"),
+        (
+            lambda: move(momentum=jnp.zeros((2, 4))),
+            ValueError,
+            r"momentum has shape \(2, 4\); it must have \(2, 9\)",
+        ),
+        (lambda: move(grad=jnp.zeros((1, 9))), ValueError, r"grad has shape \(1, 9\); it must have \(2, 9\)"),
+        (lambda: move(scale=jnp.ones(3)), ValueError, r"scale has shape \(3,\); it must have \(9,\) or \(\)"),
+        (lambda: move(step_size=jnp.ones(2)), ValueError, r"step_size has shape \(2,\); it must have \(\)"),
     ],
 )
 def test_shapes_and_types_that_are_refused(call, error, sentence):
     with pytest.raises(error, match=sentence):
         call()
+
+
+SMALL = fs.MLP((2, 3))
+
+
+def move(num_steps=1, **changes):
+    """A trajectory of two particles."""
+    state = dict.fromkeys(("particles", "momentum", "grad"), jnp.zeros((2, 9)))
+    numbers = {"prior_precision": 1.0, "scale": 1.0, "step_size": 0.1, "likelihood_scale": 1.0}
+    run = accelerated.trajectory(SMALL, np.zeros((4, 2)), np.zeros(4, int), num_steps)
+    return run(**{**state, **numbers, **changes})
+
+
+def misshapen_calls():
+    """Names of calls, what they return, operands that they refuse, and attributes."""
+    network = {
+        "layers": SMALL.layer_table.ravel(),
+        "likelihood": np.int64(0),
+        "noise": np.float64(1),
+        "precision": np.int64(0),
+        "density": np.int64(0),
+    }
+    plan = {"scheme": np.int64(0), "log": np.int64(1)}
+    x, y, rows, one = jnp.zeros((4, 2)), jnp.zeros(4, int), jnp.zeros(9), jnp.zeros(())
+    yield "normalize_log_weights", ((0,), (), ()), (jnp.zeros(0),), {}
+    yield "normalize_log_weights", ((4,), (3,), ()), (jnp.zeros(4),), {}
+    yield "resample", ((4,),), (jnp.zeros(0), one), plan
+    yield "resample", ((4,),), (jnp.zeros((2, 4)), one), plan
+    yield "log_likelihood", ((),), (jnp.zeros(8), x, y), network
+    yield "log_likelihood", ((3,),), (jnp.zeros((2, 9)), x[None], y[None]), network
+    yield "log_likelihood", ((),), (rows, x[:, :1], y), network
+    yield "log_likelihood", ((),), (rows, x, y[:3]), network
+    yield "log_likelihood_and_grad", ((), (8,)), (rows, x, y), network
+    state, steps = jnp.zeros((2, 9)), {**network, "steps": np.int64(1)}
+    for p, v, of_each, size, count in (
+        (state[:, :4], state, (2,), one, 1),
+        (state, state[:1], (2,), one, 1),
+        (state, state, (1,), one, 1),
+        (state, state, (2,), jnp.zeros(2), 1),
+        (state, state, (2,), one, 0),
+    ):
+        results = (*[(2, 9)] * 3, *[of_each] * 3)
+        yield "trajectory", results, (p, v, state, x, y, rows, rows, size, one), {**steps, "steps": np.int64(count)}
+
+
+@pytest.mark.parametrize("of", ENGINES)
+def test_calls_refuse_shapes_by_themselves(of):
+    for name, shapes, operands, attributes in misshapen_calls():
+        if name == "trajectory" and of != "cpu":
+            continue
+        dtype = jnp.int32 if name == "resample" else jnp.float32
+        results = [jax.ShapeDtypeStruct(shape, dtype) for shape in shapes]
+        with pytest.raises(jax.errors.JaxRuntimeError, match="fastsmc: "):
+            jax.block_until_ready(calls_of(of)(name, results)(*operands, **attributes))

@@ -94,6 +94,11 @@ class Cpu {
 
 using Floats = ffi::Buffer<ffi::F32>;
 
+bool has_shape(Floats buffer, std::initializer_list<int64_t> shape) {
+  const Dims dims = buffer.dimensions();
+  return std::equal(dims.begin(), dims.end(), shape.begin(), shape.end());
+}
+
 void copy_in(Floats from, Floats to) {
   if (from.typed_data() != to.typed_data()) std::copy_n(from.typed_data(), from.element_count(), to.typed_data());
 }
@@ -109,8 +114,18 @@ ffi::Error trajectory(Cpu engine, Floats particles, Floats momentum, Floats grad
                       double noise, int64_t precision, int64_t density, int64_t steps) {
   return guarded(engine, [&] {
     const NetworkSpec spec = spec_of(layers, likelihood, noise, precision);
-    const int64_t count = particles.dimensions()[0], dim = particles.dimensions()[1];
-    const Data data(engine, spec, x, y);
+    const int64_t count = particles.element_count() > 0 ? particles.dimensions()[0] : 0, dim = spec.num_params();
+    for (const Floats& state : {particles, momentum, grad, *last, *last_momentum, *last_grad})
+      require(has_shape(state, {count, dim}) && count > 0, "particles, momentum and grad must be [P, d] with P >= 1");
+    for (const Floats& row : {prior_precision, scale})
+      require(has_shape(row, {dim}), "prior_precision and scale must be [d]");
+    for (const Floats& number : {step_size, likelihood_scale})
+      require(has_shape(number, {}), "step_size and likelihood_scale must be numbers");
+    for (const Floats& of_each : {*log_likelihood, *prior_energy, *kinetic_gain})
+      require(has_shape(of_each, {count}), "what is known of each particle must be [P]");
+    require(steps > 0, "a trajectory must have at least one step");
+    const Leading alone{x.dimensions(), 0};
+    const Data data(engine, spec, alone, x, y);
     copy_in(particles, *last);
     copy_in(momentum, *last_momentum);
     copy_in(grad, *last_grad);
@@ -124,7 +139,7 @@ ffi::Error trajectory(Cpu engine, Floats particles, Floats momentum, Floats grad
     const cpu::Phase phase{
         count,        0,         last->typed_data(), last_momentum->typed_data(), last_grad->typed_data(), total.data(),
         start.data(), end.data()};
-    engine.trajectory(density, spec, data.batch({x.dimensions(), 0}, 0), plan, *step_size.typed_data(), steps, phase);
+    engine.trajectory(density, spec, data.batch(alone, 0), plan, *step_size.typed_data(), steps, phase);
     for (size_t p = 0; p < total.size(); ++p) {
       log_likelihood->typed_data()[p] = static_cast<float>(total[p]);
       prior_energy->typed_data()[p] = static_cast<float>(end[p].prior_energy);

@@ -1,8 +1,8 @@
 // Ops as custom calls of XLA, whatever engine computes them: resampling, log weights and networks inside of jax.jit.
 //
 // Operands may have leading dimensions, of which each is that of the result or one: so jax.vmap hands them over
-// (vmap_method="expand_dims"), and data that all particles share are not replicated. Shapes are the business of
-// fastsmc/integrations/jax.py, values that of the engine.
+// (vmap_method="expand_dims"), and data that all particles share are not replicated. fastsmc/integrations/jax.py has
+// the sentences about shapes; here they are held to what the pointers assume. Values are the business of the engine.
 //
 // An Engine is made for one call, by its CtxDecoding. Beside its ops, whose arguments are those of cpu/ or cuda/ops.h,
 // it has
@@ -36,6 +36,10 @@ namespace ffi = xla::ffi;
 using Buffer = ffi::AnyBuffer;
 using Dims = Buffer::Dimensions;
 
+inline void require(bool condition, const char* what) {
+  if (!condition) throw std::invalid_argument(what);
+}
+
 inline int64_t product(Dims dims, size_t begin, size_t end) {
   int64_t count = 1;
   for (size_t k = begin; k < end; ++k) count = checked_product({count, dims[k]});
@@ -48,6 +52,13 @@ struct Leading {
   size_t rank;
 
   int64_t rows() const { return product(dims, 0, rank); }
+  // Whether an operand has these, or ones, before dimensions of its own.
+  bool before(Dims operand, std::initializer_list<int64_t> own) const {
+    if (operand.size() != rank + own.size() || !std::equal(own.begin(), own.end(), operand.begin() + rank))
+      return false;
+    return std::equal(operand.begin(), operand.begin() + rank, dims.begin(),
+                      [](int64_t size, int64_t of_result) { return size == 1 || size == of_result; });
+  }
   bool shared(Dims operand) const { return product(operand, 0, rank) == 1; }
   bool whole(Dims operand) const { return product(operand, 0, rank) == rows(); }
   int64_t row_of(Dims operand, int64_t row) const {
@@ -133,14 +144,24 @@ void deliver(Engine& engine, const T* from, const Buffer& buffer) {
   });
 }
 
+inline int64_t row_size(const Buffer& buffer) {
+  const Dims dims = buffer.dimensions();
+  require(dims.size() > 0 && dims.back() > 0, "a row must have at least one entry");
+  return dims.back();
+}
+
 // weights [.., N], u [..] for systematic, else [.., M] -> ancestors [.., M], int32 or int64
 template <class T, class Engine>
 void resample(Engine& engine, const Buffer& weights, const Buffer& u, const Buffer& ancestors, Scheme scheme,
               bool log) {
   const Dims out = ancestors.dimensions();
   const Leading lead{out, out.size() - 1};
-  const int64_t n = weights.dimensions().back(), m = out.back(), rows = lead.rows();
-  const int64_t numbers = scheme == Scheme::kSystematic ? 1 : m;
+  const int64_t n = row_size(weights), m = row_size(ancestors), rows = lead.rows();
+  const bool one = scheme == Scheme::kSystematic;
+  const int64_t numbers = one ? 1 : m;
+  require(lead.before(weights.dimensions(), {n}) &&
+              (one ? lead.before(u.dimensions(), {}) : lead.before(u.dimensions(), {m})),
+          "weights must be [.., N] and u [..] or [.., M]");
   const auto* from = static_cast<const T*>(weights.untyped_data());
   const Uniforms uniforms{u.untyped_data(), is_double(u)};
   int64_t* const to = results<int64_t>(engine, ancestors);
@@ -158,8 +179,13 @@ void resample(Engine& engine, const Buffer& weights, const Buffer& u, const Buff
 template <class T, class Engine>
 void normalize(Engine& engine, const Buffer& log_weights, const Buffer& weights, const Buffer& log_sum,
                const Buffer& ess) {
-  const int64_t n = log_weights.dimensions().back();
+  const int64_t n = row_size(log_weights);
   const auto rows = static_cast<int64_t>(log_weights.element_count()) / n;
+  const auto holds = [](const Buffer& buffer, int64_t count) {
+    return static_cast<int64_t>(buffer.element_count()) == count;
+  };
+  require(holds(weights, rows * n) && holds(log_sum, rows) && holds(ess, rows),
+          "log_weights and weights must be [.., N], log_sum and ess [..]");
   T *to = weights.typed_data<T>(), *sums = log_sum.typed_data<T>(), *sizes = ess.typed_data<T>();
   engine.normalize_log_weights(rows, n, log_weights.typed_data<T>(), to, sums, sizes);
   deliver(engine, to, weights);
@@ -180,13 +206,18 @@ inline NetworkSpec spec_of(ffi::Span<const int64_t> layers, int64_t likelihood, 
 class Data {
  public:
   template <class Engine>
-  Data(Engine& engine, const NetworkSpec& spec, const Buffer& x, const Buffer& y)
+  Data(Engine& engine, const NetworkSpec& spec, const Leading& lead, const Buffer& x, const Buffer& y)
       : inputs_(spec.inputs()),
         outputs_(spec.outputs()),
         of_x_(x.dimensions()),
         of_y_(y.dimensions()),
         x_(as<float>(engine, x)) {
-    if (spec.likelihood == Likelihood::kCategorical)
+    const bool labels = spec.likelihood == Likelihood::kCategorical;
+    const int64_t samples = of_x_.size() > lead.rank ? of_x_[lead.rank] : 0;
+    require(samples > 0 && lead.before(of_x_, {samples, inputs_}) &&
+                (labels ? lead.before(of_y_, {samples}) : lead.before(of_y_, {samples, outputs_})),
+            "x must be [.., B, inputs] with B >= 1, y [.., B] or [.., B, outputs]");
+    if (labels)
       labels_ = as<int64_t>(engine, y);
     else
       targets_ = as<float>(engine, y);
@@ -217,9 +248,12 @@ void log_likelihood(Engine& engine, const Buffer& particles, const Buffer& x, co
                     const Buffer* grad, const NetworkSpec& spec, int64_t density) {
   const Dims out = value.dimensions(), of_theta = particles.dimensions();
   const Leading lead{out, out.size()};
-  const int64_t rows = lead.rows(), dim = of_theta.back();
+  const int64_t rows = lead.rows(), dim = spec.num_params();
+  require(lead.before(of_theta, {dim}), "particles must be [.., d], with the parameters of the network");
+  require(grad == nullptr || static_cast<int64_t>(grad->element_count()) == checked_product({rows, dim}),
+          "the gradient must have an entry for each parameter of each particle");
   const float* const theta = as<float>(engine, particles);
-  const Data data(engine, spec, x, y);
+  const Data data(engine, spec, lead, x, y);
   double* const total = results<double>(engine, value);
   float* const slope = grad == nullptr ? nullptr : results<float>(engine, *grad);
   if (lead.whole(of_theta) && data.shared(lead)) {

@@ -24,6 +24,7 @@ from fastsmc import ops
 from fastsmc.likelihoods import Likelihood, as_likelihood
 from fastsmc.networks import Network
 from fastsmc.ops import SCHEMES, NormalizedWeights
+from fastsmc.ops.checks import leading_shape, read_count
 
 try:
     from fastsmc import _jax
@@ -48,7 +49,7 @@ Array = Any
 def normalize_log_weights(log_weights: Array) -> NormalizedWeights:
     """As `fastsmc.normalize_log_weights`, of log weights [..., P]."""
     log_weights = _floats(log_weights, "log_weights")
-    lead, dtype = log_weights.shape[:-1], log_weights.dtype
+    lead, dtype = leading_shape(log_weights, "log_weights"), log_weights.dtype
     results = [jax.ShapeDtypeStruct(shape, dtype) for shape in (log_weights.shape, lead, lead)]
     return NormalizedWeights(*_call("normalize_log_weights", results)(log_weights))
 
@@ -75,11 +76,12 @@ def resample(
     if scheme not in SCHEMES:
         raise ValueError(f"scheme is {scheme!r}; it must be one of {', '.join(map(repr, SCHEMES))}")
     weights, u = _floats(weights, "weights"), _floats(u, "u")
-    samples = weights.shape[-1] if num_samples is None else num_samples
-    expected = (*weights.shape[:-1], samples) if SCHEMES[scheme] else weights.shape[:-1]
+    lead = leading_shape(weights, "weights")
+    samples = weights.shape[-1] if num_samples is None else read_count(num_samples, "num_samples")
+    expected = (*lead, samples) if SCHEMES[scheme] else lead
     if u.shape != expected:
         raise ValueError(f"u has shape {u.shape}; with weights of shape {weights.shape} it must have {expected}")
-    result = jax.ShapeDtypeStruct((*weights.shape[:-1], samples), jax.dtypes.canonicalize_dtype(np.int64))
+    result = jax.ShapeDtypeStruct((*lead, samples), jax.dtypes.canonicalize_dtype(np.int64))
     call = _call("resample", result)
     return call(jax.lax.stop_gradient(weights), u, scheme=np.int64(list(SCHEMES).index(scheme)), log=np.int64(log))
 
@@ -170,19 +172,20 @@ def trajectory(
     """Leapfrog steps of all particles in one call: see `fastsmc.ops.trajectory`.
 
     The function that is returned takes, in float32, particles, momentum and the gradient of the log-likelihood [P, d],
-    prior_precision and scale [d], and the numbers step_size and likelihood_scale. It is for whole populations: neither
-    mapped nor differentiated.
+    prior_precision and scale, [d] or a number for all, and the numbers step_size and likelihood_scale. It is for whole
+    populations: neither mapped nor differentiated.
 
     Parameters
     ----------
     network, x, y, likelihood, precision
         As for `log_likelihood`.
     num_steps
-        Of the trajectory.
+        Of the trajectory, at least 1.
     remember
         Where it ends, for `log_likelihood` to find.
     """
     data, constant, settings = _constants(network, x, y, likelihood, precision, remember)
+    settings["steps"] = np.int64(read_count(num_steps, "num_steps"))
 
     def run(
         particles: Array,
@@ -193,16 +196,22 @@ def trajectory(
         step_size: Array,
         likelihood_scale: Array,
     ) -> Trajectory:
-        state, of_each = (jax.ShapeDtypeStruct(shape, jnp.float32) for shape in (particles.shape, particles.shape[:1]))
+        shape, each = jnp.shape(particles), (network.num_params,)
+        if len(shape) != 2 or shape[1:] != each or shape[0] == 0:
+            raise ValueError(f"particles has shape {shape}; this network needs [P, {network.num_params}] with P >= 1")
+        states = {"particles": particles, "momentum": momentum, "grad": grad}
+        rows = {"prior_precision": prior_precision, "scale": scale}
+        numbers = {"step_size": step_size, "likelihood_scale": likelihood_scale}
         operands = (
-            *(jnp.asarray(array, jnp.float32) for array in (particles, momentum, grad)),
+            *(_shaped(array, name, shape) for name, array in states.items()),
             *data,
-            *(jnp.broadcast_to(jnp.float32(array), particles.shape[1:]) for array in (prior_precision, scale)),
-            *(jnp.asarray(number, jnp.float32) for number in (step_size, likelihood_scale)),
+            *(jnp.broadcast_to(_shaped(row, name, each, ()), each) for name, row in rows.items()),
+            *(_shaped(number, name, ()) for name, number in numbers.items()),
         )
+        state, of_each = (jax.ShapeDtypeStruct(size, jnp.float32) for size in (shape, shape[:1]))
         in_place = {k: k for k in range(3)}
         call = jax.ffi.ffi_call("fastsmc_trajectory", [state] * 3 + [of_each] * 3, input_output_aliases=in_place)
-        end = Trajectory(*call(*operands, **settings, steps=np.int64(num_steps)))
+        end = Trajectory(*call(*operands, **settings))
         return end._replace(log_likelihood=constant + end.log_likelihood)
 
     return run
@@ -241,6 +250,13 @@ def _digest(*arrays: Any) -> np.int64:
 
 def _call(name: str, results: Any) -> Callable[..., Any]:
     return jax.ffi.ffi_call(f"fastsmc_{name}", results, vmap_method="expand_dims")
+
+
+def _shaped(array: Array, name: str, *shapes: tuple[int, ...]) -> Array:
+    array = jnp.asarray(array, jnp.float32)
+    if array.shape not in shapes:
+        raise ValueError(f"{name} has shape {array.shape}; it must have {' or '.join(map(str, shapes))}")
+    return array
 
 
 def _floats(array: Array, name: str) -> Array:
