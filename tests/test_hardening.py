@@ -178,6 +178,22 @@ def test_empty_arrays_of_random_numbers_take_no_time():
         assert random.philox(shape, seed=0).shape == shape
 
 
+def test_what_the_engine_writes_overlaps_nothing():
+    lw, u = np.zeros(8), np.array(0.5)
+    a, counts, out, log_sum, ess = np.zeros(8, np.int64), np.empty(8, np.int64), np.empty(8), np.empty(()), np.empty(())
+    for call in (
+        lambda: _cpu.adaptive_resample("systematic", 0.5, lw, u, a, a, out, log_sum, ess),
+        lambda: _cpu.adaptive_resample("systematic", 0.5, lw, u, a, counts, out, ess, ess),
+        lambda: _cpu.normalize_log_weights(lw, out, out[:1], ess),
+        lambda: _cpu.resample("systematic", False, lw, u, lw.view(np.int64)),
+        lambda: _cpu.offspring(a, a),
+        lambda: _cpu.permute_ancestors(a, a),
+        lambda: _cpu.gather_particles(out, a, a),
+    ):
+        with pytest.raises(TypeError, match="the engine takes outputs that overlap no other array"):
+            call()
+
+
 def test_what_holds_objects_is_not_gathered():
     fields = np.zeros(3, [("a", object), ("b", float)])
     with pytest.raises(TypeError):

@@ -195,6 +195,12 @@ def test_in_place_needs_as_many_ancestors_as_particles(backend):
         fs.gather_particles(state[:3], [0, 1, 2], state[1:4], backend=backend)
 
 
+def test_ancestors_are_not_where_particles_go(backend):
+    memory, state = np.zeros(9, np.int64), np.full(8, 10**15)
+    with pytest.raises(ValueError, match="a overlaps out; each must have memory of its own"):
+        fs.gather_particles(state, memory[:8], memory[1:], backend=backend)
+
+
 def test_a_refused_gather_writes_nothing(backend):
     out = np.full((3, 2), 7.0)
     with pytest.raises(ValueError, match="ancestors must lie"):

@@ -139,6 +139,9 @@ def test_overlapping_state_is_refused(backend):
     post, theta, v, x, y = problem("one chunk")
     with pytest.raises(ValueError, match="grad overlaps momentum; each must have memory of its own"):
         post.on(backend).trajectory(theta, v, v, x, y, step_size=0.1, num_steps=1)
+    v = np.abs(v)
+    with pytest.raises(ValueError, match="scale overlaps momentum; each must have memory of its own"):
+        post.on(backend).trajectory(theta, v, theta * 0, x, y, step_size=0.1, num_steps=1, scale=v[0])
     with pytest.raises(ValueError, match="momentum has shape"):
         post.on(backend).trajectory(theta, v[:1], theta * 0, x, y, step_size=0.1, num_steps=1)
 

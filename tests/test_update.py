@@ -1,4 +1,5 @@
 import math
+from itertools import product
 from statistics import NormalDist
 
 import numpy as np
@@ -337,11 +338,28 @@ def test_float64_particles_are_for_the_reference_alone(engine):
         step(engine, wide, wide, wide)
 
 
-@pytest.mark.parametrize("name", ["momentum", "grad"])
-def test_out_that_overlaps_another_argument_is_refused(name):
-    state = {k: np.zeros((2, 5), np.float32) for k in ("particles", "momentum", "grad")}
-    with pytest.raises(ValueError, match="out overlaps momentum or grad"):
-        ops.leapfrog(**state, precision=np.ones(5, np.float32), kick=0.1, drift=0.1, out=state[name])
+def test_what_is_written_overlaps_no_other_argument(backend):
+    memory = np.ones((3, 5), np.float32)
+    ours = {k: np.zeros((2, 5), np.float32) for k in ("particles", "momentum", "grad")}
+    ours["precision"] = np.ones(5, np.float32)
+
+    def move(**arrays):
+        ops.leapfrog(**{**ours, **arrays}, kick=0.1, drift=0.1, backend=backend)
+
+    own = "each must have memory of its own"
+    for name in ("momentum", "grad"):
+        with pytest.raises(ValueError, match=f"{name} overlaps out; {own}"):
+            move(**{"out": memory[1:], name: memory[:2]})
+    for written, name in product(("particles", "out", "momentum"), ("precision", "scale", "noise")):
+        with pytest.raises(ValueError, match=f"{name} overlaps {written}; {own}"):
+            move(**{written: memory[1:], name: memory[2]})
+    with pytest.raises(ValueError, match=f"particles overlaps momentum; {own}"):
+        move(particles=memory[:2], momentum=memory[1:], out=np.zeros((2, 5), np.float32))
+    for written, read in (("out", "particles"), ("momentum", "grad")):
+        sentence = f"{written} overlaps {read}; it must be {read} itself or memory of its own"
+        with pytest.raises(ValueError, match=sentence):
+            move(**{read: memory[:2], written: memory[1:]})
+        move(**{read: memory[:2], written: memory[:2]})
 
 
 def test_a_key_that_does_not_fit_is_refused():

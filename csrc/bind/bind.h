@@ -32,6 +32,16 @@ void require_shape(const pybind11::array& array, std::initializer_list<int64_t> 
           "the engine takes C-contiguous arrays of matching shapes; call it through fastsmc.ops");
 }
 
+// Of C-contiguous arrays: one that is written would change another.
+inline void require_apart(std::initializer_list<const pybind11::array*> arrays) {
+  for (auto a = arrays.begin(); a != arrays.end(); ++a)
+    for (auto b = a + 1; b != arrays.end(); ++b) {
+      const auto *first = static_cast<const char*>((*a)->data()), *second = static_cast<const char*>((*b)->data());
+      require(first + (*a)->nbytes() <= second || second + (*b)->nbytes() <= first,
+              "the engine takes outputs that overlap no other array; call it through fastsmc.ops");
+    }
+}
+
 inline fastsmc::Scheme scheme_of(const std::string& name) {
   int index = 0;
   for (const char* scheme : fastsmc::kSchemes) {

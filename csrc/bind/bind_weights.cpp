@@ -57,6 +57,7 @@ py::object normalize_as(const py::array& log_weights, py::array& weights, py::ar
   const int64_t n = row_size(log_weights), rows = log_weights.size() / n;
   const T* from = input<T>(log_weights);
   T *to = output<T>(weights, rows * n), *sums = output<T>(log_sum, rows), *sizes = output<T>(ess, rows);
+  require_apart({&log_weights, &weights, &log_sum, &ess});
   return run(rows * n, [=] { return normalize_log_weights(rows, n, from, to, sums, sizes); });
 }
 
@@ -78,6 +79,8 @@ py::object resample_as(Scheme scheme, bool log, const py::array& weights, const 
   const T* from = input<T>(weights);
   int64_t* to = output<int64_t>(ancestors, checked_product({rows, m}));
   const Uniforms uniforms = uniforms_of(u, scheme, rows, m);
+  require_apart({&weights, &ancestors});
+  require_apart({&u, &ancestors});
   return run(rows * (n + m), [=] { return resample(scheme, log, rows, n, m, from, uniforms, to); });
 }
 
@@ -97,6 +100,7 @@ py::object adapt_as(Scheme scheme, double threshold, const py::array& log_weight
   const Uniforms uniforms = uniforms_of(u, scheme, rows, n);
   int64_t *a = output<int64_t>(ancestors, rows * n), *o = output<int64_t>(counts, rows * n);
   T *to = output<T>(normalized, rows * n), *sums = output<T>(log_sum, rows), *sizes = output<T>(ess, rows);
+  require_apart({&log_weights, &u, &ancestors, &counts, &normalized, &log_sum, &ess});
   return run(rows * n,
              [=] { return adaptive_resample(scheme, threshold, rows, n, from, uniforms, a, o, to, sums, sizes); });
 }
@@ -111,6 +115,7 @@ py::object count_offspring(const py::array& ancestors, py::array& counts) {
   const int64_t m = row_size(ancestors), n = row_size(counts), rows = ancestors.size() / m;
   const int64_t* from = input<int64_t>(ancestors);
   int64_t* to = output<int64_t>(counts, checked_product({rows, n}));
+  require_apart({&ancestors, &counts});
   return run(rows * (m + n), [=] { return offspring(rows, m, n, from, to); });
 }
 
@@ -118,6 +123,7 @@ py::object permute(const py::array& ancestors, py::array& permuted) {
   const int64_t n = row_size(ancestors), rows = ancestors.size() / n;
   const int64_t* from = input<int64_t>(ancestors);
   int64_t* to = output<int64_t>(permuted, rows * n);
+  require_apart({&ancestors, &permuted});
   return run(rows * n, [=] { return permute_ancestors(rows, n, from, to); });
 }
 
@@ -132,6 +138,7 @@ py::object gather(const py::array& particles, const py::array& ancestors, py::ar
   const int64_t* from = input<int64_t>(ancestors);
   const auto row_bytes = static_cast<size_t>(particles.nbytes() / n);
   require(out.nbytes() == checked_product({static_cast<int64_t>(row_bytes), m}), "out has the wrong size");
+  require_apart({&ancestors, &out});
   const void* source = particles.data();
   void* target = out.mutable_data();
   return run(static_cast<int64_t>(row_bytes) * m,

@@ -1,13 +1,15 @@
 """What several ops check of their arguments, and the sentences about what an engine found."""
 
 import math
+from collections.abc import Mapping
+from itertools import combinations
 from types import ModuleType
 from typing import Any
 
 import numpy as np
 
 from fastsmc import arrays
-from fastsmc.arrays import View
+from fastsmc.arrays import Memory, View
 from fastsmc.backends import FINE
 
 
@@ -39,6 +41,14 @@ def check_range(name: str, values: View, good: View, what: str) -> None:
     if not good.all():
         index = tuple(map(int, np.argwhere(~np.asarray(good.tolist()))[0]))
         raise ValueError(f"{_at(name, index)} is {values[index]}; {name} must be {what}")
+
+
+def refuse_overlap(memory: Memory, written: Mapping[str, View], read: Mapping[str, View | None]) -> None:
+    """Refuse an array that is written where another one is."""
+    views = {name: view for name, view in {**written, **read}.items() if view is not None}
+    for first, second in combinations(views, 2):
+        if first in written and memory.overlap(views[first], views[second]):
+            raise ValueError(f"{second} overlaps {first}; each must have memory of its own")
 
 
 def shape_text(*sizes: int | str) -> str:

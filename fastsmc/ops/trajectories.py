@@ -1,7 +1,6 @@
 """Leapfrog steps, one at a time and whole trajectories; `fastsmc.ops` says what all ops share."""
 
 from functools import partial
-from itertools import combinations
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -10,7 +9,7 @@ from fastsmc import arrays, backends, random
 from fastsmc.arrays import Memory, View
 from fastsmc.likelihoods import Likelihood
 from fastsmc.networks import Network
-from fastsmc.ops.checks import check_float32, check_range, read_count, refuse
+from fastsmc.ops.checks import check_float32, check_range, read_count, refuse, refuse_overlap
 from fastsmc.ops.densities import precision_code, read_batch, read_particles
 
 Array = Any
@@ -75,7 +74,8 @@ def leapfrog(
     seed, iteration, stream, first_slot
         Name the normal numbers (see `fastsmc.random`).
     out : float32 array [P, d], optional
-        Where the new positions go; ``particles`` itself if not given.
+        Where the new positions go; ``particles`` itself if not given. Like ``momentum``, which may be ``grad``, it
+        shares no memory with another argument.
     backend, check
         See the module.
 
@@ -94,8 +94,12 @@ def leapfrog(
     row = partial(_read_row, particles=position, memory=memory, check=check)
     weight, factors, deviation = row("precision", precision), row("scale", scale), row("noise", noise)
     _check_refresh(refresh)
-    if memory.overlap(moved, v) or memory.overlap(moved, gradient):
-        raise ValueError("out overlaps momentum or grad; it must be particles itself or memory of its own")
+    rows = {"precision": weight, "scale": factors, "noise": deviation}
+    refuse_overlap(memory, {"particles" if out is None else "out": moved}, {"momentum": v, "grad": gradient, **rows})
+    refuse_overlap(memory, {"momentum": v}, {"particles": position, **rows})
+    for name, written, beside, read in (("out", moved, "particles", position), ("momentum", v, "grad", gradient)):
+        if memory.overlap(written, read) and not memory.overlap(written[:1, :1], read[:1, :1]):
+            raise ValueError(f"{name} overlaps {beside}; it must be {beside} itself or memory of its own")
     random.check_key(seed, iteration, stream, first_slot)
     energies = memory.empty((len(position), 3), np.float64)
     check_float32(memory.dtype(position), engine)
@@ -187,13 +191,12 @@ def trajectory(
     for name, array in (("momentum", momentum), ("grad", grad)):
         state[name] = memory.read_output(array, name)
         _check_like_particles(name, state[name], position)
-    for first, second in combinations(state, 2):
-        if memory.overlap(state[first], state[second]):
-            raise ValueError(f"{second} overlaps {first}; each must have memory of its own")
     steps = read_count(num_steps, "num_steps")
     batch = read_batch(x, y, weights, network, likelihood, memory, memory.dtype(position), check)
     row = partial(_read_row, particles=position, memory=memory, check=check)
     weight, factors = row("precision", prior_precision), row("scale", scale)
+    rows = {"x": batch.x, "y": batch.targets, "weights": batch.weights, "prior_precision": weight, "scale": factors}
+    refuse_overlap(memory, state, rows)
     _check_refresh(refresh)
     random.check_key(seed, iteration, stream, first_slot)
     count = len(position)

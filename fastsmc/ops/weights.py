@@ -6,7 +6,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from fastsmc import arrays, backends
-from fastsmc.ops.checks import leading_shape, read_count, refuse, shape_text
+from fastsmc.ops.checks import leading_shape, read_count, refuse, refuse_overlap, shape_text
 
 Array = Any
 
@@ -359,8 +359,8 @@ def gather_particles(
     a : integer array_like [M]
         Ancestors in [0, P).
     out : array [M, ...], or a sequence of them, optional
-        Where to write. It may be ``particles`` itself if ``a`` comes from `permute_ancestors`: then only the
-        particles that changed are moved.
+        Where to write, in memory that ``a`` does not have. It may be ``particles`` itself if ``a`` comes from
+        `permute_ancestors`: then only the particles that changed are moved.
     backend, check
         See the module. Nothing is moved where an ancestor is bad.
 
@@ -389,5 +389,6 @@ def gather_particles(
         raise ValueError(
             f"out has shape {tuple(target.shape)} and dtype {memory.dtype(target)}; it must have {shape} and {dtype}"
         )
+    refuse_overlap(memory, {"out": target}, {"a": ancestors})
     refuse(engine.gather_particles(state, ancestors, target), check, state.shape[0], a=ancestors, out=target)
     return back(target) if out is None else out
