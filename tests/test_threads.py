@@ -1,5 +1,6 @@
 """The engine's threads: one OpenMP runtime beside torch, and processes that fork."""
 
+import platform
 import sys
 
 import pytest
@@ -33,6 +34,45 @@ print(len(os.listdir("/proc/self/task")) - before)
 @pytest.mark.parametrize("count", [1, 3])
 def test_torchs_number_of_threads_is_the_engines(count):
     assert int(printed(STARTED, str(count), OMP_NUM_THREADS="1")) == count - 1
+
+
+FLUSHED = """
+import numpy as np
+import torch
+import fastsmc as fs
+from fastsmc import ops, random
+rng = np.random.default_rng(0)
+net = fs.MLP((200, 200, 4))
+theta = rng.normal(size=(64, net.num_params)).astype(np.float32) * np.float32(1e-20)
+x, y = np.abs(rng.normal(size=(64, 200))).astype(np.float32) * np.float32(1e-21), rng.integers(0, 4, 64)
+weights, few = rng.random(200_000) * 1e-310, rng.random(20) * 1e-310
+ones = np.ones(net.num_params, np.float32)
+lik = fs.Posterior(net).likelihood
+def work():
+    yield ops.systematic(weights, 0.3)
+    yield ops.systematic(few, 0.3)
+    yield ops.multinomial(weights, rng.random(1000) * 0 + 0.7)
+    yield from ops.normalize_log_weights(np.append(np.linspace(-745, -700, 99_999), 0))
+    yield ops.network_outputs(net, theta, x)
+    yield from ops.log_likelihood_and_grad(net, lik, theta, x, y)
+    state = [theta.copy(), theta * 0, theta.copy()]
+    yield from ops.leapfrog(*state, precision=ones, kick=1e-20, drift=1e-20)
+    yield from state
+    yield from ops.trajectory(net, lik, *state, x, y, prior_precision=ones, step_size=1e-20, num_steps=2)
+    yield from state
+before = list(work())
+assert torch.set_flush_denormal(True)
+after = list(work())
+assert np.float32(1e-30) * np.float32(1e-10) == 0  # as it was set
+torch.set_flush_denormal(False)
+print(*(np.array_equal(a, b) for a, b in zip(before, after, strict=True)))
+"""
+
+
+@pytest.mark.skipif(platform.machine() not in ("x86_64", "AMD64"), reason="torch flushes on x86 alone")
+@pytest.mark.parametrize("threads", [1, 2])
+def test_numbers_that_others_flush_to_zero_are_kept(threads):
+    assert set(printed(FLUSHED, OMP_NUM_THREADS=str(threads)).split()) == {"True"}
 
 
 FORK = """

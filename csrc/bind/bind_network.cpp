@@ -10,9 +10,10 @@
 #include "bind/bind.h"
 #include "bind/network_spec.h"
 #include "common/fault.h"
+#include "common/plain_floats.h"
 #include "cpu/network.h"
+#include "cpu/parallel.h"
 #include "cpu/random.h"
-#include "cpu/threads.h"
 #include "cpu/update.h"
 
 namespace py = pybind11;
@@ -22,6 +23,12 @@ using namespace fastsmc::cpu;
 namespace {
 
 using Strided = py::array_t<float, 0>;
+
+// How the engine is called.
+struct Outside {
+  py::gil_scoped_release release;
+  PlainFloats plain;
+};
 
 constexpr int64_t kSums = sizeof(UpdateSums) / sizeof(double);
 
@@ -72,7 +79,7 @@ void outputs_of(const Rows<int64_t>& layers, int precision, const Rows<float>& p
   require_shape<float>(outputs, {count, batch.samples, spec.outputs()});
   const float* from = particles.data();
   float* to = outputs.mutable_data();
-  py::gil_scoped_release release;
+  const Outside outside;
   network_outputs(spec, batch, count, from, to);
 }
 
@@ -90,7 +97,7 @@ py::object log_likelihood(const Rows<int64_t>& layers, int likelihood, float noi
   double* to = log_likelihood.mutable_data();
   int64_t bad_row;
   {
-    py::gil_scoped_release release;
+    const Outside outside;
     bad_row = network_log_likelihood(spec, batch, count, from, to, gradient);
   }
   return label_status(bad_row);
@@ -134,7 +141,7 @@ py::object trajectory_of(const Rows<int64_t>& layers, int likelihood, float nois
                     reinterpret_cast<UpdateSums*>(end.mutable_data())};
   int64_t bad_row;
   {
-    py::gil_scoped_release release;
+    const Outside outside;
     bad_row = trajectory(spec, batch, plan, step_size, steps, phase);
   }
   return label_status(bad_row);
@@ -171,7 +178,7 @@ void leapfrog_rows(const Rows<float>& particles, Rows<float>& momentum, const Ro
   const float *position = particles.data(), *gradient = grad.data();
   float *v = momentum.mutable_data(), *moved = out.mutable_data();
   auto* result = reinterpret_cast<UpdateSums*>(sums.mutable_data());
-  py::gil_scoped_release release;
+  const Outside outside;
   leapfrog(plan, count, first_slot, position, gradient, v, moved, result);
 }
 
@@ -180,13 +187,14 @@ void fill(Rows<T>& out, uint64_t seed, uint32_t iteration, uint32_t stream, uint
   require(out.ndim() == 2 && holds<T>(out), "the engine fills arrays [slots, numbers]; call it through fastsmc.random");
   T* data = out.mutable_data();
   const int64_t slots = out.size() == 0 ? 0 : out.shape(0), dim = out.shape(1);
-  py::gil_scoped_release release;
+  const Outside outside;
   Fill(data, slots, dim, seed, first_slot, iteration, stream);
 }
 
 Rows<float> elementary_of(int function, const Rows<float>& x) {
   require(holds<float>(x), "the engine takes C-contiguous arrays");
   Rows<float> y(x.size());
+  const PlainFloats plain;
   kernels().update.elementary(function, x.data(), y.mutable_data(), x.size());
   return y;
 }
@@ -196,9 +204,12 @@ double multiply_adds(int64_t rounds, int precision) {
   require(precision >= 0 && precision < kPrecisions, "the engine takes a precision of 0, 1 or 2");
   const auto of_one = kernels().network[precision]->multiply_adds;
   double operations = 0;
-  py::gil_scoped_release release;
-#pragma omp parallel num_threads(available_threads()) reduction(+ : operations)
-  operations += of_one(rounds);
+  const Outside outside;
+  on_threads(available_threads(), [&] {
+    const double made = of_one(rounds);
+#pragma omp atomic
+    operations += made;
+  });
   return operations;
 }
 

@@ -7,6 +7,7 @@
 #include <string>
 
 #include "bind/bind.h"
+#include "common/plain_floats.h"
 #include "common/sizes.h"
 #include "cpu/resample.h"
 #include "cpu/weights.h"
@@ -24,7 +25,10 @@ template <class Work>
 py::object run(int64_t size, const Work& work) {
   std::optional<py::gil_scoped_release> release;
   if (size >= kReleaseFrom) release.emplace();
-  const Status status = work();
+  const Status status = [&] {
+    const PlainFloats plain;
+    return work();
+  }();
   release.reset();
   if (!status) return py::none();
   return py::make_tuple(static_cast<int>(status.fault), status.position);

@@ -17,7 +17,6 @@
 #include <pybind11/pybind11.h>
 
 #include <algorithm>
-#include <cfenv>
 #include <cstddef>
 #include <exception>
 #include <memory>
@@ -27,6 +26,7 @@
 #include <vector>
 
 #include "common/network_check.h"
+#include "common/plain_floats.h"
 #include "common/resampling.h"
 #include "xla/ffi/api/ffi.h"
 
@@ -266,22 +266,6 @@ void log_likelihood(Engine& engine, const Buffer& particles, const Buffer& x, co
   deliver(engine, total, value);
   if (grad != nullptr) deliver(engine, slope, *grad);
 }
-
-// Subnormal numbers as they are, for the length of a call: XLA flushes them to zero on its threads, and threads that
-// the engine starts there would do so for good, for whoever works on them next.
-class PlainFloats {
- public:
-  PlainFloats() {
-    std::fegetenv(&before_);
-    std::fesetenv(FE_DFL_ENV);
-  }
-  PlainFloats(const PlainFloats&) = delete;
-  PlainFloats& operator=(const PlainFloats&) = delete;
-  ~PlainFloats() { std::fesetenv(&before_); }
-
- private:
-  std::fenv_t before_;
-};
 
 // What a call says to XLA, which does not catch exceptions.
 template <class Engine, class Work>

@@ -12,7 +12,7 @@
 #include <numeric>
 
 #include "cpu/memory.h"
-#include "cpu/threads.h"
+#include "cpu/parallel.h"
 
 namespace fastsmc::cpu {
 namespace {
@@ -174,11 +174,12 @@ class Pass {
 void run(const NetworkSpec& spec, const Batch& batch, int64_t count, const float* particles, double* log_likelihood,
          float* grad, float* outputs) {
   Pass pass(spec, batch, count, grad != nullptr);
-#pragma omp parallel num_threads(pass.threads())
-  for (int64_t chunk = 0; chunk < pass.chunks(); ++chunk) {
-    pass.pack(chunk);
-    pass.add(chunk, particles, log_likelihood, grad, outputs);
-  }
+  on_threads(pass.threads(), [&] {
+    for (int64_t chunk = 0; chunk < pass.chunks(); ++chunk) {
+      pass.pack(chunk);
+      pass.add(chunk, particles, log_likelihood, grad, outputs);
+    }
+  });
 }
 
 }  // namespace
@@ -221,31 +222,32 @@ int64_t trajectory(const NetworkSpec& spec, const Batch& batch, UpdatePlan plan,
   };
 
   Pass pass(spec, batch, phase.count, true);
-#pragma omp parallel num_threads(pass.threads())
-  if (pass.chunks() == 1 && pass.by_particles()) {
-    // a particle's weights, gradient and momentum stay in the cache of its core from the first step to the last
-    pass.pack(0);
+  on_threads(pass.threads(), [&] {
+    if (pass.chunks() == 1 && pass.by_particles()) {
+      // a particle's weights, gradient and momentum stay in the cache of its core from the first step to the last
+      pass.pack(0);
 #pragma omp for schedule(dynamic)
-    for (int64_t i = 0; i < phase.count; ++i) {
-      for (int64_t step = 0; step <= steps; ++step) {
-        if (step > 0) phase.log_likelihood[i] = constant + pass.particle(0, i, phase.position, phase.grad, nullptr);
-        update(i, step);
-      }
-    }
-  } else {
-    for (int64_t step = 0; step <= steps; ++step) {
-      if (step > 0) {
-#pragma omp for schedule(static)
-        for (int64_t i = 0; i < phase.count; ++i) phase.log_likelihood[i] = constant;
-        for (int64_t chunk = 0; chunk < pass.chunks(); ++chunk) {
-          if (step == 1 || pass.chunks() > 1) pass.pack(chunk);
-          pass.add(chunk, phase.position, phase.log_likelihood, phase.grad, nullptr);
+      for (int64_t i = 0; i < phase.count; ++i) {
+        for (int64_t step = 0; step <= steps; ++step) {
+          if (step > 0) phase.log_likelihood[i] = constant + pass.particle(0, i, phase.position, phase.grad, nullptr);
+          update(i, step);
         }
       }
+    } else {
+      for (int64_t step = 0; step <= steps; ++step) {
+        if (step > 0) {
 #pragma omp for schedule(static)
-      for (int64_t i = 0; i < phase.count; ++i) update(i, step);
+          for (int64_t i = 0; i < phase.count; ++i) phase.log_likelihood[i] = constant;
+          for (int64_t chunk = 0; chunk < pass.chunks(); ++chunk) {
+            if (step == 1 || pass.chunks() > 1) pass.pack(chunk);
+            pass.add(chunk, phase.position, phase.log_likelihood, phase.grad, nullptr);
+          }
+        }
+#pragma omp for schedule(static)
+        for (int64_t i = 0; i < phase.count; ++i) update(i, step);
+      }
     }
-  }
+  });
   return -1;
 }
 

@@ -2,25 +2,22 @@
 
 #include "common/philox.h"
 #include "cpu/kernels.h"
-#include "cpu/threads.h"
+#include "cpu/parallel.h"
 
 namespace fastsmc::cpu {
 namespace {
-
-constexpr int64_t kParallelNumbers = 1 << 15;
 
 // Calls row(first block of 4 words) for every block of every slot.
 template <class PerBlock>
 void for_blocks(int64_t slots, int64_t blocks, uint64_t seed, uint32_t first_slot, uint32_t iteration, uint32_t stream,
                 PerBlock use) {
   const philox::Key key = philox::key_of(seed);
-  const int threads = slots * blocks * 4 > kParallelNumbers ? available_threads() : 1;
-#pragma omp parallel for schedule(static) num_threads(threads)
-  for (int64_t slot = 0; slot < slots; ++slot)
+  for_each(slots, slots * blocks * 4 > kParallelFrom, [&](int64_t slot) {
     for (int64_t block = 0; block < blocks; ++block)
       use(slot, block,
           philox::philox4x32(
               {{static_cast<uint32_t>(block), first_slot + static_cast<uint32_t>(slot), iteration, stream}}, key));
+  });
 }
 
 }  // namespace
@@ -45,10 +42,9 @@ void uniform(double* out, int64_t slots, int64_t dim, uint64_t seed, uint32_t fi
 void standard_normal(float* out, int64_t slots, int64_t dim, uint64_t seed, uint32_t first_slot, uint32_t iteration,
                      uint32_t stream) {
   const auto normal = kernels().update.normal;
-  const int threads = slots * dim > kParallelNumbers ? available_threads() : 1;
-#pragma omp parallel for schedule(static) num_threads(threads)
-  for (int64_t slot = 0; slot < slots; ++slot)
+  for_each(slots, slots * dim > kParallelFrom, [&](int64_t slot) {
     normal(out + slot * dim, dim, seed, first_slot + static_cast<uint32_t>(slot), iteration, stream);
+  });
 }
 
 }  // namespace fastsmc::cpu

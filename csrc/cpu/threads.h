@@ -1,4 +1,4 @@
-// How many threads a parallel region may ask for: every region of the engine asks here.
+// How many threads a parallel region may ask for: every region of the engine (cpu/parallel.h) asks here.
 #pragma once
 
 namespace fastsmc::cpu {

@@ -9,6 +9,7 @@
 #include <stdexcept>
 #include <vector>
 
+#include "common/plain_floats.h"
 #include "cuda/block.h"
 
 namespace fastsmc::cuda {
@@ -128,6 +129,7 @@ inline void atomic_add(int64_t* address, int64_t value) {
 
 template <class Kernel>
 void launch(const Kernel& kernel, int64_t grid, Stream) {
+  const PlainFloats plain;
   for (int64_t i = 0; i < grid; ++i) {
     HostBlock<Kernel::kThreads> block(backwards ? grid - 1 - i : i, grid, kernel.shared_bytes());
     kernel(block);
