@@ -109,6 +109,20 @@ def test_every_element_is_written(backend, shape):
     problems.every_element_is_written(Problem(shape, "silu", "gaussian"), backends.choose(backend).ops, backend)
 
 
+@pytest.mark.parametrize("samples", [1, 7, 17, 33, 130])
+def test_samples_that_a_vector_misses_overflow_nowhere(engine, samples):
+    """Filters make 2e38 of nothing, and nothing of what they see; a layer behind them multiplies by 8."""
+    image = convolution((1, 3, 4), 2, 1, "identity")
+    net = Images((image, convolution((2, 3, 4), 3, 2, "relu", padding=1, pool=2), dense(12, 2)))
+    problem = problems.Problem(net, 2, samples, "categorical", seed=samples)
+    problem.x[:] = 1
+    weight, bias, second, *_ = net.unpack(problem.theta).values()
+    weight[:], bias[:] = -(2.0**127), 2.0**127
+    second[:] = 8
+    for ours, right in zip(problem.everything(engine), problem.everything("reference", np.float32), strict=True):
+        np.testing.assert_allclose(ours, right, rtol=1e-4, atol=1e-4)
+
+
 @pytest.mark.parametrize("samples", [1, 4, 7, 8, 9, 16, 31, 32, 33, 63, 64, 65, 127, 129, 300])
 @pytest.mark.parametrize("activation", ["identity", "relu"])
 def test_whole_numbers_are_exact_in_every_lane(backend, samples, activation):

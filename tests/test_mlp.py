@@ -9,7 +9,7 @@ from problems import EPS, as_exact_as, several, threads_change_no_bit
 import fastsmc as fs
 from fastsmc import backends, ops
 from fastsmc.likelihoods import LIKELIHOODS
-from fastsmc.networks import ACTIVATIONS
+from fastsmc.networks import ACTIVATIONS, Layers, dense
 
 NAN, INF = np.nan, np.inf
 ODD = "odd widths, P and B multiples of nothing"
@@ -176,6 +176,38 @@ def test_the_cpu_leaves_out_no_zero_times_infinity(samples, blank):
     for mine, right in zip(ours, truth, strict=True):
         assert np.array_equal(np.isfinite(mine), np.isfinite(right))
         assert np.array_equal(np.isnan(mine), np.isnan(right))
+
+
+@pytest.mark.parametrize("precision", ops.PRECISIONS)
+@pytest.mark.parametrize("samples", [1, 7, 15, 16, 17, 31, 33, 64, 65, 130])
+@pytest.mark.parametrize("inputs", [1, 40, 300])  # of which one is not zero, so that many are left out
+def test_samples_that_a_vector_misses_overflow_nowhere(engine, inputs, samples, precision):
+    """A first unit is 2e38 but for what the only feature takes from it, and 10 times as much in the second layer."""
+    net = Layers((dense(inputs, 33), dense(33, 40, "relu"), dense(40, 2)), ("first", "second", "last"))
+    problem = problems.Problem(net, 2, samples, "categorical", seed=samples)
+    problem.x = np.zeros_like(problem.x)
+    problem.x[:, 0] = 1
+    parts = net.unpack(problem.theta)
+    parts["first.weight"][:, 0, 0], parts["first.bias"][:, 0] = -(2.0**127), 2.0**127
+    parts["second.weight"][:, 0, 0] = 8
+    truth = problem.everything("reference", np.float32)
+    allowed = {"highest": 1e-4, "high": 1e-3, "medium": 0.2}[precision]
+    for ours, right in zip(problem.everything(engine, precision=precision), truth, strict=True):
+        assert np.isfinite(right).all()
+        np.testing.assert_allclose(ours, right, rtol=allowed, atol=allowed * samples)
+
+
+@pytest.mark.parametrize("samples", [1, 7, 15, 16, 17, 33, 65])
+def test_an_infinite_weight_behind_a_unit_that_saturates_leaves_gradients_finite(samples):
+    """On the CPU, as in the reference: engines whose operands are sums of parts make NaN of infinity itself."""
+    net = fs.MLP((4, 3, 2), "tanh")
+    problem = problems.Problem(net, 2, samples, "categorical", seed=samples)
+    problem.x[:] = 1
+    problem.theta[:, 0] = INF
+    with np.errstate(invalid="ignore"):  # of the gradient of x, which nobody asks for
+        truth = problem.everything("reference", np.float32)
+    for ours, right in zip(problem.everything("cpu"), truth, strict=True):
+        np.testing.assert_allclose(ours, right, rtol=1e-4, atol=1e-5)
 
 
 @every_likelihood

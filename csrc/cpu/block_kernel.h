@@ -87,7 +87,7 @@ class BlockNetwork {
       const float* x = batch.x + (chunk.begin + first) * batch.row_stride;
       for (int64_t j = 0; j < blocks; ++j) {
         const FloatBlock block(x + j * kEdge * batch.column_stride, batch.row_stride, batch.column_stride,
-                               chunk.samples - first, inputs - j * kEdge);
+                               chunk.samples - first, inputs - j * kEdge, Behind::kLastRow);
         pack_block<Terms, Side::kRight, Sum::kAcross>(block, to.x(step * blocks + j));
         if (chunk.for_gradient) pack_block<Terms, Side::kRight, Sum::kDown>(block, to.x_gradient(j * to.steps + step));
       }

@@ -90,14 +90,23 @@ static inline vhalf in_turn(vhalf numbers) {
   return __builtin_shuffle(numbers, turns);
 }
 
-// Floats of a matrix; what it does not have is zero. Columns that are not neighbours are copied, 32 x 32 of them.
+// What a matrix has behind its last row.
+enum class Behind { kZeros, kLastRow };
+
+// Floats of a matrix, and zeros behind its last column. Columns that are not neighbours are copied, 32 x 32 of them, as
+// is what stands for missing rows.
 class FloatBlock {
  public:
-  FloatBlock(const float* from, int64_t row, int64_t column, int64_t rows, int64_t columns)
+  FloatBlock(const float* from, int64_t row, int64_t column, int64_t rows, int64_t columns,
+             Behind behind = Behind::kZeros)
       : at_(from), row_(row), rows_(rows), columns_(columns) {
-    if (column == 1) return;
-    for (int64_t r = 0; r < rows && r < kEdge; ++r)
-      for (int64_t c = 0; c < columns && c < kEdge; ++c) copy_[r * kEdge + c] = from[r * row + c * column];
+    if (behind == Behind::kLastRow && rows < kEdge)
+      rows_ = kEdge;
+    else if (column == 1)
+      return;
+    for (int64_t r = 0; r < rows_ && r < kEdge; ++r)
+      for (int64_t c = 0; c < columns && c < kEdge; ++c)
+        copy_[r * kEdge + c] = from[(r < rows ? r : rows - 1) * row + c * column];
     at_ = copy_;
     row_ = kEdge;
   }

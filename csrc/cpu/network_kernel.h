@@ -4,7 +4,8 @@
 // scratch of a particle is the stretch times the sum of the layers' outputs, whatever the batch. Gradients are summed
 // in float32 within a stretch and over stretches in order, the log-likelihood over panels in float64.
 //
-// A chunk holds, for S = its samples rounded up to lanes (kLanes), with zeros for those that are missing:
+// A chunk holds, for S = its samples rounded up to lanes (kLanes), the last one again for those that are missing, so
+// that nothing becomes of them, such as an infinite slope, that becomes of no sample; their delta is zero:
 //   x by panels  [panel][inputs][w]                        forward
 //   targets      [panel][target rows][w]                   int32 labels or float values, and weights: see target_rows
 //   x by rows    [tile][panel of inputs][samples][w]       weight gradient of a dense first layer
@@ -132,8 +133,7 @@ static void pack_x(Strided x, const FloatChunk& to, int64_t panel) {
       const int64_t j = i / kPanel, row = Rows::width(inputs, j);
       vfloat square[kLanes];
       for (int k = 0; k < kLanes; ++k) {
-        square[k] = vfloat{};
-        if (sample + k < x.rows) square[k] = load_row(x.at(sample + k, i), x.column_stride, count);
+        square[k] = load_row(x.at(sample + k < x.rows ? sample + k : x.rows - 1, i), x.column_stride, count);
         if (to.with_rows) store(to.row_panel(tile, j) + (sample + k - tile) * row + i % kPanel, square[k]);
       }
       transpose(square);
@@ -257,7 +257,8 @@ class FloatPass {
   double forward(int64_t begin, Panels stretch, bool with_grad) {
     const bool listed = packed_.listed(begin);
     for (int64_t s = 0; s < stretch.samples && listed; s += kTile)
-      sparse_.forward(packed_.tile(begin + s), output_[0] + s * spec_.layer[0].out_channels);
+      sparse_.forward(packed_.tile(begin + s), chunk_.samples - begin - s,
+                      output_[0] + s * spec_.layer[0].out_channels);
     double log_likelihood = 0;
     for (int64_t p = 0; p < stretch.count(); ++p) {
       const int64_t first = p * kPanel, valid = chunk_.samples - begin - first, width = spec_.outputs();

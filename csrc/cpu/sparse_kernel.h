@@ -309,8 +309,8 @@ class SparseLayer {
     return rows_ + panels_.floats(kTile) + 3 * kPiece + kLanes;
   }
 
-  // z by panels of samples, without activation.
-  void forward(SparseTile tile, float* z) const {
+  // z by panels of samples, without activation; behind `samples` they are the last again.
+  void forward(SparseTile tile, int64_t samples, float* z) const {
     const float* bias = params_ + inputs_ * panels_.units;
     const int64_t width = panels_.width, block = tile.block(), blocks = tile.blocks();
     for (int64_t p = 0; p < panels_.count; ++p) {
@@ -326,9 +326,11 @@ class SparseLayer {
             {tile.starts + b * tile.depth, tile.depth, tile.by_sample, weights_ + p * width * inputs_, rows_, false},
             b * block, left < block ? left : block, finite_);
       }
-      const Panels samples{tile.depth};
-      for (int64_t q = 0; q < samples.count(); ++q) {
-        const int64_t w = samples.columns(q) * kLanes;
+      for (int64_t s = samples; s < tile.depth; ++s)
+        memcpy(rows_ + s * width, rows_ + (samples - 1) * width, static_cast<size_t>(width) * sizeof(float));
+      const Panels panels{tile.depth};
+      for (int64_t q = 0; q < panels.count(); ++q) {
+        const int64_t w = panels.columns(q) * kLanes;
         turn<Fill>({rows_ + q * kPanel * width, w, units, width, 1}, z + q * kPanel * panels_.units + p * width * w, w,
                    w);
       }

@@ -258,7 +258,8 @@ struct Evaluate {
     return reduce(block, total, 0., Sum{}, here.scratch);
   }
 
-  // Rows of x from `first` on, as far as there are any before `end`; zeros for the others.
+  // Rows of x from `first` on, as far as there are any before `end`; the last again for the others, so that nothing
+  // becomes of them, such as an infinite slope, that becomes of no sample.
   template <class Block>
   FASTSMC_KERNEL void fetch(Block& block, float* to, int64_t first, int64_t end) const {
     const int inputs = network.layer[0].inputs, stride = network.layer[0].stride();
@@ -268,11 +269,8 @@ struct Evaluate {
       block.each([&](int thread) {
         for (int i = thread; i < network.tile * units; i += kThreads) {
           const int row = i / units, column = i % units * unit;
-          float* const target = to + row * stride + column;
-          if (first + row < end)
-            block.copy_async(target, batch.x + (first + row) * inputs + column, unit * 4);
-          else
-            for (int k = 0; k < unit; ++k) target[k] = 0;
+          const int64_t sample = first + row < end ? first + row : end - 1;
+          block.copy_async(to + row * stride + column, batch.x + sample * inputs + column, unit * 4);
         }
       });
     block.copy_commit();
