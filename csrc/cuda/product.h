@@ -2,7 +2,11 @@
 //
 //   highest   float32 as the sum of three bfloat16 numbers, six products: all that reach its last bit
 //   high      float32 as the sum of two, three products, without small * small
-//   medium    bfloat16 numbers
+//   medium    bfloat16 numbers, of which those from 2^128 (1 - 2^-9) up are infinite
+//
+// Only the last part is infinite or NaN where an operand is, and it meets the first of the other alone: infinity times
+// a number is infinity, and finite operands of any size have finite parts. Where products of parts overflow with
+// different signs, as they may if the whole product does, their sum is NaN.
 //
 // Operands stay float32 in shared memory, and are split as they come into registers: a network this small is read as
 // often by columns as by rows, and copies of its weights would take the room of a larger one.
@@ -15,6 +19,8 @@
 // lanes at a time.
 #pragma once
 
+#include <cmath>
+
 #include "cuda/warp.h"
 
 namespace fastsmc::cuda {
@@ -22,6 +28,7 @@ namespace fastsmc::cuda {
 // Two operands in each word, the first in the lower half.
 struct Bfloat16 {
   static constexpr int kDepth = 16, kPerWord = 2;
+  static constexpr float kLargest = 0x1.FEp127f;
 
   // To the nearest, ties to even.
   FASTSMC_KERNEL static uint32_t pack(const float (&x)[2]) {
@@ -68,7 +75,9 @@ struct Split {
 
     FASTSMC_KERNEL void set(int word, float (&x)[Format::kPerWord]) {
       for (int p = 0; p < kParts; ++p) {
-        part[p][word] = Format::pack(x);
+        float finite[Format::kPerWord];
+        for (int e = 0; e < Format::kPerWord; ++e) finite[e] = fminf(fmaxf(x[e], -Format::kLargest), Format::kLargest);
+        part[p][word] = Format::pack(p + 1 < kParts ? finite : x);
         for (int e = 0; e < Format::kPerWord; ++e) x[e] -= Format::value(part[p][word], e);
       }
     }
