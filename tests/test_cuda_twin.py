@@ -77,6 +77,11 @@ EVERYTHING = {
 }
 
 
+def test_more_blocks_than_a_device_has_are_refused():
+    with pytest.raises(ValueError, match=r"an op needs more than the 2\^31 - 1 blocks that a device has"):
+        _cuda.philox(None, lambda size: None, 2**50, 4, None, 1, 2, 3, 4)
+
+
 @pytest.fixture
 def backwards():
     yield lambda: _cuda.run_backwards(True)

@@ -38,6 +38,8 @@
 #pragma once
 
 #include <cstddef>
+#include <cstdint>
+#include <stdexcept>
 
 #include "common/host_device.h"
 
@@ -65,6 +67,12 @@ struct Items {
 template <class T>
 FASTSMC_HD constexpr size_t shared_size(int64_t count) {
   return (static_cast<size_t>(count) * sizeof(T) + 15) / 16 * 16;
+}
+
+// Blocks of a launch, as a device counts them.
+inline unsigned checked_grid(int64_t blocks) {
+  if (blocks > INT32_MAX) throw std::length_error("an op needs more than the 2^31 - 1 blocks that a device has");
+  return static_cast<unsigned>(blocks);
 }
 
 }  // namespace fastsmc::cuda

@@ -123,7 +123,7 @@ void launch(const Kernel& kernel, int64_t grid, Stream stream) {
   const size_t bytes = kernel.shared_bytes();
   if (bytes > kWithoutAsking)
     require(cudaFuncSetAttribute(run<Kernel>, cudaFuncAttributeMaxDynamicSharedMemorySize, static_cast<int>(bytes)));
-  run<<<static_cast<unsigned>(grid), Kernel::kThreads, bytes, stream>>>(kernel);
+  run<<<checked_grid(grid), Kernel::kThreads, bytes, stream>>>(kernel);
   require(cudaGetLastError());
 }
 

@@ -130,6 +130,7 @@ inline void atomic_add(int64_t* address, int64_t value) {
 template <class Kernel>
 void launch(const Kernel& kernel, int64_t grid, Stream) {
   const PlainFloats plain;
+  checked_grid(grid);
   for (int64_t i = 0; i < grid; ++i) {
     HostBlock<Kernel::kThreads> block(backwards ? grid - 1 - i : i, grid, kernel.shared_bytes());
     kernel(block);
