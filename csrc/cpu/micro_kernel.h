@@ -129,7 +129,7 @@ template <Init Start, class P>
 static inline void multiply_rows(P p, int64_t rows) {
   const MicroKernel<P>* kernels = kMicroKernels<P, Start>[p.columns - 1];
   const int64_t calls = (rows + kRows - 1) / kRows;
-  const int least = static_cast<int>(rows) / static_cast<int>(calls);
+  const auto least = static_cast<int>(rows / calls);
   const int64_t larger = rows - calls * least;  // calls of one row more
   p.next_step = (p.columns * kLanes + calls - 1) / calls;
   for (int64_t call = 0; call < calls; ++call) {

@@ -53,6 +53,8 @@ struct SparseTile {
     const int64_t most = fit < 2 * kDepth ? fit : 2 * kDepth;  // so that a chain of additions is kDepth long on average
     return inputs < most ? inputs : most;
   }
+  // Whether entries, and places of the rows that they are multiplied by, are numbers of 32 bits.
+  bool countable() const { return inputs * (width > depth ? width : depth) <= INT32_MAX; }
   int64_t blocks() const { return (inputs + block() - 1) / block(); }
   int64_t num_starts() const { return blocks() * depth + 1 + inputs + kLanes; }  // the last are added to by vectors
   int32_t* input_starts() const { return starts + blocks() * depth + 1; }
@@ -93,7 +95,7 @@ static double time_of_entry(int64_t width) {
 // Whether so many entries have room in the place of x, and are multiplied in less time where `tiles` tiles share W^T:
 // to turn W and dW over takes as long as 16 samples.
 static bool worth_listing(int64_t entries, int64_t samples, int64_t tiles, const SparseTile& tile) {
-  if (2 * (entries + kLanes) > tile.inputs * tile.depth || tile.inputs * tile.width > INT32_MAX) return false;
+  if (2 * (entries + kLanes) > tile.inputs * tile.depth) return false;
   const double entry = time_of_entry(tile.width), inputs = static_cast<double>(tile.inputs);
   return static_cast<double>(entries) * entry + 16 * inputs / static_cast<double>(tiles) <
          inputs * static_cast<double>(samples);
@@ -123,11 +125,12 @@ static inline int32_t list_lanes(vint mask, vfloat values, int32_t first, Entry*
 
 static void list_entries(Strided x, int64_t tiles, SparseTile tile) {
   const int64_t samples = x.rows < tile.depth ? x.rows : tile.depth, block = tile.block(), blocks = tile.blocks();
+  tile.starts[0] = -1;
+  if (!tile.countable()) return;
   vint found{};
   for (int64_t s = 0; s < samples; ++s)
     for (int64_t k = 0; k < tile.inputs; k += kLanes) found -= x.row(s, k, tile.inputs) != vfloat{};
   const int64_t count = sum_of_counts(found);
-  tile.starts[0] = -1;
   if (!worth_listing(count, samples, tiles, tile)) return;
 
   int32_t *start = tile.starts, *of_input = tile.input_starts(), n = 0;
