@@ -1,4 +1,4 @@
-// Vectors of one instruction-set level, as GCC/Clang vector types: one source for all levels.
+// Vectors of one instruction-set level, as GCC's vector types and shuffles: one source for all levels.
 //
 // Included only by level_*.cpp, which define FASTSMC_LEVEL (a namespace of its own, so that no function
 // compiled for one level is ever linked into another) and FASTSMC_VECTOR_BYTES. Nothing here may instantiate
