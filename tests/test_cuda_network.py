@@ -1,6 +1,7 @@
 """The CUDA engine's densities and trajectories: on a GPU, or its host twin."""
 
 from functools import partial
+from itertools import pairwise
 
 import numpy as np
 import problems
@@ -85,6 +86,16 @@ def test_every_activation_is_as_exact_as_torch(activation, precision):
 @pytest.mark.parametrize("samples", [SLICE, SLICE + 1, 2 * SLICE + 70])
 def test_slices_are_summed(samples):
     is_exact(Problem(((3, 4, 2), 2, samples)).weighted(), "highest")
+
+
+def test_more_slices_than_are_summed_at_once_are_summed_in_order():
+    problem, ends = Problem(((2, 2), 1, 130 * SLICE + 70)), [0, 128 * SLICE, 129 * SLICE, 130 * SLICE, None]
+    x, y, whole = problem.x, problem.y, problem.value_and_grad("cuda")
+    sums = np.zeros(1), np.zeros_like(whole[1])
+    for begin, end in pairwise(ends):
+        problem.x, problem.y = x[begin:end], y[begin:end]
+        sums = tuple(map(np.add, sums, problem.value_and_grad("cuda")))
+    assert all(map(np.array_equal, whole, sums))
 
 
 @pytest.mark.parametrize("samples", [1, 15, 16, 17, 32, 33, 64, 65, 129])

@@ -82,6 +82,24 @@ def test_more_blocks_than_a_device_has_are_refused():
         _cuda.philox(None, lambda size: None, 2**50, 4, None, 1, 2, 3, 4)
 
 
+def test_scratch_memory_does_not_grow_with_the_batch():
+    def taken(samples):
+        sizes = []
+
+        def memory(size):
+            sizes.append(size)
+            if len(sizes) == 2:  # of the values and the gradients, before anything is computed
+                raise MemoryError
+            return 16
+
+        network = (fs.MLP((2, 2)).layer_table, 0, 1.0, 0)
+        with pytest.raises(MemoryError):
+            _cuda.log_likelihood(None, memory, *network, 5, samples, None, None, None, None, None, 16, None)
+        return sizes
+
+    assert taken(10**6) == taken(10**9)
+
+
 @pytest.fixture
 def backwards():
     yield lambda: _cuda.run_backwards(True)

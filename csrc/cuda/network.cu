@@ -1,5 +1,6 @@
 #include "cuda/network.h"
 
+#include <algorithm>
 #include <cmath>
 
 #include "cuda/sums.h"
@@ -7,7 +8,8 @@
 namespace fastsmc::cuda {
 namespace {
 
-constexpr int64_t kSlice = 4096;  // samples whose gradients are summed in one go
+constexpr int64_t kSlice = 4096;     // samples whose gradients are summed in one go
+constexpr int64_t kMostParts = 128;  // sums over slices in scratch memory, each as large as the gradient
 
 // Places in shared memory for tiles of so many samples; false where the network is of another kind.
 bool place(const NetworkSpec& spec, int tile, bool with_gradient, DenseNetwork& network) {
@@ -100,17 +102,27 @@ void network_log_likelihood(const Queue& queue, const NetworkSpec& spec, const B
                             const float* particles, double* totals, float* gradients, int64_t* status) {
   with_operands(spec.precision, [&](auto operands) {
     auto kernel = evaluation<decltype(operands)>(spec, batch, gradients != nullptr);
-    const int64_t slices = kernel.slices, dim = kernel.network.dim;
-    const bool cut = slices > 1;
     kernel.particles = particles;
     kernel.status = status;
-    kernel.totals = cut ? queue.scratch<double>(slices * count) : totals;
-    kernel.gradients = cut && gradients != nullptr ? queue.scratch<float>(slices * count * dim) : gradients;
+    kernel.totals = totals;
+    kernel.gradients = gradients;
     const auto stream = static_cast<Stream>(queue.stream);
-    launch(kernel, count * slices, stream);
-    if (!cut) return;
-    add_slices(kernel.totals, totals, slices, count, stream);
-    if (gradients != nullptr) add_slices(kernel.gradients, gradients, slices, count * dim, stream);
+    const int64_t slices = kernel.slices, size = count * kernel.network.dim;
+    if (slices == 1) return launch(kernel, count, stream);
+    const int64_t parts = std::min(slices, kMostParts);
+    double* const part_totals = queue.scratch<double>(parts * count);
+    float* const part_gradients = gradients == nullptr ? nullptr : queue.scratch<float>(parts * size);
+    // the first part is that of all slices before, if there are any
+    for (int64_t sums = 0; kernel.before < slices; kernel.before += kernel.slices, sums = 1) {
+      kernel.slices = std::min(parts - sums, slices - kernel.before);
+      kernel.totals = part_totals + sums * count;
+      if (gradients != nullptr) kernel.gradients = part_gradients + sums * size;
+      launch(kernel, count * kernel.slices, stream);
+      const bool last = kernel.before + kernel.slices == slices;
+      const int64_t summed = sums + kernel.slices;
+      add_slices(part_totals, last ? totals : part_totals, summed, count, stream);
+      if (gradients != nullptr) add_slices(part_gradients, last ? gradients : part_gradients, summed, size, stream);
+    }
   });
 }
 

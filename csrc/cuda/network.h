@@ -70,6 +70,7 @@ struct Evaluate {
   float noise;
   double constant;         // of a sample's log-likelihood
   int64_t slice, slices;   // samples of a block, and blocks of a particle
+  int64_t before;          // slices of the batch before theirs
   const float* particles;  // [P, dim]
   double* totals;          // [slices, P] or null
   float* gradients;        // [slices, P, dim] or null
@@ -111,7 +112,7 @@ struct Evaluate {
   template <class Block>
   FASTSMC_KERNEL void evaluate(Block& block, const Here& here, int64_t part) const {
     const int64_t row = part * (block.grid() / slices) + here.particle;
-    const double total = go_through(block, here, part);
+    const double total = go_through(block, here, before + part);
     if (totals != nullptr) store_total(block, total, totals + row);
     if (gradients != nullptr) store_gradient(block, here, gradients + row * network.dim);
   }

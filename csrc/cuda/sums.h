@@ -5,7 +5,7 @@
 
 namespace fastsmc::cuda {
 
-// out [n] = the sum over slices [slices, n], in order.
+// out [n] = the sum over slices [slices, n], in order; out may be the first of them.
 template <class T>
 struct AddSlices {
   const T* partials;
