@@ -26,7 +26,10 @@ from fastsmc.networks import Layer, LayeredNetwork
 
 @torch.library.custom_op("fastsmc::normalize_log_weights", mutates_args=())
 def normalize_log_weights(log_weights: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-    """Weights [..., P], log-sum and ESS [...], differentiable: see `fastsmc.normalize_log_weights`."""
+    """Weights [..., P], log-sum and ESS [...]: see `fastsmc.normalize_log_weights`.
+
+    They are differentiable by torch.autograd in reverse mode, not by torch.func.
+    """
     return tuple(ops.normalize_log_weights(log_weights))
 
 
@@ -156,6 +159,38 @@ def _at_once(call: Callable[..., Any], info: Any, in_dims: tuple, particles: Ten
 
 _value.register_vmap(partial(_at_once, _value))
 
+ONCE = "log_likelihood is differentiable once, in reverse mode; it must not be differentiated twice or in forward mode"
+
+
+def _density(particles: Tensor, *rest: Any) -> Tensor:
+    """The value, of whose derivatives there is the gradient."""
+    if not (torch.is_grad_enabled() and particles.requires_grad):
+        return _Value.apply(particles, *rest)
+    kind = _CompiledDensity if torch.compiler.is_compiling() else _Density
+    return kind.apply(particles, *rest)[0]
+
+
+class _Value(torch.autograd.Function):
+    """The value, where no gradient is asked for: a function, so that forward mode does not take it for a constant."""
+
+    @staticmethod
+    def forward(
+        particles: Tensor, x: Tensor, y: Tensor, layers: list[int], likelihood: str, noise: float, precision: str
+    ) -> Tensor:
+        return _value(particles, x, y, layers, likelihood, noise, precision)
+
+    @staticmethod
+    def setup_context(ctx: Any, inputs: tuple, output: Tensor) -> None:
+        pass
+
+    @staticmethod
+    def jvp(ctx: Any, *_: Any) -> None:
+        raise NotImplementedError(ONCE)
+
+    @staticmethod
+    def vmap(info: Any, in_dims: tuple, *arguments: Any) -> tuple[Any, Any]:
+        return _at_once(_density, info, in_dims, *arguments)
+
 
 class _Density(torch.autograd.Function):
     """The value and its gradient, which torch.autograd and the transforms of torch.func take for a derivative."""
@@ -167,16 +202,46 @@ class _Density(torch.autograd.Function):
     @staticmethod
     def setup_context(ctx: Any, inputs: tuple, output: tuple[Tensor, Tensor]) -> None:
         ctx.mark_non_differentiable(output[1])
-        ctx.save_for_backward(output[1])
+        ctx.save_for_backward(inputs[0], output[1])
 
     @staticmethod
     def backward(ctx: Any, of_value: Tensor, _: Tensor | None) -> tuple:
-        (grad,) = ctx.saved_tensors
+        grad = _Gradient.apply(*ctx.saved_tensors)
         return of_value[:, None].to(grad.dtype) * grad, None, None, None, None, None, None
+
+    @staticmethod
+    def jvp(ctx: Any, *_: Any) -> None:
+        raise NotImplementedError(ONCE)
 
     @staticmethod
     def vmap(info: Any, in_dims: tuple, *arguments: Any) -> tuple[Any, Any]:
         return _at_once(_Density.apply, info, in_dims, *arguments)
+
+
+class _CompiledDensity(_Density):
+    """The same for torch.compile, which takes no function with a ``jvp`` of its own."""
+
+    jvp = torch.autograd.Function.jvp
+
+
+class _Gradient(torch.autograd.Function):
+    """The gradient as it was saved: a function of the particles, so that it is not taken for a constant."""
+
+    @staticmethod
+    def forward(particles: Tensor, grad: Tensor) -> Tensor:
+        return grad.view_as(grad)
+
+    @staticmethod
+    def setup_context(ctx: Any, inputs: tuple, output: Tensor) -> None:
+        pass
+
+    @staticmethod
+    def backward(ctx: Any, _: Tensor) -> None:
+        raise NotImplementedError(ONCE)
+
+    @staticmethod
+    def vmap(info: Any, in_dims: tuple, *tensors: Tensor) -> tuple[Tensor, int | None]:
+        return _Gradient.apply(*tensors), in_dims[1]
 
 
 def log_likelihood(
@@ -188,7 +253,9 @@ def log_likelihood(
 ) -> Callable[[Tensor], Tensor]:
     """The log-likelihood of a batch as a function of particles [P, d], float64 [P], or of one [d]; differentiable once.
 
-    Under ``torch.func.vmap`` it is one call for all that is mapped over, and so is its gradient.
+    That is in reverse mode, by the particles alone; other derivatives are refused. Under ``torch.func.vmap`` it is one
+    call for all that is mapped over, and so is its gradient. ``torch.compile`` takes the function and its backward; a
+    transform of torch.func that differentiates it has to be hidden: ``torch.compiler.disable(vmap(grad(of)))``.
 
     Parameters
     ----------
@@ -198,15 +265,16 @@ def log_likelihood(
     y : tensor [B] or [B, outputs]
         As the likelihood takes it.
     """
+    for name, data in (("x", x), ("y", y)):
+        if data.requires_grad:
+            raise ValueError(f"{name} requires grad; it must be detached, for only particles have a derivative here")
     density = as_likelihood(likelihood).in_kernels()
     settings = (network.layer_table.ravel().tolist(), density.name, density.noise, precision)
 
     def of(particles: Tensor) -> Tensor:
         if particles.ndim == 1:
             return of(particles[None])[0]
-        if torch.is_grad_enabled() and particles.requires_grad:
-            return _Density.apply(particles, x, y, *settings)[0]
-        return _value(particles, x, y, *settings)
+        return _density(particles, x, y, *settings)
 
     return of
 

@@ -83,6 +83,13 @@ def test_a_whole_step_compiles_into_one_graph():
     torch.testing.assert_close(*grads)
 
 
+def test_hidden_transforms_go_beside_what_is_compiled():
+    net, x, y, particles = network()
+    gradient = torch.func.vmap(torch.func.grad(ops_of_torch.log_likelihood(net, x, y)))
+    compiled = torch.compile(lambda p: 2 * torch.compiler.disable(gradient)(p), backend="aot_eager")
+    torch.testing.assert_close(compiled(particles), 2 * gradient(particles))
+
+
 def test_refusals_come_through():
     with pytest.raises(ValueError, match="log_weights has only -inf"):
         ops_of_torch.normalize_log_weights(torch.full((3,), -torch.inf))
@@ -118,5 +125,55 @@ def test_what_is_mapped_over_is_one_call(monkeypatch):
     assert sizes == [6, 6, 6]
     torch.testing.assert_close(of(particles[2]), value[2])
     torch.testing.assert_close(torch.func.grad(lambda p: of(p).sum())(particles), grad)
+    torch.testing.assert_close(torch.func.grad(lambda p: torch.func.vmap(of)(p).sum())(particles), grad)
     with pytest.raises(NotImplementedError, match="all particles must share them"):
         torch.func.vmap(lambda x: ops_of_torch.log_likelihood(net, x, y)(particles))(torch.stack([x, x]))
+
+
+def penalised(of, particles):
+    """Backward through the norm of a gradient."""
+    leaf = particles.clone().requires_grad_(True)
+    (grad,) = torch.autograd.grad(of(leaf).sum(), leaf, create_graph=True)
+    (grad.square().sum() + leaf.sum()).backward()
+
+
+REFUSED = {
+    "jvp": lambda of, p: torch.func.jvp(of, (p,), (p,)),
+    "jvp of vmap": lambda of, p: torch.func.jvp(torch.func.vmap(of), (p,), (p,)),
+    "vmap of jvp": lambda of, p: torch.func.vmap(lambda row: torch.func.jvp(of, (row,), (row,)))(p),
+    "jacfwd": lambda of, p: torch.func.jacfwd(of)(p[0]),
+    "hessian": lambda of, p: torch.func.hessian(of)(p[0]),
+    "vmap of hessian": lambda of, p: torch.func.vmap(torch.func.hessian(of))(p),
+    "jacrev of grad": lambda of, p: torch.func.jacrev(torch.func.grad(of))(p[0]),
+    "grad of vmap of grad": lambda of, p: torch.func.grad(lambda q: torch.func.vmap(torch.func.grad(of))(q).sum())(p),
+    "autograd's hessian": lambda of, p: torch.autograd.functional.hessian(of, p[0]),
+    "autograd's hvp": lambda of, p: torch.autograd.functional.hvp(of, p[0], p[0]),
+    "penalty of a gradient": penalised,
+}
+
+
+@pytest.mark.parametrize("name", REFUSED)
+def test_other_derivatives_than_the_first_in_reverse_mode_are_refused(name):
+    net, x, y, particles = network()
+    of = ops_of_torch.log_likelihood(net, x, y)
+    with pytest.raises(NotImplementedError, match="log_likelihood is differentiable once, in reverse mode"):
+        REFUSED[name](of, particles)
+
+
+def test_a_gradient_is_differentiable_by_what_the_value_is_multiplied_with():
+    net, x, y, particles = network()
+    leaf, factor = particles.clone().requires_grad_(True), torch.tensor(2.0, requires_grad=True)
+    value = factor * ops_of_torch.log_likelihood(net, x, y)(leaf).sum()
+    (grad,) = torch.autograd.grad(value, leaf, create_graph=True)
+    (slope,) = torch.autograd.grad(grad.sum(), factor)
+    torch.testing.assert_close(slope, grad.sum().detach() / 2)
+
+
+def test_data_have_no_derivative():
+    net, x, y, particles = network("gaussian")
+    for name in ("x", "y"):
+        data = {"x": x, "y": y} | {name: {"x": x, "y": y}[name].clone().requires_grad_(True)}
+        with pytest.raises(ValueError, match=f"{name} requires grad; it must be detached"):
+            ops_of_torch.log_likelihood(net, **data, likelihood="gaussian")
+    with pytest.raises(ValueError, match="x requires grad"):
+        torch.func.grad(lambda x: ops_of_torch.log_likelihood(net, x, y, "gaussian")(particles).sum())(x)
