@@ -11,7 +11,7 @@ global ones, as particles' own.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import numpy as np
@@ -22,7 +22,7 @@ from fastsmc import ops
 from fastsmc.likelihoods import Likelihood
 from fastsmc.networks import Network
 from fastsmc.posterior import Posterior
-from fastsmc.priors import Normal
+from fastsmc.priors import Prior
 
 
 def _register(scheme: str) -> Callable[..., np.ndarray]:
@@ -38,32 +38,32 @@ def _register(scheme: str) -> Callable[..., np.ndarray]:
 systematic, stratified, multinomial, residual = map(_register, ops.SCHEMES)
 
 
-class IndependentNormals(distributions.ProbDist):
-    """The prior of a network's weights: normal numbers [N, d] of given deviations [d]."""
+class PriorOf(distributions.ProbDist):
+    """The prior of a posterior's particles [N, d]."""
 
-    def __init__(self, scales: np.ndarray) -> None:
-        self.scales = scales
-        self._constant = -np.log(scales).sum() - 0.5 * len(scales) * np.log(2 * np.pi)
+    def __init__(self, posterior: Posterior) -> None:
+        self.posterior = posterior
 
     @property
     def dim(self) -> int:
         """Numbers of a draw, d."""
-        return len(self.scales)
+        return self.posterior.num_params
 
     def rvs(self, size: int | None = None) -> np.ndarray:
         """Draws [size, d]."""
-        return self.scales * np.random.standard_normal((1 if size is None else size, self.dim))  # noqa: NPY002
+        seed = np.random.randint(2**31)  # noqa: NPY002
+        return self.posterior.sample_prior(1 if size is None else size, seed)
 
     def logpdf(self, x: np.ndarray) -> np.ndarray:
         """Of draws [N, d], [N]."""
-        return self._constant - 0.5 * np.sum((x / self.scales) ** 2, axis=1)
+        return self.posterior.log_prior(x.astype(np.float32))
 
 
 class BayesianNetwork(smc_samplers.StaticModel):
     """A Bayesian network as a static model, for IBIS, tempering and adaptive tempering.
 
-    The parameter ``theta["weights"]`` holds the particles [N, d]. All particles, and all data that a density needs, are
-    evaluated in one call.
+    The parameter ``theta["weights"]`` holds the particles of `fastsmc.Posterior`, [N, d], with the scales that are
+    sampled. All particles, and all data that a density needs, are evaluated in one call.
 
     Parameters
     ----------
@@ -78,15 +78,14 @@ class BayesianNetwork(smc_samplers.StaticModel):
         network: Network,
         x: Any,
         y: Any,
-        prior: Normal | None = None,
-        likelihood: str | Likelihood = "categorical",
+        prior: Prior | Mapping[str, Prior] | None = None,
+        likelihood: str | Likelihood | Callable[[Any, Any], Any] = "categorical",
         precision: str = "highest",
         backend: str | None = None,
     ) -> None:
         self.posterior = Posterior(network, prior, likelihood, precision, backend)
         self.x, self.rows = np.asarray(x), len(x)
-        prior_of_weights = distributions.StructDist({"weights": IndependentNormals(self.posterior.prior_scales)})
-        super().__init__(data=np.asarray(y), prior=prior_of_weights)
+        super().__init__(data=np.asarray(y), prior=distributions.StructDist({"weights": PriorOf(self.posterior)}))
 
     def logpyt(self, theta: np.ndarray, t: int) -> np.ndarray:
         """Log-likelihood of datum t, [N]."""

@@ -74,11 +74,50 @@ def test_densities_of_a_network_are_those_of_its_posterior():
     np.testing.assert_allclose(model.loglik(theta), model.loglik(theta, 59))
 
 
+PRIORS = {
+    "Normal": fs.Normal(0.7),
+    "Laplace": fs.Laplace(0.7),
+    "StudentT": fs.StudentT(0.7, df=5),
+    "by name": {"*.bias": fs.Laplace(2.0), "*": fs.Normal("fan_in")},
+    "sampled scale": fs.Normal(fs.HalfNormal(0.7)),
+}
+
+
+@pytest.mark.parametrize("name", PRIORS)
+def test_draws_and_densities_are_those_of_the_prior_that_was_given(name):
+    posterior, x, y = problem(20)
+    model = BayesianNetwork(posterior.network, x, y, PRIORS[name], fs.Gaussian(fs.HalfNormal(1.0)))
+    np.random.seed(0)  # noqa: NPY002
+    theta, posterior = model.prior.rvs(size=4000), model.posterior
+    weights = theta["weights"].astype(np.float32)
+    assert weights.shape == (4000, posterior.num_params)
+    np.testing.assert_allclose(model.prior.logpdf(theta), posterior.log_prior(weights), rtol=1e-6)
+    again = posterior.sample_prior(4000, seed=5)
+    error = np.sqrt((weights.var(0) + again.var(0)) / 4000)
+    assert np.all(np.abs(np.abs(weights).mean(0) - np.abs(again).mean(0)) < 5 * error)  # false alarm 1e-5
+    assert not np.array_equal(model.prior.rvs(size=3)["weights"], theta["weights"][:3])
+
+
 SAMPLERS = {
     "IBIS": {},
     "Tempering": {"exponents": np.linspace(0, 1, 21)[1:] ** 2},
     "AdaptiveTempering": {},
 }
+
+
+def test_moves_know_the_density_under_other_priors():
+    """What is known of moved particles is their density under Laplace's prior and a noise that is sampled."""
+    posterior, x, y = problem(20)
+    model = BayesianNetwork(posterior.network, x, y, fs.Laplace(0.7), fs.Gaussian(fs.HalfNormal(1.0)))
+    np.random.seed(0)  # noqa: NPY002
+    start = smc_samplers.ThetaParticles(theta=model.prior.rvs(size=50))
+    start.lpost = model.logpost(start.theta)
+    before = start.theta["weights"].copy()
+    moves = HMC(model, 5, step_size=0.01)
+    moves.calibrate(np.full(50, 1 / 50), start)
+    assert moves.step(start) > 0.5
+    assert not np.array_equal(start.theta["weights"], before)
+    np.testing.assert_allclose(start.lpost, model.logpost(start.theta), rtol=1e-4)
 
 
 @pytest.mark.skipif(not hasattr(smc_samplers, "Tempering"), reason="particles 0.3; pip takes it beside NumPy 2")
