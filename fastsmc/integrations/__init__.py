@@ -11,6 +11,11 @@ from contextlib import contextmanager
 from importlib import import_module
 from typing import Any
 
+from fastsmc.likelihoods import Likelihood, as_likelihood
+from fastsmc.networks import MAX_LAYERS, LayeredNetwork
+from fastsmc.ops.densities import precision_code
+from fastsmc.priors import Normal, Positive
+
 LIBRARIES = ("blackjax", "cuthbert", "particles", "pocomc", "pyfilter", "pymc", "pyro", "stonesoup", "tfp")
 
 
@@ -47,6 +52,23 @@ def accelerate(library: str) -> Iterator[list[str]]:
     finally:
         for _, names, name, theirs in found:
             names[name] = theirs
+
+
+def in_kernels(network: Any, likelihood: str | Likelihood, precision: str) -> Likelihood:
+    """The likelihood, for those who call the kernels directly; what they do not compute is refused."""
+    if not isinstance(network, LayeredNetwork) or len(network.layers) > MAX_LAYERS:
+        raise ValueError(
+            f"network is {network!r}; it must be a chain of at most {MAX_LAYERS} layers that the kernels know, with "
+            "all their weights sampled"
+        )
+    precision_code(precision)
+    return as_likelihood(likelihood).in_kernels()
+
+
+def check_normal(said: str, prior: Any) -> None:
+    """Refuse a prior of which the kernels do not know all: ``said`` is what goes before it in the sentence."""
+    if not isinstance(prior, Normal) or isinstance(prior.scale, Positive):
+        raise ValueError(f"{said} {prior!r}; it must be Normal, with a scale that is known")
 
 
 Place = tuple[str, MutableMapping[str, Any], str, Callable[..., Any]]

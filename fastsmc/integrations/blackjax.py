@@ -19,6 +19,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from fastsmc.integrations import check_normal, in_kernels
 from fastsmc.integrations.jax import log_likelihood, resample, trajectory
 from fastsmc.likelihoods import Likelihood
 from fastsmc.networks import Network
@@ -79,9 +80,10 @@ def fused_hmc(
     """HMC moves of all particles by our trajectories: an ``update_particles_fn`` of tempered and adaptive tempered SMC.
 
     They have the invariant density and the parameters of blackjax's own HMC, not its random numbers:
-    ``mcmc_parameters`` holds ``step_size`` and may hold ``inverse_mass_matrix`` [d], both shared by all particles. What
-    blackjax is given for a log prior must be the density of ``prior``, and its log-likelihood `bnn_log_likelihood` of
-    the same arguments: it weights the particles with them.
+    ``mcmc_parameters`` holds ``step_size`` and may hold ``inverse_mass_matrix`` [d], a diagonal, both shared by all
+    particles, and ``num_integration_steps``, which must be that given here. What blackjax is given for a log prior must
+    be the density of ``prior``, and its log-likelihood `bnn_log_likelihood` of the same arguments: it weights the
+    particles with them.
 
     Parameters
     ----------
@@ -90,14 +92,15 @@ def fused_hmc(
     num_integration_steps
         Leapfrog steps of a trajectory.
     prior
-        ``Normal(1.0)`` unless given.
+        ``Normal(1.0)`` unless given; of a known scale.
     resampling_fn
         As blackjax takes it.
     """
     from blackjax.smc import base
 
-    scales = (Normal() if prior is None else prior).scales(network)
-    prior_precision = jnp.asarray(scales**-2, jnp.float32)
+    prior = Normal() if prior is None else prior
+    check_normal("prior is", prior)
+    prior_precision = jnp.asarray(prior.scales(network) ** -2, jnp.float32)
     gradient = jax.vmap(jax.value_and_grad(bnn_log_likelihood(network, x, y, likelihood, precision)))
     run = trajectory(network, x, y, num_integration_steps, likelihood, precision, remember=True)
 
@@ -109,7 +112,7 @@ def fused_hmc(
         tempered_logposterior_fn: Callable[[Array], Array],
         log_weights_fn: Callable[[Array], Array],
     ) -> tuple[Any, Any]:
-        shared = {name: _shared(name, values) for name, values in mcmc_parameters.items()}
+        shared = _shared(mcmc_parameters, network.num_params, num_integration_steps)
         scale = jnp.sqrt(shared.get("inverse_mass_matrix", jnp.ones(network.num_params)))
         how = (prior_precision, scale, shared["step_size"], state.tempering_param)
 
@@ -140,10 +143,20 @@ def fused_hmc(
     return update
 
 
-def _shared(name: str, values: Array) -> Array:
-    if values.shape[:1] != (1,):
-        raise ValueError(f"{name} has shape {values.shape}; fused moves need it shared by all particles, [1, ...]")
-    return values[0]
+def _shared(parameters: dict[str, Array], num_params: int, num_steps: int) -> dict[str, Array]:
+    """What all particles move by, of blackjax's parameters, [1, ...]."""
+    shapes = {"step_size": (1,), "inverse_mass_matrix": (1, num_params), "num_integration_steps": (1,)}
+    for name, values in parameters.items():
+        if name not in shapes:
+            raise ValueError(f"mcmc_parameters has {name!r}; fused moves take {', '.join(map(repr, shapes))}")
+        if values.shape != shapes[name]:
+            raise ValueError(
+                f"{name} has shape {values.shape}; fused moves need it shared by all particles, {shapes[name]}"
+            )
+    steps = parameters.get("num_integration_steps", num_steps)
+    if not isinstance(steps, jax.core.Tracer) and (given := np.asarray(steps).item()) != num_steps:
+        raise ValueError(f"num_integration_steps is {given} in mcmc_parameters; it must be {num_steps}, that of moves")
+    return {name: values[0] for name, values in parameters.items()}
 
 
 class DataAnnealedState(NamedTuple):
@@ -192,6 +205,7 @@ def data_annealing(
     from blackjax.base import SamplingAlgorithm
     from blackjax.smc import base, from_mcmc
 
+    in_kernels(network, likelihood, precision)
     x, y = np.asarray(x), np.asarray(y)  # to be cut while jax.jit traces
     update = from_mcmc.build_kernel(mcmc_step_fn, mcmc_init_fn, resampling_fn)
 

@@ -20,11 +20,12 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from fastsmc import ops
-from fastsmc.likelihoods import Likelihood, as_likelihood
+from fastsmc.integrations import in_kernels
+from fastsmc.likelihoods import Likelihood
 from fastsmc.networks import Network
 from fastsmc.ops import SCHEMES, NormalizedWeights
 from fastsmc.ops.checks import leading_shape, read_count
+from fastsmc.ops.densities import precision_code
 
 try:
     from fastsmc import _jax
@@ -104,7 +105,7 @@ def log_likelihood(
     Parameters
     ----------
     network, likelihood, precision
-        As for `fastsmc.Posterior`.
+        As for `fastsmc.Posterior`, of those that the kernels compute.
     x : array [B, inputs] or [B, ...]
     y : array [B] or [B, outputs]
         As the likelihood takes it.
@@ -221,7 +222,7 @@ def _constants(
     network: Network, x: Array, y: Array, likelihood: str | Likelihood, precision: str, remember: bool
 ) -> tuple[tuple[Array, Array], float, dict[str, Any]]:
     """A batch as operands, what the engine leaves out of its likelihood, and what it is told of the network."""
-    density = as_likelihood(likelihood).in_kernels()
+    density = in_kernels(network, likelihood, precision)
     inputs = np.asarray(x, np.float32).reshape(len(x), -1)
     targets = density.targets(np.asarray(y), network.num_outputs)
     if inputs.shape[1] != network.num_inputs or len(inputs) != len(targets):
@@ -232,7 +233,7 @@ def _constants(
         "layers": network.layer_table.ravel(),
         "likelihood": np.int64(density.code),
         "noise": np.float64(density.noise),
-        "precision": np.int64(ops.PRECISIONS.index(precision)),
+        "precision": np.int64(precision_code(precision)),
     }
     settings["density"] = _digest(inputs, targets, *settings.values()) if remember else np.int64(0)
     data = jax.block_until_ready((jnp.asarray(inputs), jnp.asarray(targets)))  # for x may be written to later

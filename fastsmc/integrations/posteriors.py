@@ -13,9 +13,9 @@ from collections.abc import Callable
 import torch
 from torch import Tensor
 
+from fastsmc.integrations import check_normal, in_kernels
 from fastsmc.integrations.torch import log_likelihood
 from fastsmc.posterior import Posterior
-from fastsmc.priors import Normal
 
 
 def log_posterior_of(
@@ -30,12 +30,12 @@ def log_posterior_of(
     Parameters
     ----------
     posterior
-        Of a network that kernels compute, with a normal prior.
+        Of a network and a likelihood that the kernels compute, with a normal prior of a known scale.
     num_data
         N.
     """
-    if not isinstance(posterior.prior, Normal):
-        raise ValueError(f"posterior has the prior {posterior.prior!r}; it must be Normal")
+    in_kernels(posterior.network, posterior.likelihood, posterior.precision)
+    check_normal("posterior has the prior", posterior.prior)
     precision = torch.from_numpy(posterior.prior_scales).to(torch.float32) ** -2
 
     def log_posterior(particles: Tensor, batch: tuple[Tensor, Tensor]) -> tuple[Tensor, Tensor]:

@@ -20,7 +20,8 @@ from torch import Tensor
 from torch.utils import _pytree as pytree
 
 from fastsmc import ops
-from fastsmc.likelihoods import LIKELIHOODS, Gaussian, Likelihood, as_likelihood
+from fastsmc.integrations import in_kernels
+from fastsmc.likelihoods import LIKELIHOODS, Gaussian, Likelihood
 from fastsmc.networks import Layer, LayeredNetwork
 
 
@@ -260,7 +261,7 @@ def log_likelihood(
     Parameters
     ----------
     network, likelihood, precision
-        As for `fastsmc.Posterior`.
+        As for `fastsmc.Posterior`, of those that the kernels compute.
     x : tensor [B, inputs] or [B, ...]
     y : tensor [B] or [B, outputs]
         As the likelihood takes it.
@@ -268,7 +269,7 @@ def log_likelihood(
     for name, data in (("x", x), ("y", y)):
         if data.requires_grad:
             raise ValueError(f"{name} requires grad; it must be detached, for only particles have a derivative here")
-    density = as_likelihood(likelihood).in_kernels()
+    density = in_kernels(network, likelihood, precision)
     settings = (network.layer_table.ravel().tolist(), density.name, density.noise, precision)
 
     def of(particles: Tensor) -> Tensor:

@@ -104,8 +104,48 @@ def test_posteriors_gets_the_gradient_of_each_particle():
     torch.testing.assert_close(grad, slope / 30 - particles / 0.7**2 / 100)
     expected = value.sum() / 30 - 0.5 * (particles.double() ** 2).sum() / 0.7**2 / 100
     torch.testing.assert_close(total, expected)
-    with pytest.raises(ValueError, match=r"posterior has the prior Laplace.*; it must be Normal"):
-        log_posterior_of(fs.Posterior(fs.MLP([4, 2]), fs.Laplace()), 10)
+    for prior in (fs.Laplace(), fs.Normal(fs.HalfNormal(1.0))):
+        sentence = rf"posterior has the prior {type(prior).__name__}.*; it must be Normal, with a scale that is known"
+        with pytest.raises(ValueError, match=sentence):
+            log_posterior_of(fs.Posterior(fs.MLP([4, 2]), prior), 10)
+
+
+def through_torch():
+    """A network that the kernels do not know, and one with a bias that is not sampled."""
+    softplus = torch.nn.Sequential(torch.nn.Linear(4, 2), torch.nn.Softplus())
+    return fs.from_torch(softplus), fs.from_torch(torch.nn.Sequential(torch.nn.Linear(4, 2)), fixed=["0.bias"])
+
+
+def of_posteriors(network, x, y, **options):
+    from fastsmc.integrations.posteriors import log_posterior_of
+
+    return log_posterior_of(fs.Posterior(network, **options), 10)
+
+
+def of_torch(network, x, y, **options):
+    from fastsmc.integrations.torch import log_likelihood
+
+    return log_likelihood(network, x, y, **options)
+
+
+def of_jax(network, x, y, **options):
+    pytest.importorskip("fastsmc._jax", reason="this package was built without its JAX module")
+    from fastsmc.integrations.jax import log_likelihood
+
+    return log_likelihood(network, x.numpy(), y.numpy(), **options)
+
+
+@pytest.mark.parametrize("density", [of_posteriors, of_torch, of_jax])
+def test_what_the_kernels_do_not_compute_is_refused_at_once(density):
+    x, y = torch.zeros(3, 4), torch.zeros(3, dtype=torch.int64)
+    for network in through_torch():
+        sentence = "; it must be a chain of at most 64 layers that the kernels know, with all their weights sampled"
+        with pytest.raises(ValueError, match=f"network is .*{sentence}"):
+            density(network, x, y)
+    with pytest.raises(ValueError, match=r"likelihood is Gaussian.*; it must be one of the kernels' own"):
+        density(fs.MLP([4, 2]), x, y, likelihood=fs.Gaussian(fs.HalfNormal(1.0)))
+    with pytest.raises(ValueError, match="precision is 'low'; it must be one of"):
+        density(fs.MLP([4, 2]), x, y, precision="low")
 
 
 @pytest.fixture

@@ -2,6 +2,7 @@
 
 import numpy as np
 import pytest
+import torch
 from conjugate import closed_form, problem
 
 import fastsmc as fs
@@ -115,6 +116,43 @@ def test_parameters_of_fused_moves_must_be_shared():
     state = blackjax.smc.tempered.init(np.zeros((10, 3), np.float32))
     with pytest.raises(ValueError, match=r"step_size has shape \(10,\); fused moves need it shared by all particles"):
         moves(jax.random.key(0), state, 1, {"step_size": np.ones(10)}, log_prior, log_prior)
+
+
+@pytest.mark.parametrize(
+    ("parameters", "sentence"),
+    [
+        ({"inverse_mass_matrix": np.eye(3)}, r"inverse_mass_matrix has shape \(1, 3, 3\); .* particles, \(1, 3\)"),
+        ({"num_integration_steps": 7}, "num_integration_steps is 7 in mcmc_parameters; it must be 5"),
+        ({"divergence_threshold": 10.0}, "mcmc_parameters has 'divergence_threshold'; fused moves take 'step_size', "),
+    ],
+)
+def test_parameters_that_fused_moves_would_ignore_are_refused(parameters, sentence):
+    posterior, x, y, _ = regression()
+    moves = fused_hmc(posterior.network, x, y, 5, likelihood=posterior.likelihood)
+    state = blackjax.smc.tempered.init(np.zeros((10, 3), np.float32))
+    given = blackjax.smc.extend_params(PARAMETERS | parameters)
+    with pytest.raises(ValueError, match=sentence):
+        jax.jit(lambda key: moves(key, state, 1, given, log_prior, log_prior))(jax.random.key(0))
+
+
+@pytest.mark.parametrize(
+    "prior", [fs.Laplace(), {"*": fs.Normal()}, fs.Normal(fs.HalfNormal(1.0))], ids=["Laplace", "table", "sampled"]
+)
+def test_priors_that_fused_moves_do_not_know_are_refused(prior):
+    posterior, x, y, _ = regression()
+    with pytest.raises(ValueError, match=r"prior is .*; it must be Normal, with a scale that is known"):
+        fused_hmc(posterior.network, x, y, 5, prior, posterior.likelihood)
+
+
+def test_networks_that_kernels_do_not_know_are_refused_before_a_run():
+    _, x, y, _ = regression()
+    network = fs.from_torch(torch.nn.Sequential(torch.nn.Linear(2, 1), torch.nn.Softplus()))
+    for make in (
+        lambda: fused_hmc(network, x, y, 5, likelihood="gaussian"),
+        lambda: data_annealing(log_prior, network, x, y, *hmc(), likelihood="gaussian"),
+    ):
+        with pytest.raises(ValueError, match=r"network is .*; it must be a chain of at most 64 layers"):
+            make()
 
 
 def in_steps(algorithm, sizes, seed):
