@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 
-from fastsmc import arrays, genealogy, metrics
+from fastsmc import arrays, genealogy, metrics, sources
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -168,7 +168,7 @@ def _of_trace(trace: History) -> list[Picture]:
 def _of_predictions(result: Result, x: Any, y: Any) -> list[Picture]:
     """How predictions of test data compare with the truth, where they are of the same kind."""
     if not result.classifies:
-        truth, mean = (np.ravel(arrays.on_host(a, "y")) for a in (y, result.predict(x)))
+        truth, mean = (np.ravel(arrays.on_host(a, "y")) for a in (sources.table(y, "y"), result.predict(x)))
         caption = "Each point is a test value; on the line the posterior mean is exact."
         draw = partial(_draw_predictions, truth=truth, mean=mean)
         return [Picture("Prediction against truth", caption, draw)] if truth.shape == mean.shape else []

@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 
-from fastsmc import arrays, metrics, plotting
+from fastsmc import arrays, metrics, plotting, sources
 from fastsmc.files import write_atomically
 from fastsmc.plotting import AXIS, BLUE, FAINT, GRID, INK, ORANGE, Picture
 
@@ -111,8 +111,9 @@ def render(
         autoescape=True, loader=PackageLoader("fastsmc", ""), undefined=StrictUndefined, trim_blocks=True
     )
     environment.filters |= {"number": number, "percent": percent}
-    images = None if x is None else arrays.on_host(x, "x")
+    images = None if x is None else sources.whole(x)
     x = None if x is None else images.reshape(len(images), -1)
+    y = sources.table(y, "y")
     panels = plotting.pictures(result, x, y, trace)
     return environment.get_template("report.html").render(
         title=title,

@@ -245,6 +245,9 @@ class Result:
     def pointwise(self, x: Any, y: Any, used: np.ndarray | None = None) -> np.ndarray:
         """Log-likelihood of every data point under every particle, or those of numbers ``used``: float64 [P, n]."""
         y = arrays.on_host(sources.table(y, "y"), "y")
+        x = sources.Rows.of(sources.features(x))
+        if y.shape[:1] != (len(x),):
+            raise ValueError(f"y has shape {y.shape}; it must have {len(x)} rows, as x has")
         parts = [self._of(self.posterior.pointwise, host, y[rows], used=used) for rows, host in self._blocks(x)]
         return np.concatenate(parts, axis=1)
 

@@ -120,6 +120,11 @@ def features(x: Any) -> Any:
     return Rows.of(x) if _map(x) is not None else x
 
 
+def whole(x: Any) -> np.ndarray:
+    """Features in memory, on the host: [N, ...] as they were given, or the rows of a data set of items."""
+    return arrays.on_host(table(x, "x") if _data_set(x) is None else features(x), "x")
+
+
 def like(x: Any) -> Any:
     """An array of the kind that results for features are to be: NumPy's for what is not in memory."""
     return np.empty(0) if isinstance(x, Rows) else x

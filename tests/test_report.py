@@ -182,6 +182,13 @@ def test_a_regression_has_its_own_numbers_and_examples():
     assert report.number(worst) in page.words.replace("-", "")
 
 
+def test_frames_of_a_regression_are_its_data():
+    pandas = pytest.importorskip("pandas")
+    result, x, y, _ = run("gaussian")
+    frames = (pandas.DataFrame(values).convert_dtypes() for values in (x, y))
+    assert report.render(result, *frames) == report.render(result, x, y)
+
+
 def test_bernoulli_outputs_count_as_two_classes(one_picture):
     result, x, y, trace = run("bernoulli")
     page = checked(report.render(result, x, y, trace))

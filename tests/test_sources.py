@@ -9,7 +9,7 @@ from processes import printed
 from torch.utils.data import DataLoader, Dataset, IterableDataset, TensorDataset
 
 import fastsmc as fs
-from fastsmc import sources
+from fastsmc import report, sources
 from fastsmc.batches import Data
 from fastsmc.sources import Rows
 
@@ -89,6 +89,28 @@ def test_every_source_is_predicted(source, tmp_path, monkeypatch):
         assert isinstance(got, torch.Tensor) == (source in ("tensors", "TensorDataset"))
         np.testing.assert_allclose(got, truth, rtol=1e-12)
     assert result.evaluate(given, y if labels is None else labels) == pytest.approx(expected[2])
+
+
+@pytest.mark.parametrize("source", SOURCES)
+def test_every_source_is_reported(source, tmp_path, monkeypatch):
+    """The same page, but for images where rows are images."""
+    monkeypatch.setattr(report, "_png", lambda image: None)
+    monkeypatch.setattr(report, "_svg", lambda picture, name: "")
+    x, y = bytes_of()
+    result = sghmc().run(x, y)
+    given, labels = SOURCES[source](x, y, tmp_path)
+    assert report.render(result, given, y if labels is None else labels) == report.render(result, x, y)
+
+
+@pytest.mark.parametrize("source", SOURCES)
+def test_every_source_has_pointwise_densities(source, tmp_path):
+    x, y = bytes_of()
+    result = sghmc().run(x, y)
+    given, labels = SOURCES[source](x, y, tmp_path)
+    labels = y if labels is None else labels
+    np.testing.assert_array_equal(result.pointwise(given, labels), result.pointwise(x, y))
+    with pytest.raises(ValueError, match=r"y has shape \(1,\); it must have 300 rows, as x has"):
+        result.pointwise(given, labels[:1])
 
 
 @pytest.mark.parametrize("source", SOURCES)

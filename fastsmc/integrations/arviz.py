@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from fastsmc import __version__, arrays, ops, random
+from fastsmc import __version__, arrays, ops, random, sources
 from fastsmc.runs import Runs
 
 if TYPE_CHECKING:
@@ -40,7 +40,7 @@ def to_arviz(
     result
         Of a run, or of several as `run_many` makes them, which ArviZ can compare.
     x, y
-        Data as arrays, for the groups that need them: those of the run, for `arviz.loo` and others.
+        Data as `Result.evaluate` takes them, for the groups that need them; those of the run, for `arviz.loo`.
     var_names
         Names of the parameters to convert, as `Posterior.unpack` has them; all unless given.
     num_draws
@@ -78,7 +78,7 @@ def to_arviz(
     if (x is None) != (y is None):
         raise ValueError(f"{'x' if x is None else 'y'} is None; x and y must be given together, or neither of them")
     runs = result.results if isinstance(result, Runs) else (result,)
-    data = {} if x is None else {"x": arrays.on_host(x, "x"), "y": arrays.on_host(y, "y")}
+    data = {} if x is None else {"x": sources.whole(x), "y": arrays.on_host(sources.table(y, "y"), "y")}
     offsets = random.uniform((len(runs), 1), seed=seed, stream=random.Stream.RESAMPLING)[:, 0]
     chains = [_chain(run, data, var_names, num_draws, float(u)) for run, u in zip(runs, offsets, strict=True)]
     concat, how = _imported("xarray").concat, {"dim": "chain", "join": "outer", "coords": "all", "data_vars": "all"}

@@ -9,8 +9,10 @@ import arviz as az
 import matplotlib
 import numpy as np
 import pytest
+import torch
 import xarray
 from conjugate import INPUTS, NOISE, problem
+from torch.utils.data import TensorDataset
 
 import fastsmc as fs
 
@@ -106,6 +108,22 @@ def test_without_data_there_is_no_log_likelihood(run):
     groups = result.to_arviz(var_names=["2.bias"])
     assert not {"log_likelihood", "observed_data", "constant_data"} & set(groups)
     assert set(groups["posterior"].data_vars) == set(groups["weighted_posterior"].data_vars) == {"2.bias"}
+
+
+@pytest.mark.parametrize("source", ["pandas", "TensorDataset"])
+def test_data_come_from_every_source(run, source):
+    result, x, y = run
+    expected, y_given = result.to_arviz(x, y), y
+    if source == "pandas":
+        pandas = pytest.importorskip("pandas")
+        x, y_given = (pandas.DataFrame(values).convert_dtypes() for values in (x, y))
+        y_given = y_given if y.ndim == 2 else y_given[0]
+    else:
+        x = TensorDataset(torch.from_numpy(x), torch.from_numpy(y))
+    tree = result.to_arviz(x, y_given)
+    for group in ("log_likelihood", "observed_data", "constant_data"):
+        for name in expected[group].data_vars:
+            np.testing.assert_array_equal(tree[group][name], expected[group][name])
 
 
 def test_a_noise_that_is_sampled_is_a_parameter():
