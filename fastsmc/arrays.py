@@ -8,6 +8,7 @@ has done so already.
 
 from __future__ import annotations
 
+import os
 import sys
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Sequence
@@ -452,3 +453,14 @@ def on_its_device(op: Op) -> Op:
             return op(*arguments, **options)
 
     return call  # type: ignore[return-value]
+
+
+def _one_thread() -> None:
+    """Torch's threads do not survive a fork, as the engine's do not: see csrc/cpu/threads.h."""
+    torch = sys.modules.get("torch")
+    if hasattr(torch, "set_num_threads"):  # which a module whose import failed half-way has not
+        torch.set_num_threads(1)
+
+
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(after_in_child=_one_thread)

@@ -99,6 +99,32 @@ def test_a_forked_child_computes_the_same_bits():
     assert printed(FORK, OMP_NUM_THREADS="2").split() == ["0", "True"]
 
 
+FORKED_PREDICTION = """
+import os, signal
+import numpy as np
+import torch
+import fastsmc as fs
+from fastsmc.annealing import Target
+from fastsmc.result import History
+torch.set_num_threads(4)
+posterior = fs.Posterior(fs.MLP([20, 10, 5]))
+result = fs.Result(posterior.sample_prior(64), np.full(64, -np.log(64)), posterior, Target(0, 800), 800, History())
+x, y = np.random.default_rng(0).standard_normal((800, 20), np.float32), np.arange(800) % 5
+def work():
+    return result.predict_proba(x), result.pointwise(x, y)
+before = work()  # on torch's threads
+child = os.fork()
+if child == 0:
+    signal.alarm(60)  # a child that waits for threads that are not there is killed
+    os._exit(0 if all(map(np.array_equal, before, work())) and torch.get_num_threads() == 1 else 1)
+print(os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]), torch.get_num_threads())
+"""
+
+
+def test_a_forked_child_predicts():
+    assert printed(FORKED_PREDICTION, OMP_NUM_THREADS="4").split() == ["0", "4"]
+
+
 MEMORY = """
 import resource, sys
 import numpy as np
