@@ -84,7 +84,7 @@ class History(Mapping[str, np.ndarray]):
         return len(next(iter(self._columns.values()), ()))
 
 
-@dataclass
+@dataclass(eq=False)
 class Result:
     """Weighted particles of the posterior, or of the target that ``target`` names.
 
@@ -128,7 +128,7 @@ class Result:
     genealogy: Sequence[np.ndarray] | None = None
     started_from: str = "prior"
     settings: Mapping[str, Any] = field(default_factory=dict)
-    state: State | None = field(default=None, repr=False, compare=False)
+    state: State | None = field(default=None, repr=False)
 
     @classmethod
     def of(cls, state: State, num_data: int, like: Any) -> Result:

@@ -1,3 +1,5 @@
+from dataclasses import replace
+
 import numpy as np
 import pytest
 from small_runs import KINDS, data_of, posterior_of, same, sampler, weighted
@@ -59,6 +61,11 @@ def test_history_copies_are_left_alone():
     history.append(ess=2.0)
     assert (len(History()), len(copy), len(history)) == (0, 1, 2)
     assert list(copy.ess) == [1.0]
+
+
+def test_a_result_equals_itself_alone(run):
+    other = replace(run)
+    assert run == run and run != other and len({run, other}) == 2
 
 
 def test_weights_and_ess():
