@@ -23,7 +23,7 @@ from fastsmc.annealing import (
     SmoothDataAnnealing,
     Target,
 )
-from fastsmc.likelihoods import Bernoulli, Categorical, Gaussian, Likelihood, Poisson
+from fastsmc.likelihoods import Bernoulli, Categorical, Gaussian, Likelihood, Poisson, as_likelihood
 from fastsmc.moves import HMC, MALA, KineticLangevin, Langevin, RandomWalk
 from fastsmc.networks import MLP, Layers, LeNet5, Network
 from fastsmc.posterior import Posterior
@@ -109,8 +109,8 @@ def load(
         Of the file.
     network, prior, likelihood
         Those that were sampled with, where they cannot be told in a file: a module that is not a chain of layers, a
-        prior or a likelihood of one's own. Names and shapes of the weights, and the values of what was fixed, must be
-        those of the file.
+        prior or a likelihood of one's own. Where the file tells them, they must be the same; names and shapes of the
+        weights, and the values of what was fixed, always.
 
     Raises
     ------
@@ -217,13 +217,32 @@ def describe(value: Any) -> Any:
 
 
 def given_or_made(name: str, given: Any, description: Any) -> Any:
-    """What is given, or what a description says."""
-    if given is not None:
+    """What a description says, or what is given, which must be the same where that says it."""
+    foreign = _foreign(description)
+    if given is None and foreign is not None:
+        raise ValueError(f"its {name} is a {foreign}, which a file cannot hold; it must be given to load as {name}=")
+    if given is not None and name == "likelihood":
+        given = as_likelihood(given)
+    if foreign is not None:
         return given
-    kind = description.get("kind") if isinstance(description, dict) else None
+    made = _make(description)
+    if given is None:
+        return made
+    in_order = not isinstance(given, Mapping) or list(given) == list(made)
+    if describe(given) != description or not in_order:
+        raise ValueError(f"{name} is {given!r}; it must be that of the file, {made!r}, or left out")
+    return given
+
+
+def _foreign(description: Any) -> str | None:
+    """The first kind in a description that `KINDS` does not have."""
+    if not isinstance(description, dict):
+        return None
+    parts = description.get("entries", description)
+    kind = description.get("kind") if parts is description else None
     if kind is not None and kind not in KINDS:
-        raise ValueError(f"its {name} is a {kind}, which a file cannot hold; it must be given to load as {name}=")
-    return _make(description)
+        return kind
+    return next(filter(None, map(_foreign, parts.values())), None)
 
 
 def _make(description: Any) -> Any:

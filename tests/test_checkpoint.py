@@ -156,6 +156,16 @@ def stopped(folder, after=3):
         sampler().run(*data_of(), False, fs.Checkpoint(folder, iterations=1), stop_after(after))
 
 
+def test_what_a_folder_holds_is_not_overridden(tmp_path):
+    stopped(tmp_path)
+    gaussian = fs.Posterior(sampler().posterior.network, fs.Normal("fan_in"), "gaussian")
+    for given in ({"likelihood": "gaussian"}, {"sampler": fs.SMC(gaussian, 8)}):
+        with pytest.raises(
+            ValueError, match=r"likelihood is Gaussian\(noise=1.0\); it must be that of the file, Categ"
+        ):
+            fs.resume(tmp_path, progress=False, **given)
+
+
 def test_the_last_two_states_are_kept(tmp_path):
     folder = tmp_path / "new" / "folder"
     stopped(folder)

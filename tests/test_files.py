@@ -239,3 +239,30 @@ def test_what_a_file_cannot_hold_must_be_given(tmp_path):
     assert np.array_equal(loaded.particles, result_of(fs.Posterior(net, likelihood=normal)).particles)
     refused(path, "had fixed has other values", network=fs.from_torch(module(1), fixed=["0.*"]), likelihood=normal)
     refused(path, "weights with other names or shapes", network=fs.from_torch(module()), likelihood=normal)
+
+
+def test_what_a_file_holds_is_not_overridden(tmp_path):
+    path, table = tmp_path / "run.safetensors", {"*.bias": fs.Laplace(0.5), "*": fs.Normal(2.0)}
+    made = fs.Posterior(fs.MLP([4, 2, 3]), table)
+    result_of(made).save(path)
+    assert same(fs.load(path, network=fs.MLP([4, 2, 3]), prior=dict(table), likelihood="categorical"), result_of(made))
+    others = {
+        "network": fs.MLP([4, 2, 3], "tanh"),
+        "prior": dict(reversed(table.items())),  # of which another entry is the first that matches
+        "likelihood": "gaussian",
+    }
+    for name, given in others.items():
+        refused(path, f"it must be that of the file, {getattr(made, name)!r}, or left out", **{name: given})
+    refused(path, "likelihood is Gaussian(noise=1.0); it must be", likelihood=fs.Gaussian())
+
+
+class Own(fs.Laplace):
+    """A prior that no file knows."""
+
+
+def test_a_table_with_a_prior_of_ones_own_must_be_given(tmp_path):
+    path, table = tmp_path / "run.safetensors", {"*.bias": Own(0.5), "*": fs.Normal(2.0)}
+    made = result_of(fs.Posterior(fs.MLP([4, 2, 3]), table))
+    made.save(path)
+    refused(path, "its prior is a Own, which a file cannot hold; it must be given to load as prior=")
+    assert same(fs.load(path, prior=table), made)
