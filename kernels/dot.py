@@ -12,6 +12,8 @@ Three bfloat16 numbers are a float32 to the last bit, and their six products tak
 which cannot read operands by columns. Parts of an array lie ``plane`` entries apart, each part of a row behind the one
 before: an operand that many programs read is split once (`split`), and goes to the tensor cores as it comes.
 
+A number that bfloat16 rounds to infinity, or that is infinite, makes NaN of its products but in ``medium``.
+
 Triton's interpreter cannot compute with bfloat16: there `rounded` returns the same numbers as float32.
 """
 

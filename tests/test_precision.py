@@ -235,6 +235,19 @@ def test_denormal_numbers(engine, precision, what):
 
 
 @every_precision
+@pytest.mark.parametrize("weight", [3.4e38, -3.4e38, np.inf, -np.inf])
+def test_weights_beyond_the_numbers_of_bfloat16(bitwise, weight, precision):
+    problem = Problem(((37, 67, 5, 3), 5, 29), "tanh")
+    problem.theta[:, 0], problem.x[:, 0] = weight, 1 / 3  # no part of which is zero
+    with np.errstate(invalid="ignore"):
+        truth = problem.truth()
+    assert all(np.isfinite(part).all() for part in truth)
+    allowed = {"highest": 1e-4, "high": 1e-3, "medium": 0.2}[precision]
+    for ours, exact in zip(problem.by(bitwise, precision), truth, strict=True):
+        np.testing.assert_allclose(ours, exact, rtol=allowed, atol=allowed * np.abs(exact).max())
+
+
+@every_precision
 def test_cancellation_in_the_log_likelihood_of_60_000_points(engine, precision):
     shape = ((40, 32, 1), 2, 60_000)
     problem = Problem(shape, "tanh", "gaussian", noise=0.1)

@@ -2,8 +2,8 @@
 //
 // x = x_0 + x_1 + ..., where x_0 is x rounded to bfloat16 (to nearest even), x_1 what is left rounded likewise, and so
 // on: 1 term leaves an error of 2^-9 |x|, 2 terms 2^-18 |x|, as long as |x| > 2^-110: below 2^-126 a term counts as
-// zero. Infinities and NaN are their first term; finite numbers from 2^128 (1 - 2^-9) up become infinite. Infinity
-// times a number whose later terms are zero is NaN where there is more than one term.
+// zero. Only the last term is infinite or NaN where x is, and it meets the first of the other operand alone: infinity
+// times a number is infinity. With 1 term finite numbers from 2^128 (1 - 2^-9) up become infinite.
 //
 // An operand consists of blocks of 32 x 32 numbers, 512 words of 32 bits per term; a word is a pair of neighbours in
 // the direction of the sum, the first in its lower half:
@@ -65,22 +65,21 @@ static inline vfloat widened(vhalf numbers) {
 #endif
 }
 
-// What a term leaves, exactly.
-static inline vfloat without(vfloat x, vfloat term) {
-  const vfloat rest = x - term;
-  return rest - rest == 0.f ? rest : vfloat{};
+static inline vfloat in_reach_of_bfloat16(vfloat x) {
+  constexpr float kLargest = 0x1.FEp127f;
+  return min(max(x, splat<vfloat>(-kLargest)), splat<vfloat>(kLargest));
 }
 
 // Each term of two vectors, one after the other.
 template <int Terms>
 static inline void split(vfloat low, vfloat high, vhalf (&term)[Terms]) {
 #pragma GCC unroll 3
-  for (int t = 0; t < Terms; ++t) {
-    term[t] = rounded(low, high);
-    if (t + 1 == Terms) break;
-    low = without(low, widened<0>(term[t]));
-    high = without(high, widened<1>(term[t]));
+  for (int t = 0; t + 1 < Terms; ++t) {
+    term[t] = rounded(in_reach_of_bfloat16(low), in_reach_of_bfloat16(high));
+    low -= widened<0>(term[t]);  // exactly
+    high -= widened<1>(term[t]);
   }
+  term[Terms - 1] = rounded(low, high);
 }
 
 // Those of two vectors in turn.
