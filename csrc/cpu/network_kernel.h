@@ -226,8 +226,9 @@ class FloatPass {
     int64_t listed = 0;
     for (int64_t s = begin; s < end; s += kTile) listed += packed_.listed(s);
     if (listed > 0 && !sparse_.loaded()) work_ = sparse_.load(work_);
-    // where all are listed, the first layer's weights have their sum in sparse_
-    const int64_t beside = listed == tiles.end - tiles.begin ? spec_.inputs() * spec_.layer[0].out_channels : 0;
+    const bool kept = listed == tiles.end - tiles.begin;
+    // what of the gradient is kept by the sparse layer comes first in a particle
+    const int64_t beside = kept ? spec_.inputs() * spec_.layer[0].out_channels : 0;
     float* sum = grad.total == nullptr || grad.fresh ? grad.total : grad.sum;
     if (sum != nullptr) memset(sum + beside, 0, static_cast<size_t>(dim - beside) * sizeof(float));
 
@@ -238,11 +239,11 @@ class FloatPass {
       if (sum != nullptr) backward(s, Panels{samples}, sum);
     }
     if (sum == nullptr) return log_likelihood;
-    if (beside > 0) {
-      sparse_.add_to_total(grad.total, grad.fresh);
+    if (kept) {
+      sparse_.keep_group(grad.total, grad.fresh);
     } else {
-      sparse_.take_grad(sum);
-      sparse_.take_total(grad.total);  // to which `sum` is added
+      sparse_.give_group(sum);
+      sparse_.settle(grad.total);  // to which `sum` is added
     }
     if (sum != grad.total) add_to(grad.total + beside, sum + beside, dim - beside);
     return log_likelihood;
@@ -250,7 +251,7 @@ class FloatPass {
 
   // What is left to do after the last group.
   void finish(Gradient grad) {
-    if (grad.total != nullptr) sparse_.take_total(grad.total);
+    if (grad.total != nullptr) sparse_.settle(grad.total);
   }
 
  private:

@@ -284,6 +284,9 @@ static inline void turn(Strided from, float* to, int64_t to_row, int64_t to_rows
 }
 
 // A dense first layer of one particle. Its weights and their gradient by rows of units are in memory that load takes.
+//
+// Tiles add to the gradient of their group. That of a group whose tiles were all listed is kept, in a total that stands
+// for the caller's until it is settled; that of another goes to the sum which the other tiles of the group add to.
 class SparseLayer {
  public:
   static int64_t memory(const Layer& layer) {
@@ -302,8 +305,8 @@ class SparseLayer {
   // Returns the end of the memory that is taken.
   float* load(float* memory) {
     weights_ = memory;
-    grad_ = weights_ + panels_.floats(inputs_);
-    total_ = grad_ + panels_.floats(inputs_);
+    group_ = weights_ + panels_.floats(inputs_);
+    total_ = group_ + panels_.floats(inputs_);
     rows_ = total_ + panels_.floats(inputs_);
     piece_ = reinterpret_cast<Entry*>(rows_ + panels_.floats(kTile));
     piece_starts_ = reinterpret_cast<int32_t*>(piece_ + kPiece);
@@ -350,35 +353,35 @@ class SparseLayer {
         turn<Fill>({dz + q * kPanel * panels_.units + p * width * w, panels_.units_of(p), w, w, 1},
                    rows_ + q * kPanel * width, width, width);
       }
-      multiply({tile.input_starts(), inputs_, tile.by_input, rows_, grad_ + p * width * inputs_, !has_grad_}, 0,
+      multiply({tile.input_starts(), inputs_, tile.by_input, rows_, group_ + p * width * inputs_, !has_group_}, 0,
                tile.depth, finite);
     }
-    has_grad_ = true;
+    has_group_ = true;
   }
 
-  // The gradient of the tiles since it was last taken is added to grad.
-  void take_grad(float* grad) {
-    if (has_grad_) turn_back<Add>(grad_, grad);
-    has_grad_ = false;
+  // Adds the group to a sum, [units][inputs].
+  void give_group(float* sum) {
+    if (has_group_) turn_back<Add>(group_, sum);
+    has_group_ = false;
   }
 
-  // The same to the total, which starts as `grad`, or, where that is fresh, as nothing.
-  void add_to_total(const float* grad, bool fresh) {
+  // Adds the group to the total, which begins as the caller's, or, where that is fresh, as nothing.
+  void keep_group(const float* callers, bool fresh) {
     if (!has_total_ && fresh) {
-      float* const sum = grad_;
-      grad_ = total_;
-      total_ = sum;
+      float* const first = group_;
+      group_ = total_;
+      total_ = first;
     } else {
-      if (!has_total_) turn_over(grad, total_);
-      add_to(total_, grad_, panels_.floats(inputs_));
+      if (!has_total_) turn_over(callers, total_);
+      add_to(total_, group_, panels_.floats(inputs_));
     }
     has_total_ = true;
-    has_grad_ = false;
+    has_group_ = false;
   }
 
-  // What the total has become is what grad is.
-  void take_total(float* grad) {
-    if (has_total_) turn_back<Set>(total_, grad);
+  // The caller's total becomes what was kept.
+  void settle(float* callers) {
+    if (has_total_) turn_back<Set>(total_, callers);
     has_total_ = false;
   }
 
@@ -413,10 +416,10 @@ class SparseLayer {
   UnitPanels panels_;
   AddEntries multiply_;
   const float* params_;
-  float *weights_ = nullptr, *grad_ = nullptr, *total_ = nullptr, *rows_ = nullptr;
+  float *weights_ = nullptr, *group_ = nullptr, *total_ = nullptr, *rows_ = nullptr;
   Entry* piece_ = nullptr;
   int32_t* piece_starts_ = nullptr;
-  bool finite_ = false, has_grad_ = false, has_total_ = false;
+  bool finite_ = false, has_group_ = false, has_total_ = false;
 };
 
 }  // namespace fastsmc::cpu::FASTSMC_LEVEL
