@@ -21,12 +21,14 @@ class Outcome(NamedTuple):
     """Of one move of all particles: log weights to add [P], mean acceptance probability, mean absolute energy error.
 
     The last two are NaN for moves that do not compute them; moves with noisy forces have a ``heat``, as `Proposal`.
+    ``diverged`` of the particles that have a weight had no place to go to, and stayed where they were.
     """
 
     log_increment: np.ndarray
     acceptance: float
     energy_error: float
     heat: float = math.nan
+    diverged: int = 0
 
 
 class Draw(NamedTuple):
@@ -148,11 +150,12 @@ class Move:
             self.learn(cloud, target)
         else:
             cloud.learn(proposal.information)
+        diverged = np.count_nonzero(np.isnan(ratio[cloud.log_weights > -np.inf]))
         if not backward.exact:
-            return Outcome(increment, math.nan, math.nan, proposal.heat)
+            return Outcome(increment, math.nan, math.nan, proposal.heat, diverged)
         finite = ratio[np.isfinite(ratio)]
         energy_error = float(np.mean(np.abs(finite))) if len(finite) else math.inf
-        return Outcome(increment, acceptance_of(ratio, cloud), energy_error, proposal.heat)
+        return Outcome(increment, acceptance_of(ratio, cloud), energy_error, proposal.heat, diverged)
 
 
 def check_persistence(persistence: float) -> None:

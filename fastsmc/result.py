@@ -38,7 +38,8 @@ class History(Mapping[str, np.ndarray]):
     distinct_roots (draws from the prior that have descendants), step_size, acceptance, energy_error (mean absolute;
     both NaN for moves that compute neither), log_evidence, evidence_variance (relative, from the genealogy; see
     `Result.log_evidence_error`), data_passes (data points evaluated per particle / N, so far), seconds (so far),
-    non_finite (particles lost to a density that is not finite).
+    diverged (particles that the last move found no place for), non_finite (particles lost to a density that is not
+    finite).
     """
 
     def __init__(self, columns: Mapping[str, Any] | None = None) -> None:
@@ -47,13 +48,14 @@ class History(Mapping[str, np.ndarray]):
     def record(self, target: Target, outcome: Outcome, **row: Any) -> None:
         """Add an iteration: what its target and its last move say of themselves, and the other columns."""
         row |= {name: getattr(target, name) for name in ("batch_size", "likelihood_scale", "temperature")}
-        row |= {name: getattr(outcome, name) for name in ("acceptance", "energy_error")}
+        row |= {name: getattr(outcome, name) for name in ("acceptance", "energy_error", "diverged")}
         self.append(**row)
 
     def append(self, **row: Any) -> None:
-        """Add an iteration."""
+        """Add an iteration; a column that those before did not have is NaN there."""
+        rows = len(self)
         for name, value in row.items():
-            self._columns.setdefault(name, []).append(value)
+            self._columns.setdefault(name, [math.nan] * rows).append(value)
 
     def copy(self) -> History:
         """A history that later iterations leave alone."""
@@ -194,6 +196,12 @@ class Result:
             found.append(
                 f"fewer than one of {1 / MOVED:.0f} proposals was accepted at {still} of {len(self.history)} "
                 "iterations: the step size was too large there, and the particles hardly moved"
+            )
+        stuck = np.count_nonzero(np.isnan(self.history["acceptance"]) & (self.history["diverged"] > count / 2))
+        if stuck:
+            found.append(
+                f"more than half of the particles diverged at {stuck} of {len(self.history)} iterations and stayed "
+                "where they were: the step size was too large there"
             )
         lost = int(self.history["non_finite"].sum())
         if lost:

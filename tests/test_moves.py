@@ -166,6 +166,8 @@ def test_particles_that_diverge_stay_where_they_were(step_size):
     move = fs.SGHMC(batch_size=50, step_size=step_size, precondition=False)
     result = fs.SMC(posterior, 8, fs.FullBatch(), move, 3, ess_threshold=0.0, seed=1).run(x, y)
     assert np.array_equal(result.particles, posterior.sample_prior(8, 1))
+    assert np.all(result.history.diverged == 8)
+    assert any("more than half of the particles diverged at 3 of 3 iterations" in said for said in result.warnings)
     assert np.isfinite(result.predict_proba(x)).all()
 
 

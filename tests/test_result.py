@@ -246,3 +246,10 @@ def test_a_target_that_is_not_finite_is_refused_with_its_row():
     posterior = fs.Posterior(fs.MLP([2, 1]), likelihood="gaussian")
     with pytest.raises(ValueError, match=r"y\[2, 0\] is nan; the gaussian likelihood needs finite numbers"):
         fs.SMC(posterior, 4, num_iterations=2).run(x, y)
+
+
+def test_a_column_that_begins_late_has_as_many_rows():
+    history = History({"ess": [3.0, 2.0]})
+    history.append(ess=1.0, diverged=4)
+    np.testing.assert_array_equal(history.ess, [3, 2, 1])
+    np.testing.assert_array_equal(history.diverged, [np.nan, np.nan, 4])
