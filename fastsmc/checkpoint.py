@@ -192,7 +192,7 @@ class Keeper:
 
     def _keep(self, result: Result) -> None:
         self._settle(result)
-        if result.state is not None:
+        if result.state is not None and (self._newest is None or self._newest.result is not result):
             self._newest = Resumption.of(result)
         result.particles = self._ranks.whole(result.particles)
         if self._ranks.index > 0:

@@ -190,7 +190,7 @@ def _train(args: argparse.Namespace) -> int:
     net = NETWORKS[args.network](dataset.x_train.shape[1], outputs, args)
     if dataset.classes and len(empty := np.setdiff1d(range(dataset.classes), dataset.y_train)):
         print(f"note: classes are 0 to {dataset.classes - 1}; no row for training has {empty[0]}", file=sys.stderr)
-    noise = args.noise or fs.HalfNormal(float(dataset.y_train.std()) or 1.0)
+    noise = fs.HalfNormal(float(dataset.y_train.std()) or 1.0) if args.noise is None else args.noise
     likelihood = fs.Gaussian(noise) if regression else args.likelihood
     start = args.start or max(1, len(dataset.x_train) // 20)
     posterior = fs.Posterior(net, prior=fs.Normal(args.prior_scale), likelihood=likelihood, precision=args.precision)
@@ -225,7 +225,7 @@ def _train(args: argparse.Namespace) -> int:
         print(f"note: precision {args.precision} was computed as {result.precision_in_use}", file=sys.stderr)
     _warn(result.warnings)
     if args.out:
-        result.save(args.out)
+        replace(result, settings={**result.settings, **logs.plain(features)}).save(args.out)
         print(f"particles: {args.out}")
     if args.plot:
         result.plot(args.plot, dataset.x_test, dataset.y_test, trace)
@@ -233,6 +233,8 @@ def _train(args: argparse.Namespace) -> int:
     if args.report:
         images = dataset.x_test.reshape(-1, *dataset.shape)
         about = {"data": f"{dataset.name}, {len(images):,} rows for testing", "target": args.target}
+        if "target_scale" in features:
+            about["units of the target"] = f"deviations, of {', '.join(f'{s:.4g}' for s in features['target_scale'])}"
         title = f"fastsmc train {Path(dataset.name).name}"
         result.report(args.report, images, dataset.y_test, trace=trace, title=title, about=about, saved=args.out)
         print(f"report: {args.report}")

@@ -180,15 +180,16 @@ def load_csv(
 ) -> Dataset:
     """Read numbers separated by commas, semicolons or tabs.
 
-    A first line that has more in it than numbers is a header, and so is one that numbers its columns from zero. The
-    target is the column it names, or the last one.
+    A first line that has more in it than numbers is a header, and so is one that numbers three columns or more from
+    zero. The target is the column it names, or the last one.
     """
     path = Path(path)
     with path.open(newline="", encoding="utf-8-sig", errors="surrogateescape") as file:
         first = file.readline()
         delimiter = max(",;\t", key=first.count)
         names = [name.strip() for name in next(csv.reader([first.strip("\r\n")], delimiter=delimiter), [])]
-        numbered = len(names) > 2 and names == [str(k) for k in range(len(names))]
+        columns = names[1:] if names[:1] == [""] else names  # of a data frame with its index
+        numbered = len(columns) > 2 and columns == [str(k) for k in range(len(columns))]
         header = numbered or not all(_is_number(name) for name in names if name)
         if target is not None and not (header and target in names):
             known = f"its columns are {', '.join(names)}" if header else "it has no header"

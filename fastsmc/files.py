@@ -86,8 +86,15 @@ def encoded(result: Result, state: Resumption | None = None) -> bytes:
         description["state"] = {f.name: getattr(state, f.name) for f in fields(state) if f.name not in _OWN}
         tensors |= {f"state.{name}": value for name, value in state.arrays.items()}
     tensors = {name: np.ascontiguousarray(value) for name, value in tensors.items()}
-    text = json.dumps(description)
+    text = json.dumps(description, default=_plain)
     return encode(tensors, {"fastsmc": text, "sha256": _digest(text, tensors)})
+
+
+def _plain(value: Any) -> Any:
+    """A number of NumPy's as one of Python's."""
+    if isinstance(value, np.generic):
+        return value.item()
+    raise TypeError(f"a file cannot hold {value!r}")
 
 
 _OWN = ("result", "arrays")
@@ -217,20 +224,18 @@ def describe(value: Any) -> Any:
 
 
 def given_or_made(name: str, given: Any, description: Any) -> Any:
-    """What a description says, or what is given, which must be the same where that says it."""
+    """What a description says, or what is given, which must be the same as far as that says it."""
     foreign = _foreign(description)
     if given is None and foreign is not None:
         raise ValueError(f"its {name} is a {foreign}, which a file cannot hold; it must be given to load as {name}=")
-    if given is not None and name == "likelihood":
-        given = as_likelihood(given)
-    if foreign is not None:
-        return given
-    made = _make(description)
     if given is None:
-        return made
-    in_order = not isinstance(given, Mapping) or list(given) == list(made)
+        return _make(description)
+    if name == "likelihood":
+        given = as_likelihood(given)
+    in_order = not isinstance(given, Mapping) or list(given) == list(description.get("entries", ()))
     if describe(given) != description or not in_order:
-        raise ValueError(f"{name} is {given!r}; it must be that of the file, {made!r}, or left out")
+        held = f"with a {foreign}, as it was" if foreign else f"{_make(description)!r}, or left out"
+        raise ValueError(f"{name} is {given!r}; it must be that of the file, {held}")
     return given
 
 

@@ -80,10 +80,7 @@ class Move:
     def __post_init__(self) -> None:
         if self.step_size is not None and not (math.isfinite(self.step_size) and self.step_size > 0):
             raise ValueError(f"step_size is {self.step_size!r}; it must be positive, or None to be adapted")
-        if self.target_acceptance is None:
-            suits = self.best_acceptance if self.tests else self.safe_acceptance
-            object.__setattr__(self, "target_acceptance", suits)
-        if not 0 < self.target_acceptance < 1:
+        if self.target_acceptance is not None and not 0 < self.target_acceptance < 1:
             raise ValueError(f"target_acceptance is {self.target_acceptance!r}; it must lie between 0 and 1")
         if self.num_moves is not None:
             check_whole("num_moves", self.num_moves, also=", or None to be adapted")
@@ -92,6 +89,13 @@ class Move:
     def tests(self) -> bool:
         """Whether proposals are accepted or rejected, where forces are exact."""
         return True
+
+    @property
+    def aim(self) -> float:
+        """The acceptance that the step size is adapted to."""
+        if self.target_acceptance is not None:
+            return self.target_acceptance
+        return self.best_acceptance if self.tests else self.safe_acceptance
 
     def backward_kernel(self, target: Target) -> LKernel:
         """The weight update of this move under a target."""

@@ -26,8 +26,8 @@ MOVED = 0.01
 
 EARLIER = "earlier: "
 """Before what the result had warned of that a run started from."""
-FEW, FEWEST = 0.05, 2
-"""An effective sample size is low that is less than this share of the particles, or than this number."""
+FEW, FEWEST, FEWEST_SHARE = 0.05, 2, 0.3
+"""An effective sample size is low below a share of the particles, and below a number that is no larger share of few."""
 
 
 class History(Mapping[str, np.ndarray]):
@@ -177,7 +177,7 @@ class Result:
                 f"last at iteration {collapsed[-1]}; they are independent only as far as the moves since then made them"
             )
         if self.genealogy is not None:
-            few = (self.history["ess"] < max(FEW * count, min(FEWEST, count))) & (ancestors > 1)
+            few = (self.history["ess"] < max(FEW * count, min(FEWEST, FEWEST_SHARE * count))) & (ancestors > 1)
             if few.any():
                 lowest, last = self.history["ess"][few].min(), self.history["iteration"][few][-1]
                 found.append(

@@ -27,6 +27,8 @@ from fastsmc.result import Result
 from fastsmc.sources import read
 from fastsmc.start import Resumption, as_start
 
+INTERRUPTED = "the run was interrupted after"
+
 
 class Sampler(ABC):
     """An algorithm that `iterate` defines, and `run` runs.
@@ -177,12 +179,15 @@ class Sampler(ABC):
                         result.particles = self.ranks.whole(result.particles)
                         callback(result)
             whole = True
+            if result is not None and result.interrupted:  # behind its last iteration
+                result.interrupted = False
+                result.warnings = [said for said in result.warnings if not said.startswith(INTERRUPTED)]
         except KeyboardInterrupt:
             if result is None or self.ranks.count > 1:
                 raise
             of = "" if self.num_iterations is None else f" of {self.num_iterations}"
             if not result.interrupted:  # nor was it before it went on from here
-                result.warnings.append(f"the run was interrupted after {len(result.history)}{of} iterations")
+                result.warnings.append(f"{INTERRUPTED} {len(result.history)}{of} iterations")
             result.interrupted = True
         except DegenerateError as error:
             error.result = result

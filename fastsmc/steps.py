@@ -56,7 +56,7 @@ class StepSize:
         if not self.adapts:
             return
         if self.move.tells_step(target):
-            self.value *= math.exp(self.gain * (outcome.acceptance - self.move.target_acceptance))
+            self.value *= math.exp(self.gain * (outcome.acceptance - self.move.aim))
         elif not outcome.heat <= self.hottest:  # or NaN
             excess = min(outcome.heat - self.hottest, 1.0) if math.isfinite(outcome.heat) else 1.0
             self.value = self.at(target) * math.exp(-self.gain * excess)
@@ -67,7 +67,7 @@ class StepSize:
         def too_long(step: float) -> bool:
             ratio = probe.propose(cloud, data, target, step, draw).log_ratio
             cloud.momentum = None  # of the probe alone: the same numbers must not be mixed in again
-            return acceptance_of(ratio, cloud) < probe.target_acceptance
+            return acceptance_of(ratio, cloud) < probe.aim
 
         probe = self.move.probe()
         step, shrink = self.initial, too_long(self.initial)

@@ -302,6 +302,51 @@ def test_an_interrupted_run_leaves_its_result_and_goes_on(tmp_path, monkeypatch,
     assert same_but_time(fs.resume(tmp_path, sampler=smc, progress=False), whole)
 
 
+def interrupt_at(iterations):
+    def callback(result):
+        if len(result.history) == iterations:
+            raise KeyboardInterrupt
+
+    return callback
+
+
+def test_a_run_interrupted_behind_its_last_iteration_is_whole_when_it_goes_on(tmp_path):
+    whole = sampler().run(*data_of(), progress=False)
+    result = sampler().run(*data_of(), False, tmp_path, interrupt_at(len(whole.history)))
+    assert result.interrupted and "was interrupted after 6 of 6 iterations" in result.warnings[-1]
+    for _ in range(2):
+        assert same_but_time(fs.resume(tmp_path, progress=False), whole)
+    assert not fs.load(tmp_path / LAST).interrupted
+
+
+def test_an_interruption_while_the_next_target_is_chosen_costs_no_evaluations(tmp_path, monkeypatch):
+    def run(**options):
+        return fs.SMC(posterior_of(), 8, fs.AdaptiveDataAnnealing(start=10, settle=1), fs.HMC(2)).run(
+            *data_of(), progress=False, **options
+        )
+
+    whole, chosen, left = run(), fs.AdaptiveDataAnnealing.next_target, [4]
+
+    def choose(*arguments):
+        target = chosen(*arguments)
+        left[0] -= 1
+        if left[0] == 0:
+            raise KeyboardInterrupt
+        return target
+
+    monkeypatch.setattr(fs.AdaptiveDataAnnealing, "next_target", choose)
+    assert len(run(checkpoint=tmp_path).history) == 3
+    assert same_but_time(fs.resume(tmp_path, progress=False), whole)
+
+
+def test_numbers_of_numpys_are_kept(tmp_path):
+    annealing = fs.AdaptiveDataAnnealing(start=np.int64(10), settle=np.int32(1))
+    smc = fs.SMC(posterior_of(), 8, annealing, fs.HMC(2, step_size=np.float32(0.05)))
+    result = smc.run(*data_of(), False, fs.Checkpoint(tmp_path, iterations=1))
+    assert not any("could not be written" in said for said in result.warnings)
+    assert same_but_time(fs.resume(tmp_path, progress=False), result)
+
+
 @pytest.mark.parametrize("name", ["data annealing, HMC", "defaults", "persistent"])
 def test_a_run_that_has_ended_can_be_resumed_for_ever(tmp_path, name):
     whole = RUNS[name]().run(*data_of(), progress=False, checkpoint=tmp_path)

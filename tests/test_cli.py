@@ -139,6 +139,12 @@ def test_train_a_regression_whose_noise_is_learned(tmp_path, capsys):
 
     import fastsmc as fs
 
+    saved = fs.load(model)
+    mean, scale = (np.array(saved.settings[f"feature_{name}"]) for name in ("mean", "scale"))
+    predicted = saved.predict(((x - mean) / scale).astype(np.float32))[:, 0]
+    predicted = predicted * saved.settings["target_scale"][0] + saved.settings["target_mean"][0]
+    assert np.sqrt(np.mean((predicted - y) ** 2)) < 12
+
     noise = fs.load(model).posterior.unpack(fs.load(model).particles)["noise"]
     assert 0.1 < float(np.asarray(noise).mean()) < 0.25
 
@@ -146,6 +152,7 @@ def test_train_a_regression_whose_noise_is_learned(tmp_path, capsys):
 @pytest.mark.parametrize(
     ("options", "sentence"),
     [
+        (["--noise", "0", "--likelihood", "gaussian"], "noise is 0.0; it must be a positive"),
         (["--noise", "0.3"], "--noise is 0.3; it must be left out unless --likelihood is gaussian"),
         (["--start", "9"], "--start is 9; it must be left out unless --scheme is one of data, smooth, mini"),
         (["--likelihood-scale", "full", "--scheme", "full"], "--likelihood-scale is full; it must be left out unless"),

@@ -192,10 +192,11 @@ def test_csv(tmp_path, delimiter, header):
 
 
 @pytest.mark.parametrize("encoding", ["utf-8", "utf-8-sig"])
-@pytest.mark.parametrize("header", ["", "0,1,2\n", "0, a ,label\n", "a,,label\n"])
+@pytest.mark.parametrize("header", ["", "0,1,2\n", ",0,1,2\n", "0, a ,label\n", "a,,label\n"])
 def test_csv_of_spreadsheets_and_data_frames(tmp_path, encoding, header):
     path = tmp_path / "d.csv"
     rows = [[i / 4, -i, i % 2] for i in range(20)]
+    rows = [[k, *row] for k, row in enumerate(rows)] if header.startswith(",") else rows
     path.write_text(header + "\n".join(",".join(map(str, row)) for row in rows), encoding=encoding)
     got = data.load(path, target="label" if "label" in header else None)
     assert (got.classes, len(got.x_train) + len(got.x_test)) == (2, 20)

@@ -1,5 +1,7 @@
 """What moves learn and adapt: the scale of the weights, the noise of forces, the number and the length of moves."""
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 from conjugate import closed_form, problem
@@ -61,7 +63,7 @@ def test_a_preconditioner_lets_badly_scaled_weights_take_long_steps():
     """Without it the step is that of the narrowest weight, 1/700 of the widest; with it, of the order of one."""
     plain, scaled = acceptances(False), acceptances(True)
     for history in (plain, scaled):
-        assert abs(history.acceptance[-10:].mean() - fs.MALA().target_acceptance) < 0.15
+        assert abs(history.acceptance[-10:].mean() - fs.MALA().aim) < 0.15
     assert plain.step_size[-1] < 0.01 and scaled.step_size[-1] > 0.5
 
 
@@ -306,3 +308,12 @@ def test_what_cannot_be_is_refused_in_a_sentence(make, sentence):
     with pytest.raises(ValueError, match=r".") as error:
         make()
     assert sentence in str(error.value)
+
+
+def test_what_suits_a_move_goes_with_what_it_is():
+    assert (fs.HMC().aim, fs.MALA().aim, fs.RandomWalk().aim, fs.Langevin().aim) == (0.8, 0.574, 0.234, 0.9)
+    for move in (fs.HMC(), fs.MALA(), fs.KineticLangevin()):
+        loose = replace(move, adjusted=False)
+        assert loose == type(move)(adjusted=False) and loose.aim == 0.95
+    assert (fs.SGHMC().aim, replace(fs.SGHMC(), weighted=True).aim) == (0.8, 0.95)
+    assert replace(fs.HMC(target_acceptance=0.7), adjusted=False).aim == 0.7

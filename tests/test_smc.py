@@ -62,7 +62,7 @@ def test_steps_are_found_and_adapted_from_the_prior(problem, move):
     posterior, x, y = problem
     result = fs.SMC(posterior, 64, fs.SmoothDataAnnealing(start=20), move, 60).run(x, y)
     late = result.history.acceptance[-20:]
-    assert abs(late.mean() - move.target_acceptance) < 0.12
+    assert abs(late.mean() - move.aim) < 0.12
     assert np.all(np.isfinite(result.particles))
     if not isinstance(move, fs.RandomWalk):
         assert result.evaluate(x, y)["accuracy"] > 0.9
@@ -187,7 +187,7 @@ def test_steps_are_adapted_along_waste_free_chains(problem):
     posterior, x, y = problem
     move = fs.HMC(5)
     result = fs.SMC(posterior, 256, fs.SmoothDataAnnealing(start=20), move, 20, waste_free=4).run(x, y)
-    assert abs(result.history.acceptance[-8:].mean() - move.target_acceptance) < 0.12
+    assert abs(result.history.acceptance[-8:].mean() - move.aim) < 0.12
     assert len(np.unique(result.history.step_size)) == 20
 
 

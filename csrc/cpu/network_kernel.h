@@ -5,7 +5,7 @@
 // in float32 within a stretch and over stretches in order, the log-likelihood over panels in float64.
 //
 // A chunk holds, for S = its samples rounded up to lanes (kLanes), the last one again for those that are missing, so
-// that nothing becomes of them, such as an infinite slope, that becomes of no sample; their delta is zero:
+// that nothing of them is infinite where nothing of a sample is; their delta is zero:
 //   x by panels  [panel][inputs][w]                        forward
 //   targets      [panel][target rows][w]                   int32 labels or float values, and weights: see target_rows
 //   x by rows    [tile][panel of inputs][samples][w]       weight gradient of a dense first layer
