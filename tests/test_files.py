@@ -266,3 +266,13 @@ def test_a_table_with_a_prior_of_ones_own_must_be_given(tmp_path):
     made.save(path)
     refused(path, "its prior is a Own, which a file cannot hold; it must be given to load as prior=")
     assert same(fs.load(path, prior=table), made)
+    refused(path, "it must be that of the file, with a Own, as it was", prior={**table, "*": fs.Normal(50.0)})
+    refused(path, "it must be that of the file, with a Own, as it was", prior=fs.Normal(2.0))
+
+
+def test_a_likelihood_of_ones_own_is_not_another(tmp_path):
+    path = tmp_path / "run.safetensors"
+    made = result_of(fs.Posterior(fs.MLP([4, 2, 3]), likelihood=lambda outputs, y: -((outputs - y) ** 2).sum(-1)))
+    made.save(path)
+    refused(path, "it must be that of the file, with a Custom, as it was", likelihood="gaussian")
+    assert same(fs.load(path, likelihood=made.posterior.likelihood), made)
