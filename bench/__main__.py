@@ -1,11 +1,12 @@
 """``python -m bench [--quick] [--only NAME] [--data-dir FOLDER]``: write bench/results/*.csv and the README's table."""
 
 import argparse
+import sys
 from functools import partial
 from pathlib import Path
 
 from bench import drop_in, images, iteration, lenet, mlp_gradient, readme, resampling, scaling, trajectory
-from bench.harness import QUICK, Effort
+from bench.harness import QUICK, Bench, Effort
 
 BENCHES = {
     "resampling": resampling.run,
@@ -34,6 +35,8 @@ def main() -> None:
             run(QUICK if args.quick else Effort(seconds=args.seconds), args.quick)
     if not args.quick:
         readme.write()
+    if Bench.failed:
+        sys.exit("\n".join(Bench.failed))
 
 
 if __name__ == "__main__":

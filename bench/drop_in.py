@@ -100,7 +100,7 @@ def same_mean(ours, other) -> None:
 
 def run(effort: Effort, quick: bool, data_dir: Path | None = None) -> None:
     """Measure all libraries, on MNIST where ``data_dir`` has it; never in a quick run."""
-    bench = Bench("drop_in", effort)
+    bench = Bench("drop_in", effort, not quick)
     providers = {
         OURS: accelerated_blackjax,
         f"{OURS}, fused moves": fused_moves_in_blackjax,
@@ -118,5 +118,3 @@ def run(effort: Effort, quick: bool, data_dir: Path | None = None) -> None:
     y = x @ [1.0, -2.0, 0.5] + np.random.default_rng(1).standard_normal(200)
     providers = {OURS: ours_in_pymc, "PyMC": pymc_alone}
     bench.case(f"PyMC's IMH kernel, regression of 3 weights, {DRAWS} draws", providers, (x, y), same_evidence)
-    if not quick:
-        bench.write()

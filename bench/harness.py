@@ -16,7 +16,7 @@ from importlib import metadata
 from multiprocessing.connection import Connection
 from pathlib import Path
 from statistics import median
-from typing import Any
+from typing import Any, ClassVar
 
 import numpy as np
 from rich.console import Console
@@ -92,6 +92,9 @@ def version(name: str) -> str:
         return ""
 
 
+COLUMNS = [field.name for field in fields(Row)]
+
+
 @dataclass(frozen=True)
 class Work:
     """What a case needs at least, and a call that does as much of that per second as the machine can."""
@@ -130,10 +133,15 @@ def _copy(size: int = 1 << 27) -> Call:
 
 
 class Bench:
-    """Collects rows, prints a table per case, and writes them all at the end."""
+    """Prints a table per case, and writes its rows to bench/results/ in place of those that the case had, if wanted.
 
-    def __init__(self, name: str, effort: Effort) -> None:
-        self.name, self.effort = name, effort
+    A peer that fails is left out, and so is a case in which ours does or results differ; ``failed`` has both.
+    """
+
+    failed: ClassVar[list[str]] = []
+
+    def __init__(self, name: str, effort: Effort, keep: bool) -> None:
+        self.name, self.effort, self.keep = name, effort, keep
         self.rows: list[Row] = []
         self.console = Console()
 
@@ -173,12 +181,25 @@ class Bench:
             if work:
                 workers[LIMIT] = stack.enter_context(Worker(work.limit, work.args, self.effort))
             for provider in [p for p, worker in workers.items() if worker.missing]:
-                self.console.print(f"{provider} is left out of {name}: {workers.pop(provider).missing}")
-            for provider in workers.keys() - {OURS, LIMIT}:
-                agree(workers[OURS].result, workers[provider].result)
+                error = workers.pop(provider).missing
+                self.console.print(f"{provider} is left out of {name}: {error}")
+                if not isinstance(error, ImportError):
+                    self._fail(f"{provider}, {name}", error)
+            if OURS not in workers:
+                return []
+            try:
+                for provider in workers.keys() - {OURS, LIMIT}:
+                    agree(workers[OURS].result, workers[provider].result)
+            except AssertionError as error:
+                self._fail(name, error)
+                return []
             samples = time_in_turn(workers, self.effort)
             limit = float(workers[LIMIT].result) / min(samples.pop(LIMIT)) if LIMIT in workers else float("nan")
             return self._record(name, samples, work, limit)
+
+    def _fail(self, what: str, error: Exception) -> None:
+        self.failed.append(f"{self.name}: {what}: {error}")
+        self.console.print(f"[red]{self.failed[-1]}")
 
     def _record(self, case: str, samples: dict[str, list[float]], work: Work | None, limit: float) -> list[Row]:
         ours = median(samples[OURS])
@@ -196,15 +217,11 @@ class Bench:
             table.add_row(provider, *(f"{t:,.1f} us" for t in (middle, low, high)), f"{row.ratio:.2f}x", *cells)
             rows.append(row)
         self.rows += rows
+        if self.keep:
+            replace_lines(RESULTS / f"{self.name}.csv", [asdict(row) for row in rows], ("case",), COLUMNS)
         table.caption = f"best peer / {OURS}: {best / ours:.2f}x"
         self.console.print(table)
         return rows
-
-    def write(self) -> None:
-        """Write the rows to bench/results/."""
-        path = RESULTS / f"{self.name}.csv"
-        write_csv(path, [asdict(row) for row in self.rows], [field.name for field in fields(Row)])
-        self.console.print(f"written: {path.relative_to(RESULTS.parent.parent)}")
 
 
 def write_csv(path: Path, rows: Sequence[Mapping[str, Any]], columns: Sequence[str]) -> None:
@@ -218,11 +235,15 @@ def write_csv(path: Path, rows: Sequence[Mapping[str, Any]], columns: Sequence[s
         shutil.copy(path, Path(out) / path.name)
 
 
-def replace_lines(path: Path, lines: Sequence[Mapping[str, Any]], keys: Sequence[str]) -> None:
-    """Write lines to a table, in place of those that agree with one of them in all keys."""
-    with path.open(newline="") as file:
-        reader = csv.DictReader(file)
-        columns, there = list(reader.fieldnames or ()), list(reader)
+def replace_lines(
+    path: Path, lines: Sequence[Mapping[str, Any]], keys: Sequence[str], columns: Sequence[str] = ()
+) -> None:
+    """Write lines to a table, in place of those that agree with one of them in all keys, or to a new one."""
+    there: list[dict[str, Any]] = []
+    if path.exists():
+        with path.open(newline="") as file:
+            reader = csv.DictReader(file)
+            columns, there = list(reader.fieldnames or ()), list(reader)
 
     def key(line: Mapping[str, Any]) -> tuple[str, ...]:
         return tuple(str(line[name]) for name in keys)
@@ -241,7 +262,7 @@ class Worker:
         self._process.start()
         theirs.close()
         self.result = self._pipe.recv()
-        self.missing = self.result if isinstance(self.result, ImportError) else None
+        self.missing = self.result if isinstance(self.result, Exception) else None
 
     def sample(self) -> float:
         """Seconds per call."""
@@ -260,10 +281,10 @@ def _serve(pipe: Connection, prepare: Prepare, args: tuple, sample: float) -> No
     """Send the result, then answer every message with one timing, until the other end is closed."""
     try:
         call = prepare(*args)
-    except ImportError as error:
-        pipe.send(error)
+        pipe.send(_as_numpy(call()))
+    except Exception as error:
+        pipe.send(error if isinstance(error, ImportError) else RuntimeError(f"{type(error).__name__}: {error}"))
         return
-    pipe.send(_as_numpy(call()))
     begin = time.perf_counter()
     call()
     repeats = max(1, round(sample / (time.perf_counter() - begin)))

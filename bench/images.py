@@ -34,7 +34,7 @@ def images(case: Case, dataset: data.Dataset) -> tuple[np.ndarray, np.ndarray, n
 
 def run(effort: Effort, quick: bool, data_dir: Path | None = None) -> None:
     """Measure the digits, and MNIST where ``data_dir`` has it; never in a quick run."""
-    bench = Bench("images", effort)
+    bench = Bench("images", effort, not quick)
     for name, dataset in datasets(None if quick else data_dir).items():
         for sizes in GRADIENTS[name]:
             case = Case(WIDTHS[name], *sizes)
@@ -44,5 +44,3 @@ def run(effort: Effort, quick: bool, data_dir: Path | None = None) -> None:
         title = f"{name}, {case}".replace(" categorical", f", HMC of {trajectory.STEPS} steps")
         arguments, flops = (case, *images(case, dataset)), trajectory.STEPS * case.flops
         bench.case(title, trajectory.PROVIDERS, arguments, trajectory.agree, flops=flops)
-    if not quick:
-        bench.write()

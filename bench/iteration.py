@@ -75,11 +75,9 @@ def agree(ours, other) -> None:
 
 def run(effort: Effort, quick: bool) -> None:
     """Measure all shapes."""
-    bench = Bench("iteration", effort)
+    bench = Bench("iteration", effort, not quick)
     for case in CASES[: 1 if quick else None]:
         name = str(case).replace(" categorical", f", {STEPS} steps")
         rows = bench.case(name, PROVIDERS, (case, *problem(case)), agree, flops=STEPS * case.flops)
         whole, alone = (next(r.median_us for r in rows if r.provider == name) for name in (OURS, TRAJECTORY))
         bench.console.print(f"resampling, weights and bookkeeping: {1 - alone / whole:.1%} of an iteration\n")
-    if not quick:
-        bench.write()

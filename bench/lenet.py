@@ -203,12 +203,10 @@ PROVIDERS = {
 
 def run(effort: Effort, quick: bool) -> None:
     """Measure all shapes."""
-    bench = Bench("lenet", effort)
+    bench = Bench("lenet", effort, not quick)
     for case in CASES[: 1 if quick else None]:
         rng, net = np.random.default_rng(0), case.net
         x = rng.normal(size=(case.batch, net.num_inputs)).astype(np.float32)
         y = rng.integers(0, net.num_outputs, case.batch)
         theta = rng.normal(size=(case.particles, net.num_params)) * fs.Normal("fan_in").scales(net)
         bench.case(str(case), PROVIDERS, (case, theta.astype(np.float32), x, y), agree, flops=case.flops)
-    if not quick:
-        bench.write()

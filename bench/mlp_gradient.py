@@ -206,11 +206,9 @@ def problem(case: Case) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
 
 def run(effort: Effort, quick: bool) -> None:
     """Measure all shapes."""
-    bench = Bench("mlp_gradient", effort)
+    bench = Bench("mlp_gradient", effort, not quick)
     for case in CASES[: 3 if quick else None]:
         bench.case(str(case), PROVIDERS, (case, *problem(case)), agree, flops=case.flops)
     for case in [case for case in LOWER if case.in_use and not quick]:
         agreement, how = partial(agree, precision=case.precision), {"flops": case.flops, "precision": case.precision}
         bench.case(str(case), MIXED_PROVIDERS, (case, *problem(case)), agreement, **how)
-    if not quick:
-        bench.write()

@@ -91,10 +91,12 @@ def figures() -> str:
             if case not in cases:
                 continue
             ours = next(row for row in cases[case] if row["provider"] == OURS)
-            best = _best([row for row in cases[case] if not row["provider"].startswith(OURS)])
-            share = f"{100 * float(ours['share_of_limit']):.0f} %"
-            peer = f"{best['provider']}: {_time(best)}"
-            lines.append(f"| {words} | {_time(ours)} | {share} | {peer} | {float(best['ratio']):.2f}x |")
+            peers = [row for row in cases[case] if not row["provider"].startswith(OURS)]
+            share, peer, ratio = f"{100 * float(ours['share_of_limit']):.0f} %", "", ""
+            if peers:
+                best = _best(peers)
+                peer, ratio = f"{best['provider']}: {_time(best)}", f"{float(best['ratio']):.2f}x"
+            lines.append(f"| {words} | {_time(ours)} | {share} | {peer} | {ratio} |")
             machines[f"{ours['machine']}, {ours['cores']} cores"] |= {ours["simd"], ours["date"]}
     measured = "; ".join(f"{name}, {', '.join(sorted(how, reverse=True))}" for name, how in sorted(machines.items()))
     lines.insert(0, f"Medians; {measured}; float32 but where it says `high` or `medium`.\n")

@@ -84,14 +84,15 @@ def normalise_torch(log_weights):
     return call
 
 
-def drawn_fastsmc(scheme, weights, u):
-    return lambda: fs.resample(weights, u, scheme, False)
+def drawn_fastsmc(scheme, weights):
+    rng = np.random.default_rng(1)
+    return lambda: fs.resample(weights, rng.random(len(weights)), scheme, False)
 
 
-def drawn_particles(scheme, weights, u):
+def drawn_particles(scheme, weights):
     from particles import resampling
 
-    draw = getattr(resampling, scheme)  # with random numbers of its own
+    draw = getattr(resampling, scheme)
     return lambda: draw(weights, M=len(weights))
 
 
@@ -100,13 +101,36 @@ def gather_fastsmc(particles, ancestors):
 
 
 def gather_numpy(particles, ancestors):
-    return lambda: particles[ancestors]
+    out = np.empty_like(particles)
+    return lambda: np.take(particles, ancestors, axis=0, out=out, mode="clip")
+
+
+def gather_moved(particles, ancestors):
+    moved = np.flatnonzero(ancestors != np.arange(len(ancestors)))
+
+    def call():
+        particles[moved] = particles[ancestors[moved]]
+        return particles
+
+    return call
+
+
+def gather_torch(particles, ancestors):
+    import torch
+
+    values, index = map(torch.from_numpy, (particles, ancestors))
+    out = torch.empty_like(values)
+    return lambda: torch.index_select(values, 0, index, out=out)
+
+
+def small_fastsmc(scheme, weights, u):
+    return lambda: fs.resample(weights, u, scheme, False)
 
 
 def small_torch(scheme, weights, u):
     import torch
 
-    return drawn_fastsmc(scheme, torch.from_numpy(weights), torch.as_tensor(u))
+    return small_fastsmc(scheme, torch.from_numpy(weights), torch.as_tensor(u))
 
 
 SYSTEMATIC = {
@@ -149,7 +173,7 @@ def same_weights(ours, other) -> None:
 
 def run(effort: Effort, quick: bool) -> None:
     """Measure all sizes."""
-    bench = Bench("resampling", effort)
+    bench = Bench("resampling", effort, not quick)
     rng = np.random.default_rng(0)
     for n in (1_000, 10_000, 100_000, 1_000_000, 10_000_000)[: 3 if quick else None]:
         log_weights = rng.normal(size=n)
@@ -162,24 +186,26 @@ def run(effort: Effort, quick: bool) -> None:
         bench.case(f"normalise + ESS N={n} float32", NORMALISE, single, same_weights, moved_bytes=8 * n)
         if n > 1_000_000:
             continue
-        u = rng.random(n)
         for scheme in ("multinomial", "residual"):
             providers = {OURS: partial(drawn_fastsmc, scheme), "particles": partial(drawn_particles, scheme)}
             agree = partial(plausible_counts, weights)
-            bench.case(f"{scheme} N={n}", providers, (weights, u), agree, moved_bytes=moved + u.nbytes)
+            bench.case(f"{scheme} N={n}", providers, (weights,), agree, moved_bytes=moved + 8 * n)
     _gather(bench, rng, 200 if quick else 1000)
     _small(bench, rng)
-    if not quick:
-        bench.write()
 
 
 def _gather(bench: Bench, rng: np.random.Generator, particles: int) -> None:
-    """In place, where survivors stay, against a copy of everything."""
+    """In place, where survivors stay, against copies of everything or of what moves."""
     dim = 20_000
     ancestors = fs.permute_ancestors(fs.systematic(np.exp(rng.normal(size=particles)), U))
     values = rng.normal(size=(particles, dim)).astype(np.float32)
     moved = 2 * 4 * dim * int(np.count_nonzero(ancestors != np.arange(particles)))
-    providers = {OURS: gather_fastsmc, "numpy": gather_numpy}
+    providers = {
+        OURS: gather_fastsmc,
+        "numpy.take to memory that is there": gather_numpy,
+        "numpy, rows that move": gather_moved,
+        "torch.index_select to memory that is there": gather_torch,
+    }
     name = f"gather in place P={particles} d={dim}"
     bench.case(name, providers, (values, ancestors), np.testing.assert_array_equal, moved_bytes=moved)
 
@@ -190,5 +216,5 @@ def _small(bench: Bench, rng: np.random.Generator, n: int = 100) -> None:
     weights /= weights.sum()
     for scheme, each in fs.ops.SCHEMES.items():
         u = rng.random(n) if each else U
-        providers = {OURS: partial(drawn_fastsmc, scheme), "fastsmc on torch tensors": partial(small_torch, scheme)}
+        providers = {OURS: partial(small_fastsmc, scheme), "fastsmc on torch tensors": partial(small_torch, scheme)}
         bench.case(f"{scheme} N={n}", providers, (weights, u), np.testing.assert_array_equal)

@@ -26,7 +26,9 @@ NUMBERS = (100, 1_000, 10_000, 100_000, 1_000_000, 10_000_000)
 
 def run(effort: Effort, quick: bool) -> None:
     """Measure along every axis and draw."""
-    bench = Bench("scaling", replace(effort, rounds=min(effort.rounds, 15), seconds=min(effort.seconds, 6.0)))
+    bench = Bench(
+        "scaling", replace(effort, rounds=min(effort.rounds, 15), seconds=min(effort.seconds, 6.0)), not quick
+    )
     curves: dict[str, dict[int, list[Row]]] = {}
     for axis, cases in AXES.items():
         for size, case in list(cases.items())[: 2 if quick else None]:
@@ -39,8 +41,6 @@ def run(effort: Effort, quick: bool) -> None:
         same = partial(resampling.same_counts, weights)
         rows = bench.case(f"systematic N={n}", SYSTEMATIC, (weights,), same, moved_bytes=16.0 * n)
         curves.setdefault("systematic resampling, N weights", {})[n] = rows
-    if not quick:
-        bench.write()
         draw(curves)
 
 

@@ -83,10 +83,11 @@ def with_blackjax(case, theta, x, y):
     return call
 
 
+BLACKJAX, BLACKJAX_FLOAT32 = "blackjax.hmc vmapped (jit)", "blackjax.hmc vmapped (jit), float32"
 PROVIDERS = {
     OURS: with_fastsmc,
     f"{OURS}, the gradients alone": gradients_alone,
-    "blackjax.hmc vmapped (jit)": with_blackjax,
+    BLACKJAX: with_blackjax,
 }
 
 
@@ -98,10 +99,10 @@ def agree(ours, other) -> None:
 
 def run(effort: Effort, quick: bool) -> None:
     """Measure all shapes."""
-    bench = Bench("trajectory", effort)
+    bench = Bench("trajectory", effort, not quick)
     for case in [case for case in CASES[: 1 if quick else None] if case.in_use]:
         name = str(case).replace(" categorical", f", {STEPS} steps")
         flops = STEPS * case.flops
-        bench.case(name, PROVIDERS, (case, *problem(case)), agree, flops=flops, precision=case.precision)
-    if not quick:
-        bench.write()
+        providers = {BLACKJAX_FLOAT32 if p == BLACKJAX else p: prepare for p, prepare in PROVIDERS.items()}
+        providers = PROVIDERS if case.precision == "highest" else providers
+        bench.case(name, providers, (case, *problem(case)), agree, flops=flops, precision=case.precision)
