@@ -65,6 +65,12 @@ def test_scaled_batches_weigh_as_much_as_all_the_data():
         assert t.power * t.batch_size == pytest.approx(N)
 
 
+@pytest.mark.parametrize(("full", "iterations"), [(0.5, 4), (0.25, 2), (0.0, 1), (1.0, 8)])
+def test_so_many_iterations_have_all_the_data(full, iterations):
+    sizes = [t.batch_size for t in schedule(fs.SmoothDataAnnealing(start=50, full=full), 8, 1000)]
+    assert sizes.count(1000) == iterations
+
+
 def test_mini_batches_are_consecutive_blocks_over_and_over():
     targets = schedule(fs.MiniBatch(30, every=2), 10, 100)
     assert [(t.start, t.stop) for t in targets[::2]] == [(0, 30), (30, 60), (60, 90), (10, 40), (40, 70)]

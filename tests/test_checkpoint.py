@@ -71,6 +71,30 @@ def test_a_run_goes_on_to_the_same_bits(tmp_path, name, kind):
         assert same_but_time(fs.resume(keep.folder, progress=False), whole)  # once more: nothing is left to do
 
 
+def test_a_folder_holds_the_whole_sampler(tmp_path):
+    posterior = fs.Posterior(fs.MLP([2, 40, 3]), fs.Normal(2.0), precision="medium")
+    smc = fs.SMC(posterior, 8, fs.FullBatch(), fs.HMC(2), 3, "residual", 0.75, stratify=True, seed=9)
+    with pytest.raises(StopError):
+        smc.run(*data_of(), False, fs.Checkpoint(tmp_path, iterations=1), stop_after(1))
+    made, *_ = checkpoint.opened(tmp_path, None, None, None, None, dict.fromkeys(checkpoint.PARTS), False)
+    for name in ("num_particles", "annealing", "move", "num_iterations", "resampling", "ess_threshold", "seed"):
+        assert getattr(made, name) == getattr(smc, name)
+    assert made.stratify and made.waste_free == 1
+    for name in ("network", "prior", "likelihood", "precision"):
+        assert getattr(made.posterior, name) == getattr(posterior, name)
+
+
+def test_other_weights_of_the_data_are_refused(tmp_path):
+    x, y = data_of()
+    weights = np.arange(len(x)) % 3
+    with pytest.raises(StopError):
+        sampler().run(x, y, False, fs.Checkpoint(tmp_path, iterations=1), stop_after(1), weights=weights)
+    for others in (weights + 1, np.roll(weights, 1)):
+        with pytest.raises(ValueError, match="are not the data of the run"):
+            fs.resume(tmp_path, x, y, weights=others)
+    assert len(fs.resume(tmp_path, x, y, weights=weights, progress=False).history) == 6
+
+
 def same_but_time(resumed, whole):
     """Of results that came by different ways: the seconds differ, and the kind of arrays."""
     assert np.all(np.diff(resumed.history.seconds) > 0)

@@ -93,12 +93,14 @@ def test_seeds_that_make_no_sense_are_refused(problem, seeds):
 
 def test_states_of_one_target_are_recycled_by_their_ess(problem):
     posterior, x, y = problem
-    smc = fs.SMC(posterior, 16, fs.SmoothDataAnnealing(start=20, full=0.5), fs.HMC(3), 8, ess_threshold=0.0, seed=2)
+    move = fs.HMC(3, step_size=0.1, adjusted=False)  # whose weights change while the target does not
+    smc = fs.SMC(posterior, 16, fs.SmoothDataAnnealing(start=20, full=0.5), move, 8, ess_threshold=1.0, seed=2)
     states = list(smc.iterate(x, y))
     last = [s for s in states if s.target.is_posterior(len(x))]
     assert 1 < len(last) < len(states)
     whole = fs.recycle(last)
     sizes = np.array([s.ess for s in last])
+    assert sizes.max() > 1.05 * sizes.min()
     np.testing.assert_allclose(whole.weights.reshape(len(last), 16).sum(axis=1), sizes / sizes.sum())
     assert np.array_equal(whole.particles[-16:], last[-1].particles) and whole.log_evidence == last[-1].log_evidence
     with pytest.raises(ValueError, match="different targets; there must be one"):

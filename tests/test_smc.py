@@ -6,6 +6,11 @@ from processes import printed
 
 import fastsmc as fs
 from fastsmc import backends
+from fastsmc.annealing import PRIOR, Target
+from fastsmc.batches import Data
+from fastsmc.cloud import Cloud
+from fastsmc.moves import Draw
+from fastsmc.steps import StepSize
 
 
 @pytest.fixture(scope="module")
@@ -130,11 +135,6 @@ def test_all_particles_without_a_finite_density_end_the_run_with_the_last_good_s
 
 def test_a_rejected_particle_turns_back_and_the_momentum_lasts(problem):
     """With steps that are all rejected the momentum is reversed and mixed with fresh numbers, move after move."""
-    from fastsmc.annealing import Target
-    from fastsmc.batches import Data
-    from fastsmc.cloud import Cloud
-    from fastsmc.moves import Draw
-
     posterior, x, y = problem
     data, cloud, target = Data(x, y, posterior, 0), Cloud.from_prior(posterior, 9, 0, True), Target(0, len(x))
     cloud.observe(data, fs.annealing.PRIOR, target)
@@ -151,12 +151,6 @@ def test_a_rejected_particle_turns_back_and_the_momentum_lasts(problem):
 @pytest.mark.parametrize("move", [fs.KineticLangevin(), fs.SGHMC(num_steps=1)])
 def test_momentum_is_standard_normal_after_the_search_for_a_step(problem, move):
     """64 x 83 numbers: their mean square is 1 to 0.02, so 0.1 off has a probability below 1e-6."""
-    from fastsmc.annealing import PRIOR, Target
-    from fastsmc.batches import Data
-    from fastsmc.cloud import Cloud
-    from fastsmc.moves import Draw
-    from fastsmc.steps import StepSize
-
     posterior, x, y = problem
     data, cloud, target = (
         Data(x, y, posterior, 0),
@@ -347,3 +341,58 @@ def test_few_particles_that_count_are_warned_of(problem):
     assert "the effective sample size of the 64 particles was low at 1 of 2 iterations, " in found[0]
     unmoved = fs.SMC(posterior, 64, fs.FullBatch(), fs.HMC(3), 2, ess_threshold=0.0).run(x, y, progress=False)
     assert any("was low at 2 of 2 iterations" in said for said in unmoved.warnings)
+
+
+def test_the_resampling_scheme_is_the_one_that_was_named(problem):
+    posterior, x, y = problem
+    ancestors = set()
+    for resampling in ("systematic", "stratified", "multinomial", "residual"):
+        smc = fs.SMC(posterior, 64, fs.DataAnnealing(start=5), fs.HMC(1), 9, resampling, 1.0)
+        ancestors.add(smc.run(x, y, progress=False).genealogy[0].tobytes())
+    assert len(ancestors) == 4
+
+
+def test_stratified_runs_take_the_data_in_an_order_of_their_own(problem):
+    posterior, x, y = problem
+    move = fs.RandomWalk(step_size=0.01)
+    first = {
+        stratify: next(fs.SMC(posterior, 8, fs.DataAnnealing(start=5), move, 9, stratify=stratify).iterate(x, y))
+        for stratify in (False, True)
+    }
+    for stratify, result in first.items():
+        batch = Data(x, y, posterior, 0, stratify).batch(result.target)
+        increment = posterior.log_likelihood(posterior.sample_prior(8), batch.x, batch.y)
+        assert result.history.log_evidence[0] == pytest.approx(np.logaddexp.reduce(increment) - np.log(8), rel=1e-5)
+    assert first[False].history.log_evidence[0] != first[True].history.log_evidence[0]
+
+
+def test_another_engine_computes_in_the_same_precision(problem):
+    posterior = fs.Posterior(problem[0].network, precision="medium")
+    assert posterior.on("reference").precision == "medium"
+
+
+def test_the_conditional_ess_is_of_weighted_particles(problem):
+    cloud = Cloud.from_prior(problem[0], 6, 0, with_grad=False)
+    weights, values = np.array([0.4, 0.3, 0.1, 0.1, 0.1, 0.0]), np.array([1.0, 2.0, 0.5, 3.0, 0.1, 9.0])
+    with np.errstate(divide="ignore"):
+        cloud.reweight(np.log(weights))
+    expected = (weights @ values) ** 2 / (weights @ values**2)
+    assert np.exp(cloud.log_conditional_ess(np.log(values))) == pytest.approx(expected)
+
+
+def test_the_ess_of_an_iteration_is_the_smaller_of_before_and_after_its_moves(problem):
+    posterior, x, y = problem
+    move = fs.HMC(3, step_size=0.3, adjusted=False)
+    states = list(fs.SMC(posterior, 32, fs.FullBatch(), move, 4, ess_threshold=1.0).iterate(x, y))
+    after = np.array([state.ess for state in states])
+    assert np.all(states[-1].history.ess <= after * (1 + 1e-6))
+    np.testing.assert_allclose(states[-1].history.ess[1:], after[1:])  # before, there were no new data
+
+
+def test_steps_shrink_by_the_root_of_the_data_that_join():
+    step = StepSize(fs.HMC())
+    step.value = 0.8
+    step.rescale(Target(0, 100), Target(0, 400))
+    assert step.value == pytest.approx(0.4)
+    step.rescale(Target(0, 400), Target(0, 400))
+    assert step.value == pytest.approx(0.4)

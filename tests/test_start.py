@@ -183,3 +183,11 @@ def test_what_the_earlier_result_warned_of_is_not_forgotten(tmp_path):
     assert fs.resume(tmp_path, progress=False).warnings == result.warnings
     again = sampler(posterior, num_particles=8).run(x, y, False, initial=result)
     assert f"earlier: {sentence}" in again.warnings
+
+
+def test_particles_of_later_slots_start_where_they_would_among_all():
+    posterior, *_ = problem(10)
+    start = WarmStart(np.arange(3 * posterior.num_params).reshape(3, -1), spread=0.1)
+    whole = start.particles(posterior, range(8), 5)
+    np.testing.assert_array_equal(start.particles(posterior, range(4, 7), 5), whole[4:7])
+    assert not np.allclose(whole[0], whole[1], atol=1)

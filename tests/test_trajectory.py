@@ -87,6 +87,14 @@ def test_it_goes_where_float64_goes(engine, kind, weighted, scaled):
         assert np.linalg.norm(ours - truth) <= 1e-5 * np.linalg.norm(truth)  # 4 steps of 1e-7, in a curved landscape
 
 
+@pytest.mark.parametrize("kind", ["categorical", "bernoulli", "gaussian", "poisson"])
+def test_its_log_likelihood_has_the_constants_of_the_density(backend, kind):
+    post, theta, v, x, y = problem("one chunk", kind)
+    plan = (x, y, 0.005, 2, 1.0, 0.3, weights_of(y))
+    apart, together = (run(post.on(backend), theta.copy(), v.copy(), *plan) for run in (by_steps, in_one))
+    np.testing.assert_allclose(together[3], apart[3], rtol=1e-6)
+
+
 @pytest.mark.parametrize("case", CASES)
 def test_a_scale_of_ones_changes_no_bit(backend, case):
     post, theta, v, x, y = problem(case)

@@ -115,6 +115,7 @@ def made(name):
 def report(name, counts, how):
     accepted, refused = counts["accepted"], counts["refused"]
     print(f"fuzz {name}: {accepted + refused:,} runs, {accepted:,} accepted, {refused:,} refused ({how})", flush=True)
+    assert accepted, f"{name} refuses everything: nothing behind its checks was run"
 
 
 def all_targets(options):
