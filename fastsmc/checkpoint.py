@@ -56,6 +56,11 @@ class Checkpoint:
     seconds: float = 30.0
     iterations: int | None = None
 
+    @classmethod
+    def of(cls, checkpoint: Checkpoint | str | Path | None) -> Checkpoint | None:
+        """What a user means by ``checkpoint``: a folder, a plan, or nothing."""
+        return checkpoint if checkpoint is None or isinstance(checkpoint, cls) else cls(checkpoint)
+
     def __post_init__(self) -> None:
         if not self.seconds >= 0:
             raise ValueError(f"seconds is {self.seconds!r}; it must be a number of seconds, zero or more")
@@ -116,8 +121,7 @@ class Keeper:
     """
 
     def __init__(self, checkpoint: Checkpoint | str | Path | None, ranks: Alone = ALONE) -> None:
-        plain = checkpoint is None or isinstance(checkpoint, Checkpoint)
-        self._plan = checkpoint if plain else Checkpoint(checkpoint)
+        self._plan = Checkpoint.of(checkpoint)
         self._since, self._due = 0, 0.0
         self._newest: Resumption | None = None
         self._writer: ThreadPoolExecutor | None = None

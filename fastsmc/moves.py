@@ -86,8 +86,8 @@ class Move:
             check_whole("num_moves", self.num_moves, also=", or None to be adapted")
 
     @property
-    def tests(self) -> bool:
-        """Whether proposals are accepted or rejected, where forces are exact."""
+    def adjusted(self) -> bool:
+        """Whether proposals are accepted or rejected, where forces are exact; a parameter of some moves."""
         return True
 
     @property
@@ -95,7 +95,7 @@ class Move:
         """The acceptance that the step size is adapted to."""
         if self.target_acceptance is not None:
             return self.target_acceptance
-        return self.best_acceptance if self.tests else self.safe_acceptance
+        return self.best_acceptance if self.adjusted else self.safe_acceptance
 
     def backward_kernel(self, target: Target) -> LKernel:
         """The weight update of this move under a target."""
@@ -239,11 +239,6 @@ class HMC(Move):
             raise ValueError(
                 f"lkernel is {self.lkernel!r}; it must be 'forward' unless adjusted is False and all momenta are fresh"
             )
-
-    @property
-    def tests(self) -> bool:
-        """See `Move`."""
-        return self.adjusted
 
     def backward_kernel(self, target: Target) -> LKernel:
         """Reversible where adjusted, otherwise what ``lkernel`` names."""

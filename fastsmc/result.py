@@ -26,8 +26,10 @@ MOVED = 0.01
 
 EARLIER = "earlier: "
 """Before what the result had warned of that a run started from."""
-FEW, FEWEST, FEWEST_SHARE = 0.05, 2, 0.3
-"""An effective sample size is low below a share of the particles, and below a number that is no larger share of few."""
+FEW = 0.05
+"""An effective sample size below this share of the particles is low."""
+FEWEST, FEWEST_SHARE = 2, 0.3
+"""And so is one below this number, unless that is more than this share of them."""
 
 
 class History(Mapping[str, np.ndarray]):
@@ -61,7 +63,7 @@ class History(Mapping[str, np.ndarray]):
         """A history that later iterations leave alone."""
         return History(self._columns)
 
-    def ended(self, **row: Any) -> History:
+    def with_last(self, **row: Any) -> History:
         """A copy whose newest row has other values."""
         return History(self._columns | {name: [*self._columns[name][:-1], value] for name, value in row.items()})
 

@@ -47,7 +47,7 @@ class Runs:
             return _together(self.results, np.ones(len(self.results)))
         pooled, error = _together(self.results, ratios), self.log_evidence_error
         end = {"log_evidence": self.log_evidence} | ({} if error is None else {"evidence_variance": error**2})
-        return replace(pooled, history=pooled.history.ended(**end))
+        return replace(pooled, history=pooled.history.with_last(**end))
 
     def to_arviz(self, x: Any = None, y: Any = None, **options: Any) -> Any:
         """For ArviZ, each run a chain: `fastsmc.integrations.arviz.to_arviz`."""
@@ -118,8 +118,7 @@ def run_many(smc: Sampler, x: Any, y: Any, seeds: Iterable[int] = range(4), **op
     chosen = list(seeds)
     if not chosen or len(set(chosen)) < len(chosen):
         raise ValueError(f"seeds is {chosen!r}; it must hold at least one number, and none twice")
-    plan, results = options.pop("checkpoint", None), []
-    plan = plan if plan is None or isinstance(plan, Checkpoint) else Checkpoint(plan)
+    plan, results = Checkpoint.of(options.pop("checkpoint", None)), []
     for seed in chosen:
         one = copy.copy(smc)
         one.seed = seed

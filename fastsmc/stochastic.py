@@ -71,7 +71,7 @@ class SGHMC(Move):
         check_persistence(self.persistence)
 
     @property
-    def tests(self) -> bool:
+    def adjusted(self) -> bool:
         """See `Move`."""
         return not self.weighted
 

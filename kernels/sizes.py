@@ -1,4 +1,4 @@
-"""Sizes as the host computes them: functions of Triton's, which kernels can call, take it a microsecond each."""
+"""Sizes as the host computes them: Triton's own functions, which kernels call, go through wrappers there."""
 
 
 def cdiv(size: int, part: int) -> int:

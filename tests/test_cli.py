@@ -164,7 +164,6 @@ def test_train_a_regression_whose_noise_is_learned(tmp_path, capsys):
 def test_options_without_effect_and_pictures_that_cannot_be_are_refused(
     blobs, tmp_path, monkeypatch, capsys, options, sentence
 ):
-    pytest.importorskip("matplotlib")
     monkeypatch.chdir(tmp_path)
     monkeypatch.setattr("fastsmc.sampler.Sampler.run", lambda *_, **__: pytest.fail("it was run"))
     assert cli.main(["train", str(blobs), *options]) == 1

@@ -8,6 +8,7 @@ from types import SimpleNamespace
 import arviz as az
 import matplotlib
 import numpy as np
+import pandas
 import pytest
 import torch
 import xarray
@@ -115,7 +116,6 @@ def test_data_come_from_every_source(run, source):
     result, x, y = run
     expected, y_given = result.to_arviz(x, y), y
     if source == "pandas":
-        pandas = pytest.importorskip("pandas")
         x, y_given = (pandas.DataFrame(values).convert_dtypes() for values in (x, y))
         y_given = y_given if y.ndim == 2 else y_given[0]
     else:
